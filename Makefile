@@ -1,0 +1,50 @@
+# Every target says what it does: make help
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	python3 -m venv $(VENV)
+
+# torch comes first and alone: the pinned CPU build, before another package asks for any torch.
+$(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PY) -m pip install -q -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PY) -m pip install -q -c constraints.txt -e '.[all]'
+	touch $@
+
+$(VENV)/.installed-dev: $(STAMP)
+	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+# CHAT=http://host:8000/v1 MODEL=name grades and evolves with a real model instead of the simulated one.
+CHAT_ARGS := $(if $(CHAT),chat.base_url=$(CHAT) chat.model=$(MODEL),)
+
+demo: $(STAMP)  ## watch a policy game a vague rubric, and MPO repair it (sandbox, about 5 minutes)
+	$(VENV)/bin/mpo compare sandbox/essay --arms fixed,mpo --name demo $(CHAT_ARGS)
+
+test: $(VENV)/.installed-dev  ## the default tests, under 6 minutes on 2 cores
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev  ## real training: 2 ranks, kill and resume
+	$(PY) -m pytest -m slow
+
+check: $(VENV)/.installed-dev  ## format, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed-dev  ## format and mend what can be mended
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(STAMP)  ## start-up times
+	$(VENV)/bin/mpo bench startup
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

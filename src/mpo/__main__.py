@@ -1,0 +1,5 @@
+"""`python -m mpo`: the same as `mpo`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,249 @@
+"""What flows and is stored: frozen records, each field with its unit and range.
+
+    Rollout ──RewardModel──> Judgement ──> Store
+    Rollout + Judgement = Case ──MetaRewardModel──> Refinement ──gate──> Decision ──> Store
+
+All records are pydantic models: they validate what comes in, cannot be changed afterwards, and
+round-trip through JSON (`model_dump_json`, `model_validate_json`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .rubric import Rubric
+
+__all__ = [
+    "Analysis",
+    "Case",
+    "CriterionScore",
+    "Decision",
+    "Judgement",
+    "Mode",
+    "Proposal",
+    "Refinement",
+    "Rollout",
+    "Usage",
+    "content_hash",
+]
+
+Mode = Literal["train", "eval"]
+"""`eval` rollouts are scored and stored, and never shown to the MRM (DESIGN law 7)."""
+
+
+def content_hash(value: Any, length: int = 16) -> str:
+    """First `length` hex digits of SHA-256 over canonical JSON; the same in every process.
+
+    Args:
+        value: Anything that `json.dumps` takes.
+        length: Hex digits to keep, 1 to 64.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    # "surrogatepass": a policy may emit a lone surrogate, which must not stop the run.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Usage(_Record):
+    """What model calls cost. Adds up with `+`."""
+
+    calls: int = Field(default=0, ge=0)
+    """Completed requests; retries inside one request are not counted."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    cached_tokens: int = Field(default=0, ge=0)
+    """Of the prompt tokens, those that the server says it had cached."""
+    completion_tokens: int = Field(default=0, ge=0)
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+class Rollout(_Record):
+    """One completion by the policy for one prompt.
+
+    `id` is the hash of all other fields, so a rollout that a trainer sends twice is the same
+    rollout, and two equal completions of one group differ by `index`.
+    """
+
+    id: str = ""
+    prompt: str
+    """Text of the prompt as the task's template sees it (messages are flattened by the adapter)."""
+    completion: str
+    columns: Mapping[str, Any] = Field(default_factory=dict)
+    """The dataset's other columns for this prompt; JSON values only."""
+    step: int = Field(default=0, ge=0)
+    """Trainer step (optimizer updates) at which the completion was sampled."""
+    group: str = ""
+    """Completions of one prompt share it; the prompt's hash where the trainer names none."""
+    index: int = Field(default=0, ge=0)
+    """Position within the step: the same prompt and text may come twice."""
+    cohort: str = ""
+    """Part of the task with a rubric of its own; empty where the task has no cohorts."""
+    mode: Mode = "train"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        filled = dict(data)
+        if not filled.get("group"):
+            filled["group"] = content_hash(filled.get("prompt", ""))
+        if not filled.get("id"):
+            names = ("prompt", "completion", "step", "group", "index", "cohort", "mode")
+            parts = {name: filled.get(name) for name in names}
+            parts["columns"] = dict(filled.get("columns") or {})
+            try:
+                filled["id"] = content_hash(parts)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"columns must be JSON values: {error}") from error
+        return filled
+
+
+class CriterionScore(_Record):
+    """What the RM said of one criterion."""
+
+    criterion: str
+    """`Criterion.id` within the rubric named by the judgement."""
+    score: int
+    """One of the criterion's closed set."""
+    rationale: str = ""
+
+
+class Judgement(_Record):
+    """What the RM said of one rollout under one rubric.
+
+    Either scored (`reward` is a number, `unscored` is None) or unscored (`reward` is None and
+    `unscored` says why). There is no third state, and unscored is never 0 (DESIGN law 3).
+    """
+
+    key: str
+    """Hash of rollout, rubric, prompt template, protocol and model: unique in a store."""
+    rollout_id: str
+    rubric_id: str
+    step: int = Field(default=0, ge=0)
+    cohort: str = ""
+    mode: Mode = "train"
+    scores: tuple[CriterionScore, ...] = ()
+    """In the rubric's order; empty when unscored or when a rule fired."""
+    reward: float | None = None
+    """In the scale of the run (`normalized`: 0 to 1)."""
+    normalized: float | None = None
+    """Σ w·(s−min) / Σ w·(max−min), 0 to 1, whatever the scale of the run."""
+    unscored: str | None = None
+    """Why there is no reward, starting with one word for statistics: `truncated: …`."""
+    rule: str | None = None
+    """Name of the task rule that decided the reward before the RM was asked."""
+    protocol: str = "single"
+    template_hash: str = ""
+    model: str = ""
+    usage: Usage = Usage()
+    flags: Mapping[str, int] = Field(default_factory=dict)
+    """What was found in the response and neutralised, with counts (`untrusted.py`)."""
+
+    @model_validator(mode="after")
+    def _scored_or_not(self) -> Judgement:
+        if (self.reward is None) != (self.unscored is not None):
+            raise ValueError(
+                "a judgement has a reward or a reason why it is unscored, not both or neither; "
+                f"got reward={self.reward!r}, unscored={self.unscored!r}"
+            )
+        if (self.reward is None) != (self.normalized is None):
+            raise ValueError("reward and normalized are both set or both missing")
+        return self
+
+
+class Case(_Record):
+    """A rollout with its judgement: one piece of evidence."""
+
+    rollout: Rollout
+    judgement: Judgement
+
+
+class Analysis(_Record):
+    """Meta-analysis of one case: what the scoring missed (paper §2.3, stage 1)."""
+
+    rollout_id: str
+    verdict: Literal["too_high", "fair", "too_low"]
+    """Of the reward that the RM gave."""
+    findings: str
+    """What the score overlooked, in words."""
+    advice: str = ""
+    """What the rubric should ask for so that the next score is right."""
+
+
+class Proposal(_Record):
+    """A rubric that one case led to (paper §2.3, stage 2)."""
+
+    rollout_id: str
+    rubric: Rubric
+    reasons: str = ""
+
+
+class Refinement(_Record):
+    """A proposed rubric with everything that led to it: the product of one meta step."""
+
+    rubric: Rubric
+    reasons: str = ""
+    evidence: tuple[str, ...] = ()
+    """Rollout ids in the order in which they were selected."""
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    """Prescreen labels by rollout id, where the prescreen ran."""
+    analyses: tuple[Analysis, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """Cases that yielded nothing, each with the reason."""
+    prompts_hash: str = ""
+    """Hash of the MRM's templates: they are data, and may themselves change one day."""
+    model: str = ""
+
+
+class Decision(_Record):
+    """Whether a proposal became the rubric: an edge of the lineage."""
+
+    step: int = Field(default=0, ge=0)
+    cohort: str = ""
+    kind: Literal["seed", "evolve", "rollback"] = "evolve"
+    parent: str | None = None
+    """Rubric id in force before; None only for the seed."""
+    proposed: str | None = None
+    """Rubric id that was proposed; None when the meta step failed before it had one."""
+    accepted: bool
+    reason: str
+    figures: Mapping[str, float] = Field(default_factory=dict)
+    """What the gate measured, by name."""
+    refinement: Refinement | None = None
+    usage: Usage = Usage()
+    """Of the whole meta step, failed calls that were billed included."""
+
+    @model_validator(mode="after")
+    def _accepts_something(self) -> Decision:
+        if self.accepted and self.proposed is None:
+            raise ValueError("a decision that accepts must name the rubric that it accepts")
+        return self
+
+    @property
+    def head(self) -> str | None:
+        """Rubric id in force after this decision."""
+        return self.proposed if self.accepted else self.parent
+
+
+def total_usage(parts: Sequence[Usage]) -> Usage:
+    """Sum of usages; zero for an empty sequence."""
+    total = Usage()
+    for part in parts:
+        total = total + part
+    return total

@@ -1,0 +1,6 @@
+"""The offline world in which reward hacking can be watched and repaired on two CPU cores.
+
+`corpus` generates English essays, `policy` trains a tiny language model on one half of them, and
+`gold` measures, against the other half, the quality that a reward was meant to measure. Nothing
+printed from here is evidence about real models; everything that reports it says "sandbox".
+"""
