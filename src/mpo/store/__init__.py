@@ -1,0 +1,41 @@
+"""Store: all that happens in a run, in one SQLite file. Append only; going back deletes nothing.
+
+    store = Store("runs/a/mpo.db")
+    store.decide(Decision(kind="seed", proposed=rubric.id, accepted=True, reason="seed"), rubric)
+    store.append([Case(rollout=rollout, judgement=judgement)])
+    evidence = store.window(after_step=110, up_to_step=120)
+    checkpoint = store.snapshot(step=120)      # a few JSON values, for the trainer's checkpoint
+    store.restore(checkpoint)                  # later: what came after is no longer visible
+
+It promises:
+- Several threads and several processes of one machine may use it at once. A forked or pickled Store
+  opens the file anew.
+- What was committed survives the kill of any process; what was not leaves no trace (law 8).
+- Rubrics, rollouts and judgements are stored once per id and for all branches. Events (scorings,
+  decisions, pins, choices, audits) belong to the branch they happened on; see `branches.py`.
+- Every error is a StoreError that names the file and what to do.
+
+The file is in WAL mode: `mpo.db-wal` and `mpo.db-shm` belong to it while it is open, and it must
+not lie on a network file system.
+"""
+
+from __future__ import annotations
+
+from .cases import Cases, StepSummary
+from .lineage import Lineage
+from .notes import Audit, Choice, Notes
+
+__all__ = ["Audit", "Choice", "StepSummary", "Store"]
+
+
+class Store(Lineage, Cases, Notes):
+    """All that happens in a run.
+
+    Args:
+        path: Of the file; its folder must exist.
+        create: Make the file where it is missing. Without, a missing file is an error.
+
+    Raises:
+        StoreError: The file cannot be opened, or is not a store.
+        NewerStoreError: It was written by a newer version of this package.
+    """

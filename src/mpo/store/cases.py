@@ -1,0 +1,357 @@
+"""The part of `Store` that keeps cases: rollouts with their judgements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import StoreError
+from ..records import Case, Judgement, Mode, Rollout
+from .branches import CHAIN, Branches, Writer, dump, load
+
+__all__ = ["Cases", "StepSummary"]
+
+_VISIBLE = """
+FROM chain CROSS JOIN scorings s ON s.branch = chain.branch AND s.seq <= chain.upto
+"""
+# Of several attempts at one rollout under one rubric the last one counts. Replacements are rare and
+# have an index of their own, so that this costs next to nothing.
+_LAST = """
+NOT EXISTS (
+    SELECT 1 FROM scorings later CROSS JOIN chain seen ON seen.branch = later.branch
+    WHERE later.prior = s.seq AND later.seq <= seen.upto
+)
+"""
+
+
+@dataclass(frozen=True)
+class StepSummary:
+    """What one trainer step's rollouts got. Means are over the scored ones only (law 3)."""
+
+    step: int
+    n: int
+    """Cases: scored + unscored."""
+    scored: int
+    unscored: int
+    mean_reward: float | None
+    """In the scale of the run; None where nothing was scored."""
+    mean_normalized: float | None
+    """0 to 1; None where nothing was scored."""
+    rubric_ids: tuple[str, ...]
+    """In the order in which they were first used in this step."""
+
+
+class Cases(Branches):
+    """Rollouts and judgements, and the events that brought them together."""
+
+    def append(self, cases: Sequence[Case]) -> None:
+        """Store cases: all of them, or none if it raises.
+
+        A rollout or judgement that is stored already, on any branch, stays as it is; a judgement
+        that is visible already is not counted twice. So a batch may be appended again after a
+        doubtful end.
+
+        Raises:
+            StoreError: A judgement under a rubric that is not stored, one of another rollout (or
+                its mode or cohort), one with a reward that is not a finite number; or the disk.
+        """
+        rows = [_case_row(case) for case in cases]  # before the lock: other writers wait for it
+        if not rows:
+            return
+        with self._writing() as writer:
+            rubrics = {id: _rubric_number(writer, id) for id in {row.rubric_id for row in rows}}
+            for row in rows:
+                _insert_case(writer, row, rubrics[row.rubric_id])
+
+    def attempts(self, base_keys: Iterable[str]) -> dict[str, list[Judgement]]:
+        """All stored attempts at some judgements, of any branch: answers that were paid for.
+
+        Args:
+            base_keys: Keys of first attempts; later ones have the key `base~1`, `base~2` and on.
+
+        Returns:
+            By base key, in the order asked: the attempts in order, an empty list where none is.
+        """
+        found: dict[str, list[Judgement]] = {}
+        with self._db.read() as connection:
+            for base in base_keys:
+                rows = connection.execute(
+                    "SELECT key, content FROM judgements WHERE key = ?1 "
+                    "OR (key > ?1 || '~' AND key < ?1 || char(127))",  # 127 comes after '~'
+                    (base,),
+                ).fetchall()
+                rows.sort(key=lambda row: _attempt(row[0], base))
+                found[base] = [load(Judgement, content) for _, content in rows]
+        return found
+
+    def rollout(self, id: str) -> Rollout:
+        """A stored rollout, of any branch.
+
+        Raises:
+            StoreError: Unknown.
+        """
+        with self._db.read() as connection:
+            row = connection.execute("SELECT content FROM rollouts WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise StoreError(f"there is no rollout {id!r} in store {str(self.path)!r}")
+        return load(Rollout, row[0])
+
+    def judgements_of(self, rollout_id: str) -> list[Judgement]:
+        """The visible judgements of a rollout, all rubrics and attempts, oldest first."""
+        query = CHAIN + "SELECT j.content FROM rollouts r CROSS JOIN scorings s ON s.rollout = r.n "
+        query += "CROSS JOIN chain ON s.branch = chain.branch AND s.seq <= chain.upto "
+        query += "CROSS JOIN judgements j ON j.n = s.judgement WHERE r.id = ? ORDER BY s.seq"
+        with self._db.read() as connection:
+            rows = connection.execute(query, (rollout_id,))
+            return [load(Judgement, text) for (text,) in rows]
+
+    def window(
+        self,
+        *,
+        after_step: int | None = None,
+        up_to_step: int | None = None,
+        cohort: str | None = "",
+        mode: Mode = "train",
+        scored: bool | None = True,
+    ) -> list[Case]:
+        """Visible cases, by (step, index, rollout id); the last attempt per rollout and rubric.
+
+        Args:
+            after_step: Only steps greater than this; None for no bound.
+            up_to_step: Only steps up to and with this one; None for no bound.
+            cohort: Only this cohort; None for all.
+            mode: `eval` cases are never mixed with `train` cases (law 7).
+            scored: True for scored cases, False for unscored ones, None for both.
+        """
+        where, values = _filters(after_step, up_to_step, cohort, mode, scored)
+        query = CHAIN + "SELECT r.content, j.content" + _VISIBLE
+        query += "CROSS JOIN rollouts r ON r.n = s.rollout "
+        query += "CROSS JOIN judgements j ON j.n = s.judgement "
+        query += where + "ORDER BY s.step, s.idx, r.id, s.seq"
+        with self._db.read() as connection:
+            return [
+                Case(rollout=load(Rollout, rollout), judgement=load(Judgement, judgement))
+                for rollout, judgement in connection.execute(query, values)
+            ]
+
+    def count(
+        self,
+        *,
+        after_step: int | None = None,
+        up_to_step: int | None = None,
+        cohort: str | None = "",
+        mode: Mode = "train",
+        scored: bool | None = True,
+    ) -> int:
+        """How many cases `window` returns for the same arguments."""
+        where, values = _filters(after_step, up_to_step, cohort, mode, scored)
+        query = CHAIN + "SELECT count(*)" + _VISIBLE + where
+        with self._db.read() as connection:
+            return int(connection.execute(query, values).fetchone()[0])
+
+    def steps(self, cohort: str | None = None) -> list[StepSummary]:
+        """What each step's training rollouts got, by step.
+
+        Args:
+            cohort: Only this cohort; None for all.
+        """
+        where, values = _filters(None, None, cohort, "train", None)
+        query = CHAIN + "SELECT s.step, b.id, count(*), count(s.reward), sum(s.reward), "
+        query += "sum(s.normalized)" + _VISIBLE + "CROSS JOIN rubrics b ON b.n = s.rubric " + where
+        query += "GROUP BY s.step, s.rubric ORDER BY s.step, min(s.seq)"
+        by_step: dict[int, list[Any]] = {}
+        with self._db.read() as connection:
+            for step, *row in connection.execute(query, values):
+                by_step.setdefault(step, []).append(row)
+        return [_summary(step, rows) for step, rows in by_step.items()]
+
+    def first_step(self, cohort: str | None = "") -> int | None:
+        """The least step with a visible scored training case; None where there is none.
+
+        Args:
+            cohort: Only this cohort; None for all.
+        """
+        query = CHAIN + "SELECT min((SELECT s.step FROM scorings s WHERE s.branch = chain.branch "
+        query += "AND s.mode = 'train' AND s.seq <= chain.upto AND s.reward IS NOT NULL "
+        query += "AND (?1 IS NULL OR s.cohort = ?1) ORDER BY s.step LIMIT 1)) FROM chain"
+        with self._db.read() as connection:
+            (step,) = connection.execute(query, (cohort,)).fetchone()
+        return None if step is None else int(step)
+
+    def last_step(self) -> int | None:
+        """The greatest step with a visible scoring, train or eval; None where there is none."""
+        query = CHAIN + "SELECT max((SELECT s.step FROM scorings s WHERE s.branch = chain.branch "
+        query += "AND s.mode = m.mode AND s.seq <= chain.upto ORDER BY s.step DESC LIMIT 1)) "
+        query += "FROM chain, (SELECT 'train' AS mode UNION ALL SELECT 'eval') m"
+        with self._db.read() as connection:
+            (step,) = connection.execute(query).fetchone()
+        return None if step is None else int(step)
+
+
+@dataclass(frozen=True)
+class _CaseRow:
+    """A case, ready to be inserted."""
+
+    rollout_id: str
+    rollout: str
+    rubric_id: str
+    judgement: tuple[Any, ...]
+    step: int
+    mode: str
+    cohort: str
+    index: int
+
+
+def _case_row(case: Case) -> _CaseRow:
+    rollout, judgement, usage = case.rollout, case.judgement, case.judgement.usage
+    for name, of_rollout, of_judgement in (
+        ("rollout id", rollout.id, judgement.rollout_id),
+        ("mode", rollout.mode, judgement.mode),
+        ("cohort", rollout.cohort, judgement.cohort),
+    ):
+        if of_rollout != of_judgement:
+            raise StoreError(
+                f"judgement {judgement.key!r} has {name} {of_judgement!r}, its rollout "
+                f"{of_rollout!r}: they do not belong together"
+            )
+    for number in (judgement.reward, judgement.normalized):
+        # SQLite turns NaN into NULL: the reward would come back as missing.
+        if number is not None and not math.isfinite(number):
+            raise StoreError(
+                f"judgement {judgement.key!r} has the reward {number!r}: a reward is a finite "
+                "number, or None with `unscored` saying why"
+            )
+    return _CaseRow(
+        rollout.id,
+        dump(rollout),
+        judgement.rubric_id,
+        (
+            judgement.key,
+            judgement.reward,
+            judgement.normalized,
+            usage.calls,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            dump(judgement),
+        ),
+        rollout.step,
+        rollout.mode,
+        rollout.cohort,
+        rollout.index,
+    )
+
+
+def _rubric_number(writer: Writer, id: str) -> int:
+    row = writer.execute("SELECT n FROM rubrics WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise StoreError(
+            f"a judgement names rubric {id!r}, which is not in the store: decide() or "
+            "put_rubric() it before appending"
+        )
+    return int(row[0])
+
+
+def _insert_case(writer: Writer, row: _CaseRow, rubric: int) -> None:
+    added = writer.execute(
+        "INSERT INTO rollouts (id, step, content) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (row.rollout_id, row.step, row.rollout),
+    )
+    new = added.rowcount == 1
+    rollout = added.lastrowid
+    if not new:
+        (rollout,) = writer.execute(
+            "SELECT n FROM rollouts WHERE id = ?", (row.rollout_id,)
+        ).fetchone()
+    judgement, reward, normalized = _insert_judgement(writer, row.judgement)
+    prior = None
+    if not new:
+        known = writer.execute(
+            "SELECT seq, branch, judgement FROM scorings WHERE rollout = ? AND rubric = ? "
+            "ORDER BY seq DESC",
+            (rollout, rubric),
+        )
+        seen = [(seq, which) for seq, branch, which in known if writer.sees(branch, seq)]
+        if any(which == judgement for _, which in seen):
+            return
+        prior = seen[0][0] if seen else None
+    writer.execute(
+        "INSERT INTO scorings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            writer.tick(),
+            writer.branch,
+            row.step,
+            row.mode,
+            row.cohort,
+            row.index,
+            rollout,
+            rubric,
+            judgement,
+            reward,
+            normalized,
+            prior,
+        ),
+    )
+
+
+def _insert_judgement(writer: Writer, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Number, reward and normalized reward of the judgement that is stored under the key.
+
+    Not always the one given: where two processes asked at once, the first one stays.
+    """
+    added = writer.execute(
+        "INSERT INTO judgements (key, reward, normalized, calls, prompt_tokens, cached_tokens, "
+        "completion_tokens, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+        values,
+    )
+    if added.rowcount == 1:
+        return added.lastrowid, values[1], values[2]
+    row: tuple[Any, ...] = writer.execute(
+        "SELECT n, reward, normalized FROM judgements WHERE key = ?", (values[0],)
+    ).fetchone()
+    return row
+
+
+def _filters(
+    after_step: int | None,
+    up_to_step: int | None,
+    cohort: str | None,
+    mode: str,
+    scored: bool | None,
+) -> tuple[str, list[Any]]:
+    """WHERE clause over a scoring `s`, and its values."""
+    terms, values = ["s.mode = ?"], [mode]
+    options: list[tuple[str, Any]] = [
+        ("s.step > ?", after_step),
+        ("s.step <= ?", up_to_step),
+        ("s.cohort = ?", cohort),
+    ]
+    for term, value in options:
+        if value is not None:
+            terms.append(term)
+            values.append(value)
+    if scored is not None:
+        terms.append("s.reward IS NOT NULL" if scored else "s.reward IS NULL")
+    return f"WHERE {' AND '.join(terms)} AND {_LAST}", values
+
+
+def _attempt(key: str, base: str) -> int:
+    number = key[len(base) + 1 :]
+    return int(number) if number.isdecimal() else 0
+
+
+def _summary(step: int, rows: list[Any]) -> StepSummary:
+    n, scored = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    reward = sum(row[3] for row in rows if row[3] is not None)
+    normalized = sum(row[4] for row in rows if row[4] is not None)
+    return StepSummary(
+        step=step,
+        n=n,
+        scored=scored,
+        unscored=n - scored,
+        mean_reward=reward / scored if scored else None,
+        mean_normalized=normalized / scored if scored else None,
+        rubric_ids=tuple(row[0] for row in rows),
+    )
