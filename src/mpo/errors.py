@@ -11,6 +11,7 @@
     │   ├── ChatTransportError   it could not be reached, or kept failing
     │   ├── ChatReplyError       it answered, but not in a way that may be used
     │   └── UnseenPromptError    a recorded chat was asked something that is not in its file
+    ├── BudgetError              the run's cap on calls, tokens or money is used up
     ├── MetaStepError            a meta step that came to no rubric
     ├── UnscoredError            too many rollouts of one step stayed unscored
     └── StoreError               the store cannot be read or written
@@ -23,6 +24,7 @@ package crosses a public function: it is wrapped at the boundary, with `raise ..
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "ChatError",
     "ChatReplyError",
     "ChatTransportError",
@@ -99,6 +101,13 @@ class ChatReplyError(ChatError):
 
 class UnseenPromptError(ChatError):
     """A recorded chat was asked something that its file does not hold."""
+
+
+class BudgetError(MPOError):
+    """The run's cap on calls, tokens or money is used up. Stops the run, which can be resumed.
+
+    No `ChatError`: a rollout that could not be paid for must not pass as merely unscored.
+    """
 
 
 class MetaStepError(MPOError):

@@ -1,0 +1,45 @@
+"""Asking models: the `Chat` protocol, the OpenAI-compatible client, and public doubles.
+
+    base.py        Chat, Completion: the one method that everything above knows
+    openai.py      OpenAIChat; with limiter, retry, sessions, replies, and structured + probe
+                   (how to ask for a shape, and how to find out what the endpoint enforces)
+    cache.py       CachedChat, DedupedChat: what is known, or asked twice at once, costs nothing
+    budget.py      Budget: caps on calls, tokens and money, with a ledger by role
+    doubles.py     ScriptedChat, RecordedChat
+
+They are put around each other in this order, each of them optional:
+
+    CachedChat(DedupedChat(budget.chat(OpenAIChat(...), role="rm")), store)
+"""
+
+from .base import Chat, Completion, Message, Metered, Schema, require_complete
+from .budget import Budget, BudgetedChat, Price, Spent
+from .cache import Cache, CachedChat, DedupedChat, MemoryCache
+from .doubles import RecordedChat, Reply, ScriptedCall, ScriptedChat
+from .limiter import Limiter
+from .openai import OpenAIChat
+from .structured import Tier
+
+__all__ = [
+    "Budget",
+    "BudgetedChat",
+    "Cache",
+    "CachedChat",
+    "Chat",
+    "Completion",
+    "DedupedChat",
+    "Limiter",
+    "MemoryCache",
+    "Message",
+    "Metered",
+    "OpenAIChat",
+    "Price",
+    "RecordedChat",
+    "Reply",
+    "Schema",
+    "ScriptedCall",
+    "ScriptedChat",
+    "Spent",
+    "Tier",
+    "require_complete",
+]

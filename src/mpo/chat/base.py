@@ -1,0 +1,131 @@
+"""Chat: the one method through which every model is asked.
+
+The RM, the MRM, the simulated model and the recorded one all satisfy `Chat`; code above never
+knows which it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict, runtime_checkable
+
+from ..errors import ChatReplyError
+from ..records import Usage
+
+__all__ = ["Chat", "Completion", "Message", "Metered", "Schema", "require_complete"]
+
+Schema = Mapping[str, Any]
+"""A JSON schema of the portable subset: `type`, `properties`, `required`, `items`, `enum`,
+`additionalProperties: false`, `title` (the name sent to the server). See notes/judge.md §2.2."""
+
+
+class Message(TypedDict):
+    """One turn: `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A model's answer."""
+
+    text: str
+    usage: Usage
+    finish_reason: str = "stop"
+    """`stop` is the only value that means the answer is whole."""
+    model: str = ""
+    """The name that the server gave; for the record."""
+
+
+@runtime_checkable
+class Chat(Protocol):
+    """A model behind one method.
+
+    Implementations may be used from several event loops (a trainer's loop for the RM, another
+    thread's for the MRM) and must be picklable, since trainers copy the reward into every rank.
+    """
+
+    @property
+    def name(self) -> str:
+        """Model name for the record; part of a judgement's key."""
+        ...
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        seed: int | None = None,
+    ) -> Completion:
+        """Ask once.
+
+        Args:
+            messages: The conversation so far, at least one message.
+            schema: JSON schema that the answer should satisfy. The answer is still to be checked
+                by the caller: some servers ignore the schema in silence.
+            temperature: 0 or above.
+            max_tokens: Most tokens that the answer may have.
+            seed: Passed on to servers that take one.
+
+        Raises:
+            ChatTransportError: The model could not be reached, or kept failing.
+            ChatReplyError: The reply was no chat completion.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the running loop holds (connections). Safe to call twice."""
+        ...
+
+
+def require_complete(completion: Completion) -> Completion:
+    """The completion, if it is whole.
+
+    A truncated answer is never repaired: a `1` cut from `10` would be a wrong score.
+
+    Raises:
+        ChatReplyError: `finish_reason` is not `stop`.
+    """
+    if completion.finish_reason != "stop":
+        word = {"length": "truncated", "content_filter": "refused"}.get(
+            completion.finish_reason, "unfinished"
+        )
+        raise ChatReplyError(
+            f"{word}: the model stopped with finish_reason={completion.finish_reason!r}"
+        )
+    return completion
+
+
+@dataclass
+class Metered:
+    """A chat that adds up what passes through it. One meter per judgement or meta step, so that
+    what a failed one cost is known too."""
+
+    chat: Chat
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def name(self) -> str:
+        return self.chat.name
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        seed: int | None = None,
+    ) -> Completion:
+        completion = await self.chat.complete(
+            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
+        )
+        self.usage = self.usage + completion.usage
+        return completion
+
+    async def aclose(self) -> None:
+        await self.chat.aclose()

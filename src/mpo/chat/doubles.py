@@ -1,0 +1,294 @@
+"""Public doubles for `Chat`: a scripted model, and a recorded one.
+
+    chat = ScriptedChat(['{"clarity": 3}', ChatTransportError("down")])
+    chat = ScriptedChat(lambda messages, schema, seed: "yes")
+
+    chat = RecordedChat("calls.jsonl", inner=OpenAIChat(...))    # asks what is missing, appends it
+    chat = RecordedChat("calls.jsonl")                           # replays, offline
+
+They are ordinary code: tests, examples and `mpo replay` use them through the same seam as a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError, UnseenPromptError
+from ..records import Usage
+from .base import Chat, Completion, Message, Schema
+from .keys import call_key, without_fence_ids
+
+__all__ = ["RecordedChat", "Reply", "ScriptedCall", "ScriptedChat"]
+
+_log = logging.getLogger(__name__)
+
+Reply = str | Completion | Exception
+"""What a script may hold: a text, a whole completion, or an exception to raise."""
+
+Script = Callable[[Sequence[Message], Schema | None, int | None], Reply]
+
+
+@dataclass(frozen=True)
+class ScriptedCall:
+    """What a `ScriptedChat` was asked."""
+
+    messages: tuple[Message, ...]
+    schema: Schema | None
+    temperature: float
+    max_tokens: int
+    seed: int | None
+
+    @property
+    def prompt(self) -> str:
+        """All turns as one text."""
+        return "\n\n".join(message["content"] for message in self.messages)
+
+
+class ScriptedChat:
+    """A model that says what it is told to say.
+
+    Args:
+        replies: Replies in order, or a function of messages, schema and seed that makes one.
+        name: Model name for the record.
+
+    Attributes:
+        calls: What it was asked, in order, failed calls included.
+        usage: What it gave out, counted here and not by the caller: words stand for tokens, and
+            calls that raised are not counted.
+    """
+
+    def __init__(self, replies: Sequence[Reply] | Script, *, name: str = "scripted") -> None:
+        self._replies = replies if callable(replies) else tuple(replies)
+        self._name = name
+        self._lock = threading.Lock()
+        self.calls: list[ScriptedCall] = []
+        self.usage = Usage()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        seed: int | None = None,
+    ) -> Completion:
+        call = ScriptedCall(tuple(messages), schema, temperature, max_tokens, seed)
+        with self._lock:
+            self.calls.append(call)
+            number = len(self.calls)
+        reply = self._reply(call, number)
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, str):
+            usage = Usage(
+                calls=1,
+                prompt_tokens=sum(len(message["content"].split()) for message in messages),
+                completion_tokens=len(reply.split()),
+            )
+            reply = Completion(reply, usage, model=self._name)
+        with self._lock:
+            self.usage = self.usage + reply.usage
+        return reply
+
+    async def aclose(self) -> None:
+        return None
+
+    def _reply(self, call: ScriptedCall, number: int) -> Reply:
+        if callable(self._replies):
+            return self._replies(call.messages, call.schema, call.seed)
+        if number > len(self._replies):
+            # Not a ChatError: that would be taken for a failing model, and the script's fault
+            # would come out as an unscored rollout.
+            raise ConfigError(
+                f"the script of {self._name!r} has {len(self._replies)} replies and was asked a "
+                f"{number}. time; the prompt ends: {call.prompt[-200:]!r}"
+            )
+        return self._replies[number - 1]
+
+
+class RecordedChat:
+    """A model that answers from a file.
+
+    One line of JSON per call. The key is the hash of messages, schema, temperature, max_tokens and
+    seed; fence ids do not count, so a recording made under another run secret still answers.
+
+    Args:
+        path: The JSONL file.
+        inner: Asked for what the file does not hold, and recorded. Without it, that is an error.
+
+    Raises:
+        DataError: The file cannot be read, or there is neither a file nor an inner chat.
+    """
+
+    def __init__(self, path: str | Path, *, inner: Chat | None = None) -> None:
+        self.path = Path(path)
+        self.inner = inner
+        self._lock = threading.Lock()
+        self._lines = self._load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "inner": self.inner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], inner=state["inner"])  # type: ignore[misc]
+
+    @property
+    def name(self) -> str:
+        if self.inner is not None:
+            return self.inner.name
+        first = next(iter(self._lines.values()), {})
+        return str(first.get("name", "recorded"))
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        seed: int | None = None,
+    ) -> Completion:
+        asked: dict[str, Any] = {
+            "schema": schema,
+            "temperature": float(temperature),
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+        key = call_key(messages, **asked)
+        line = self._lines.get(key)
+        if line is not None:
+            return _completion(line["reply"])
+        asked = {"messages": without_fence_ids(messages), **asked}
+        if self.inner is None:
+            raise UnseenPromptError(self._unseen(asked))
+        completion = await self.inner.complete(
+            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
+        )
+        return self._record(key, asked, completion)
+
+    async def aclose(self) -> None:
+        if self.inner is not None:
+            await self.inner.aclose()
+
+    def _record(self, key: str, asked: Mapping[str, Any], completion: Completion) -> Completion:
+        line = {"key": key, "name": self.name, **asked, "reply": _reply_line(completion)}
+        with self._lock:
+            if key in self._lines:
+                # The same was asked twice at once: both callers get the answer that the file will
+                # replay, but what the second one cost is the second one's.
+                kept = _completion(self._lines[key]["reply"])
+                return Completion(kept.text, completion.usage, kept.finish_reason, model=kept.model)
+            self._lines[key] = line
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line, default=dict) + "\n")
+            except OSError as error:
+                raise DataError(f"cannot append to the recording {self.path}: {error}") from error
+        return completion
+
+    def _load(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            if self.inner is None:
+                raise DataError(
+                    f"no recording at {self.path}: check the path, or give an inner chat to record"
+                )
+            return {}
+        try:
+            rows = self.path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the recording {self.path}: {error}") from error
+        lines: dict[str, dict[str, Any]] = {}
+        for number, row in enumerate(rows, 1):
+            if not row.strip():
+                continue
+            try:
+                line = json.loads(row)
+                _completion(line["reply"])
+                lines[line["key"]] = line
+            except (ValueError, KeyError, TypeError) as error:
+                if number < len(rows):
+                    raise DataError(
+                        f"{self.path}:{number} is not a recorded call: {error!r}"
+                    ) from error
+                self._cut_torn(row)
+                return lines
+        if rows[-1] and self.inner is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # only the line's end was lost
+        return lines
+
+    def _cut_torn(self, row: str) -> None:
+        # A recorder that was killed may leave half a line; the next append must not join it.
+        _log.warning("%s ends in a torn line, which is left out", self.path)
+        if self.inner is not None:
+            with self.path.open("rb+") as file:
+                size = file.seek(0, 2)
+                file.truncate(size - len(row.encode()))
+
+    def _unseen(self, asked: Mapping[str, Any]) -> str:
+        text = f"the recording {self.path} does not hold this prompt"
+        if not self._lines:
+            return f"{text}: it is empty"
+        wanted = _as_lines(asked)
+        bag = Counter(wanted)
+
+        def shared(lines: list[str]) -> tuple[int, int]:
+            return (Counter(lines) & bag).total(), -len(lines)
+
+        nearest = max((_as_lines(line) for line in self._lines.values()), key=shared)
+        delta = list(difflib.unified_diff(nearest, wanted, "recorded", "asked", n=0, lineterm=""))
+        shown = [line if len(line) <= 160 else line[:159] + "…" for line in delta[:24]]
+        if len(delta) > len(shown):
+            shown.append(f"… and {len(delta) - len(shown)} more lines")
+        return (
+            f"{text} (it holds {len(self._lines)}; record again with an inner chat). "
+            "The nearest one differs in:\n" + "\n".join(shown)
+        )
+
+
+def _as_lines(call: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{name}: {json.dumps(call[name], default=dict)}"
+        for name in ("schema", "temperature", "max_tokens", "seed")
+    ]
+    for message in call["messages"]:
+        lines += [f"[{message['role']}]", *message["content"].splitlines()]
+    return lines
+
+
+def _reply_line(completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "usage": completion.usage.model_dump(),
+        "finish_reason": completion.finish_reason,
+        "model": completion.model,
+    }
+
+
+def _completion(line: Mapping[str, Any]) -> Completion:
+    return Completion(
+        text=line["text"],
+        usage=Usage(**line["usage"]),
+        finish_reason=line["finish_reason"],
+        model=line.get("model", ""),
+    )

@@ -1,0 +1,159 @@
+"""Ways to ask for an answer of a given shape, from the strictest to the one that always works.
+
+    json_schema          response_format json_schema: OpenAI, vLLM, SGLang, most hosts
+    json_object_schema   json_object with the schema beside it: llama-cpp-python, Together
+    json_object          any JSON object; the shape is in the prompt alone: DeepSeek, GLM, ...
+    lines                one `name: value` line per field, asked for in the prompt and read back
+
+What comes back is JSON in every tier, and is still to be checked by the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from .base import Message, Schema
+
+__all__ = ["TIERS", "Tier", "ask_in_lines", "read_lines", "response_format", "unwrap"]
+
+Tier = Literal["json_schema", "json_object_schema", "json_object", "lines"]
+
+TIERS: tuple[Tier, ...] = get_args(Tier)
+"""From the strictest on."""
+
+_BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+
+
+def response_format(schema: Schema, tier: Tier) -> dict[str, Any] | None:
+    """The request's `response_format`; None where the tier sends none."""
+    if tier == "json_schema":
+        # Servers take letters, digits, _ and -, at most 64.
+        title = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title", "")))[:64]
+        named = {"name": title or "answer", "strict": True, "schema": schema}
+        return {"type": "json_schema", "json_schema": named}
+    if tier == "json_object_schema":
+        return {"type": "json_object", "schema": schema}
+    if tier == "json_object":
+        return {"type": "json_object"}
+    return None
+
+
+def unwrap(text: str) -> str:
+    """The inside of an answer that is one Markdown code block, as models like to write JSON.
+
+    Nothing else is mended: whoever repairs JSON invents scores.
+    """
+    match = _BLOCK.fullmatch(text)
+    return match[1] if match and "```" not in match[1] else text
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One value of a schema: `i1.score`, whole number, one of 0 to 5."""
+
+    path: tuple[str, ...]
+    kind: str
+    choices: tuple[Any, ...] | None
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    def read(self, text: str) -> Any:
+        """The value.
+
+        Raises:
+            ValueError: The text is none.
+        """
+        if self.choices is not None:
+            return {str(choice): choice for choice in self.choices}[text]
+        if self.kind == "integer":
+            if not re.fullmatch(r"-?\d{1,9}", text, re.ASCII):
+                raise ValueError(text)
+            return int(text)
+        if self.kind == "boolean":
+            return {"true": True, "false": False}[text]
+        return text
+
+    def shown(self) -> str:
+        if self.choices is not None:
+            return f"{self.name}: <one of {', '.join(map(str, self.choices))}>"
+        what = {"string": "text in one line", "integer": "whole number", "boolean": "true or false"}
+        return f"{self.name}: <{what[self.kind]}>"
+
+
+def ask_in_lines(messages: Sequence[Message], schema: Schema) -> list[Message]:
+    """The messages, with the wish for lines at the end of the last one.
+
+    A schema with lists or free-form parts cannot be put in lines: the messages stay as they are,
+    and what they say of the shape has to do.
+    """
+    fields = _fields(schema)
+    asked = [Message(role=m["role"], content=m["content"]) for m in messages]
+    if fields is None or not asked:
+        return asked
+    form = "\n".join(field.shown() for field in fields)
+    asked[-1]["content"] += (
+        "\n\nAnswer in exactly these lines, in this order, and write nothing else; no JSON. Put "
+        f"the value in the place of <...>:\n{form}"
+    )
+    return asked
+
+
+def read_lines(text: str, schema: Schema) -> str:
+    """The JSON of an answer in lines; the text itself where it is no such answer.
+
+    Each name of the schema must stand at the start of exactly one line. A line that repeats one
+    makes the answer void: one of the two may be a quotation.
+    """
+    fields = _fields(schema)
+    if fields is None:
+        return text
+    found: dict[str, str] = {}
+    names = {field.name for field in fields}
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        if colon and name.strip() in names:
+            if name.strip() in found:
+                return text
+            found[name.strip()] = value.strip()
+    answer: dict[str, Any] = {}
+    try:
+        for field in fields:
+            _put(answer, field.path, field.read(found[field.name]))
+    except (KeyError, ValueError):
+        return text
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def _put(answer: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for part in path[:-1]:
+        answer = answer.setdefault(part, {})
+    answer[path[-1]] = value
+
+
+def _fields(schema: Schema) -> list[_Field] | None:
+    """The values that a schema asks for; None where it has parts that are no single values."""
+    try:
+        return list(_walk(schema, ()))
+    except ValueError:
+        return None
+
+
+def _walk(schema: Any, path: tuple[str, ...]) -> Iterator[_Field]:
+    if not isinstance(schema, Mapping):
+        raise ValueError(path)
+    kind, choices = schema.get("type"), schema.get("enum")
+    if kind == "object" and schema.get("properties") and len(path) < 4:
+        for name, part in schema["properties"].items():
+            if ":" in name or "\n" in name or name != name.strip():
+                raise ValueError(name)
+            yield from _walk(part, (*path, name))
+    elif path and (choices or kind in ("string", "integer", "boolean")):
+        yield _Field(path, str(kind), tuple(choices) if choices else None)
+    else:
+        raise ValueError(path)
