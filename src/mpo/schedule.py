@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from .records import Case
 
-__all__ = ["Every", "Never", "Schedule", "Selection", "Stratified", "Uniform", "seeded"]
+__all__ = [
+    "SELECTIONS",
+    "Every",
+    "Never",
+    "Prescreened",
+    "Schedule",
+    "Selection",
+    "Stratified",
+    "Uniform",
+    "seeded",
+]
 
 
 def seeded(seed: int, *names: object) -> random.Random:
@@ -81,7 +92,7 @@ class Stratified:
         n = min(n, len(ordered))
         bounds = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
         picked: list[Case] = []
-        for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for number, (start, end) in enumerate(itertools.pairwise(bounds)):
             share = n * (number + 1) // self.strata - n * number // self.strata
             stratum = ordered[start:end]
             picked += rng.sample(stratum, min(share, len(stratum)))
@@ -90,3 +101,45 @@ class Stratified:
         picked += rng.sample(rest, n - len(picked))
         rng.shuffle(picked)
         return picked
+
+
+class Prescreened:
+    """What the prescreen finds worth a look: cases labelled bad first, then ok.
+
+    The MRM labels all cases before (`MetaRewardModel.prescreen_all`); without labels it picks
+    nothing, or with `fill` uniformly.
+
+    The published code has it, switched off, and takes too few where little is bad
+    (notes/reference.md D14).
+
+    Args:
+        fill: Take the rest uniformly from all others, so that `n` come out where `n` exist.
+    """
+
+    def __init__(self, fill: bool = False) -> None:
+        self.fill = fill
+
+    def pick(
+        self,
+        cases: Sequence[Case],
+        n: int,
+        rng: random.Random,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[Case]:
+        labels = labels or {}
+        picked: list[Case] = []
+        for wanted in (("bad",), ("ok",), ("good", None)):
+            if wanted[0] == "good" and not self.fill:
+                break
+            pool = [case for case in cases if labels.get(case.rollout.id) in wanted]
+            picked += rng.sample(pool, min(n - len(picked), len(pool)))
+        return picked
+
+
+SELECTIONS: Mapping[str, Callable[[], Selection]] = {
+    "uniform": Uniform,
+    "stratified": Stratified,
+    "prescreen": Prescreened,
+    "prescreen+uniform": lambda: Prescreened(fill=True),
+}
+"""By the name in a config."""

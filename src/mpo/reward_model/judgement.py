@@ -1,0 +1,195 @@
+"""The shape of a judgement: how criteria are shown, what is asked for, and reading it strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..chat import Schema
+from ..errors import ChatReplyError
+from ..records import CriterionScore
+from ..rubric import Criterion, Rubric
+
+__all__ = [
+    "SCORE_FORMAT",
+    "judgement_format",
+    "judgement_schema",
+    "parse_json",
+    "parse_judgement",
+    "parse_score",
+    "render_criteria",
+    "render_criterion",
+    "score_schema",
+]
+
+Keyed = Iterable[tuple[str, Criterion]]
+
+
+def keyed(rubric: Rubric) -> list[tuple[str, Criterion]]:
+    """The criteria with their keys."""
+    return list(zip(rubric.criterion_ids, rubric.criteria, strict=True))
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def render_criteria(rubric: Rubric, criteria: Keyed | None = None) -> str:
+    """The rubric as the RM and the MRM read it: each criterion with its key and allowed scores.
+
+    Args:
+        rubric: Gives the title.
+        criteria: Only these, in this order; all if None.
+    """
+    shown = keyed(rubric) if criteria is None else criteria
+    parts = [render_criterion(key, criterion) for key, criterion in shown]
+    return "\n\n".join([f"# {rubric.title}", *parts])
+
+
+def render_criterion(key: str, criterion: Criterion) -> str:
+    """One criterion with its key and allowed scores."""
+    allowed = ", ".join(str(score) for score in criterion.scores)
+    return f"{criterion.to_markdown()}\nKey: {key}. Allowed scores: {allowed}."
+
+
+# ---------------------------------------------------------------------- what is asked for
+
+
+def judgement_format(rubric: Rubric, criteria: Keyed | None = None) -> str:
+    """The answer's shape in words: some servers ignore the schema in silence."""
+    shown = keyed(rubric) if criteria is None else criteria
+    keys = ", ".join(f'"{key}"' for key, _ in shown)
+    return (
+        f"Answer with one JSON object and nothing else. Its keys are exactly: {keys}. "
+        'Each value is an object {"rationale": "one sentence", "score": an allowed integer}.'
+    )
+
+
+def judgement_schema(rubric: Rubric, criteria: Keyed | None = None) -> Schema:
+    """JSON schema of a judgement: an object keyed by criterion, in the portable subset."""
+    shown = list(keyed(rubric) if criteria is None else criteria)
+    return {
+        "title": "judgement",
+        "type": "object",
+        "additionalProperties": False,
+        "required": [key for key, _ in shown],
+        "properties": {key: _criterion_schema(criterion) for key, criterion in shown},
+    }
+
+
+def _criterion_schema(criterion: Criterion) -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["rationale", "score"],
+        # Property order is generation order: the reason comes before the score.
+        "properties": {
+            "rationale": {"type": "string"},
+            "score": {"type": "integer", "enum": list(criterion.scores)},
+        },
+    }
+
+
+SCORE_FORMAT = (
+    'Answer with one JSON object and nothing else: {"score": one of the allowed integers}.'
+)
+
+
+def score_schema(criterion: Criterion) -> Schema:
+    """JSON schema of a score turn, where the reasons were given before."""
+    return {
+        "title": "score",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["score"],
+        "properties": {"score": {"type": "integer", "enum": list(criterion.scores)}},
+    }
+
+
+# ---------------------------------------------------------------------- what comes back
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """A model's JSON object, read strictly: no repair, no duplicate keys, no NaN.
+
+    A code fence around the whole answer is taken off; raw control characters inside strings are
+    let through, since grammar-constrained servers write them (notes/cpu.md §7).
+
+    Raises:
+        ChatReplyError: Not one JSON object.
+    """
+    body = text.strip()
+    if body.startswith("```") and body.endswith("```") and "\n" in body:
+        body = body[body.index("\n") + 1 : -3]
+    try:
+        value = json.loads(
+            body, strict=False, object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise ChatReplyError(f"invalid_json: {error}") from error
+    if not isinstance(value, dict):
+        raise ChatReplyError("invalid_json: the answer is not an object")
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"duplicate key {key[:40]!r}")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def parse_judgement(
+    text: str, rubric: Rubric, criteria: Keyed | None = None
+) -> tuple[CriterionScore, ...]:
+    """Scores in the order of the criteria, taken from the schema's place and from nowhere else.
+
+    Raises:
+        ChatReplyError: Not JSON, wrong keys, or a score outside the criterion's closed set. A
+            half-answered rubric is unscored as a whole.
+    """
+    answer = parse_json(text)
+    asked = dict(keyed(rubric) if criteria is None else criteria)
+    _check_keys(answer, list(asked))
+    return tuple(_scored(key, criterion, answer[key]) for key, criterion in asked.items())
+
+
+def parse_score(text: str, key: str, criterion: Criterion, rationale: str) -> CriterionScore:
+    """The score of a score turn, with the reasons that came before it.
+
+    Raises:
+        ChatReplyError: Not JSON, wrong keys, or a score outside the closed set.
+    """
+    answer = parse_json(text)
+    _check_keys(answer, ["score"])
+    return _scored(key, criterion, {"score": answer["score"], "rationale": rationale})
+
+
+def _check_keys(answer: dict[str, Any], keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in answer]
+    unknown = [key for key in answer if key not in keys]
+    if missing or unknown:
+        raise ChatReplyError(
+            f"wrong_keys: missing {missing[:3]}, unknown {[key[:40] for key in unknown[:3]]}"
+        )
+
+
+def _scored(key: str, criterion: Criterion, entry: Any) -> CriterionScore:
+    score = entry.get("score") if isinstance(entry, dict) else None
+    if not isinstance(score, int) or isinstance(score, bool):
+        raise ChatReplyError(f"invalid_score: criterion {key!r} has no integer score")
+    if score not in criterion.scores:
+        raise ChatReplyError(
+            f"out_of_range: criterion {key!r} got {str(score)[:20]}, "
+            f"not one of {list(criterion.scores)}"
+        )
+    rationale = entry.get("rationale")
+    return CriterionScore(
+        criterion=key, score=score, rationale=rationale if isinstance(rationale, str) else ""
+    )
