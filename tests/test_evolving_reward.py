@@ -229,7 +229,7 @@ class TestStep:
         decision = step(reward, 2)
         assert decision is not None
         assert (decision.accepted, decision.reason) == (False, "no")
-        assert decision.figures == {"margin": -0.5}
+        assert decision.figures["margin"] == -0.5
         assert reward.rubric() == seed
         assert decision.proposed in reward.store.rubrics()  # rejected proposals are kept
 

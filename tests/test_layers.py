@@ -10,11 +10,12 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "mpo"
 
 LEVELS = [
-    "errors",
+    "errors batches",
     "rubric records",
     "untrusted chat task store",
     "reward_model meta_reward_model",
-    "schedule gate lint scale monitor",
+    "schedule gate lint scale monitor flags",
+    "meta_step evidence scoring",
     "evolving_reward",
     "tasks training service evaluation sandbox importers",
     "report config",

@@ -909,8 +909,9 @@ def test_a_newer_file_is_refused_with_its_number(store: Store) -> None:
 
 
 def test_the_migrations_that_ran_are_in_the_file(store: Store) -> None:
-    assert rows(store.path, "SELECT * FROM migrations") == [(1, "m001_initial")]
-    assert rows(store.path, "PRAGMA user_version") == [(1,)]
+    ran = rows(store.path, "SELECT * FROM migrations")
+    assert ran == [(1, "m001_initial"), (2, "m002_replies")]
+    assert rows(store.path, "PRAGMA user_version") == [(2,)]
     assert rows(store.path, "PRAGMA journal_mode") == [("wal",)]
 
 

@@ -19,27 +19,57 @@ the same store sees the same head.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .chat import Chat, Metered
-from .errors import ChatError, ConfigError, MetaStepError, StoreError, UnscoredError
+from .chat import Chat
+from .errors import ConfigError, StoreError
+from .evidence import Frozen, choose, freeze, log_choices
+from .flags import FlagPolicy
 from .gate import Always, Gate
-from .meta_reward_model import Evidence, MetaRewardModel
-from .records import Case, Decision, Judgement, Refinement, Rollout, content_hash
-from .reward_model import RewardModel, SingleCall, Verdict
+from .meta_reward_model import AnalysisMode, Evidence, MetaRewardModel
+from .meta_step import Background, MetaStep, Outcome
+from .monitor import MonitorState, StepSummary, observe
+from .records import Decision, Judgement, Rollout
+from .reward_model import AnswerChecker, RewardModel, make_reward_model
 from .rubric import Rubric
-from .scale import Normalized, Scale, normalized
-from .schedule import Every, Schedule, Selection, Uniform, seeded
+from .scale import Anchored, Normalized, Scale, ScaleMap
+from .schedule import Every, Schedule, Selection, Uniform
+from .scoring import Scorer
 from .store import Store
 from .task import Task, load_task
-from .untrusted import precheck
 
 __all__ = ["EvolvingReward"]
 
-RULE_PROTOCOL = "rule"
-"""`Judgement.protocol` where a task rule decided and no model was asked."""
+_log = logging.getLogger(__name__)
+
+MONITOR, CALLED = "monitor", "alarm"
+"""Names under which the store keeps what the monitors saw, and when they called for a meta step."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A meta step that is under way."""
+
+    frozen: Frozen
+    parent: Rubric
+    outcome: Future[Outcome] | Coroutine[Any, Any, Outcome]
+
+    async def wait(self) -> Outcome:
+        if isinstance(self.outcome, Future):
+            return await asyncio.wrap_future(self.outcome)
+        return await self.outcome
+
+    def give_up(self) -> None:
+        if isinstance(self.outcome, Future):
+            self.outcome.cancel()
+        else:
+            self.outcome.close()
 
 
 class EvolvingReward:
@@ -58,8 +88,21 @@ class EvolvingReward:
         earlier: Cases from the start of the run that it sees for comparison.
         gate: Decides whether a proposal counts; `Always` if None (the paper).
         scale: From scores to reward; 0 to 1 if None.
-        max_unscored: Largest share of one `score` call that may stay unscored, 0 to 1. A single
-            unscored rollout never stops a run.
+        max_unscored: Largest share of one step that may stay unscored, 0 to 1, over all calls
+            and ranks. A single unscored rollout never stops a run.
+        flags: What happens to a text that speaks to its grader: `observe`, `penalise` or
+            `refuse` (`mpo.flags`).
+        analysis: An analysis per case and one merge, or one `joint` analysis of all cases and no
+            merge (the paper's math).
+        rationales: The MRM sees scores and rationales per criterion; the total only if False.
+        answers: Compares final answers, for tasks that grade some rollouts by them
+            (`mpo.tasks.answers.BoxedAnswers()`).
+        apply_after: Updates between a meta step's start and its decision. Above 0 it runs in the
+            background, and what it accepts comes into force exactly that much later, waiting if
+            need be, so that runs stay reproducible. 0 waits for it at once (the paper).
+        lint: Check proposals without a model, have the MRM mend one with errors, then refuse it.
+        on_alarm: A monitor's alarm calls for a meta step too.
+        min_distance: Updates that must lie between such a meta step and the one before.
         seed: Of every random choice; each is logged in the store with its result.
 
     Raises:
@@ -84,6 +127,14 @@ class EvolvingReward:
         gate: Gate | None = None,
         scale: Scale | None = None,
         max_unscored: float = 0.2,
+        flags: FlagPolicy = "observe",
+        analysis: AnalysisMode = "per_case",
+        rationales: bool = True,
+        answers: AnswerChecker | None = None,
+        apply_after: int = 0,
+        lint: bool = True,
+        on_alarm: bool = False,
+        min_distance: int = 5,
         seed: int = 0,
     ) -> None:
         self.task = task if isinstance(task, Task) else load_task(task)
@@ -94,14 +145,42 @@ class EvolvingReward:
         self.selection: Selection = selection if selection is not None else Uniform()
         self.gate: Gate = gate if gate is not None else Always()
         self.scale: Scale = scale if scale is not None else Normalized()
+        self._maps: dict[str, ScaleMap | None] = {}
+        if isinstance(self.scale, Anchored):
+            self.scale = Anchored(self._map)  # its maps are in this run's decisions
         self.samples, self.others, self.earlier = samples, others, earlier
         self.max_unscored = max_unscored
+        self.apply_after, self.lint = apply_after, lint
+        self.on_alarm, self.min_distance = on_alarm, min_distance
+        self.waited_s = 0.0
+        """Seconds that `step` has waited for meta steps in this process."""
         self.seed = seed
+        self._monitor = MonitorState()
+        self._background = Background()
+        self._under_way: dict[tuple[str, int], _Work] = {}
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
+        self.task.check_rubric(self.seed_rubric)
         secret = self.store.secret
-        self.reward_model: RewardModel = SingleCall(chat, self.task, secret=secret, seed=seed)
+        self.reward_model: RewardModel = make_reward_model(
+            self.task, chat, secret, seed, answers=answers
+        )
         self.meta_reward_model = MetaRewardModel(
-            self.meta_chat, self.task, secret=secret, seed=seed
+            self.meta_chat,
+            self.task,
+            secret=secret,
+            seed=seed,
+            analysis=analysis,
+            rationales=rationales,
+        )
+        self._scorer = Scorer(
+            self.task,
+            self.store,
+            self.reward_model,
+            self.scale,
+            self.rubric,
+            flags=flags,
+            max_unscored=max_unscored,
+            seed=seed,
         )
         self._plant_seed("")
 
@@ -144,8 +223,6 @@ class EvolvingReward:
         assert head is not None
         return head
 
-    # ------------------------------------------------------------------ score
-
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
         """Score rollouts under the rubric in force. Never changes it.
 
@@ -157,156 +234,23 @@ class EvolvingReward:
             One judgement per rollout, in order.
 
         Raises:
-            UnscoredError: More than `max_unscored` stayed unscored; all judgements are stored.
+            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
+                stored.
             StoreError: The store cannot be written.
         """
-        if not rollouts:
-            return []
-        rubrics = self._pin(rollouts)
-        done = self._known(rollouts, rubrics)
-        await self._ask_missing(rollouts, rubrics, done)
-        judgements = [done[rollout.id] for rollout in rollouts]
-        self._check_unscored(judgements)
-        return judgements
+        self._maps.clear()  # another rank may have held a meta step
+        return await self._scorer.score(rollouts)
 
-    def _pin(self, rollouts: Sequence[Rollout]) -> dict[str, Rubric]:
-        """Rubric by rollout id (DESIGN law 11)."""
-        heads = {cohort: self.rubric(cohort) for cohort in _ordered(r.cohort for r in rollouts)}
-        known = {head.id: head for head in heads.values()}
-        pinned: dict[str, Rubric] = {}
-        for cohort, head in heads.items():
-            members = [r for r in rollouts if r.cohort == cohort]
-            groups = _ordered((r.group, r.step) for r in members)
-            ids = self.store.pin(groups, head.id, cohort)
-            for rollout in members:
-                rubric_id = ids[rollout.group, rollout.step]
-                if rubric_id not in known:
-                    known[rubric_id] = self.store.rubric(rubric_id)
-                pinned[rollout.id] = known[rubric_id]
-        return pinned
-
-    def _base_key(self, rollout: Rollout, rubric: Rubric) -> str:
-        model = self.reward_model
-        return content_hash(
-            [rollout.id, rubric.id, model.template_hash, model.protocol, model.model, self.seed]
-        )
-
-    def _known(
-        self, rollouts: Sequence[Rollout], rubrics: Mapping[str, Rubric]
-    ) -> dict[str, Judgement]:
-        """Judgements by rollout id that were paid for before, made visible at this point."""
-        keys = {r.id: self._base_key(r, rubrics[r.id]) for r in rollouts}
-        attempts = self.store.attempts(list(keys.values()))
-        done: dict[str, Judgement] = {}
-        cases: list[Case] = []
-        for rollout in rollouts:
-            scored = [j for j in attempts.get(keys[rollout.id], []) if j.reward is not None]
-            if scored and rollout.id not in done:
-                done[rollout.id] = scored[0]
-                cases.append(Case(rollout=rollout, judgement=scored[0]))
-        if cases:
-            self.store.append(cases)
-        return done
-
-    async def _ask_missing(
-        self,
-        rollouts: Sequence[Rollout],
-        rubrics: Mapping[str, Rubric],
-        done: dict[str, Judgement],
-    ) -> None:
-        """Ask for what is missing, all at once; the chat limits how many calls are in flight."""
-        missing = list({r.id: r for r in rollouts if r.id not in done}.values())
-        keys = {r.id: self._base_key(r, rubrics[r.id]) for r in missing}
-        earlier = self.store.attempts(list(keys.values()))
-        arrived: asyncio.Queue[Case | Exception] = asyncio.Queue()
-
-        async def ask(rollout: Rollout) -> None:
-            base, tries = keys[rollout.id], len(earlier.get(keys[rollout.id], []))
-            key = base if tries == 0 else f"{base}~{tries}"
-            try:
-                judgement = await self._judge(rollout, rubrics[rollout.id], key)
-                arrived.put_nowait(Case(rollout=rollout, judgement=judgement))
-            except Exception as error:  # handed over, not swallowed: `_collect` raises it
-                arrived.put_nowait(error)
-
-        calls = [asyncio.create_task(ask(rollout)) for rollout in missing]
-        try:
-            left = len(missing)
-            while left:
-                left -= await self._collect(arrived, done)
-        finally:
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-            late = [item for item in _drain(arrived) if isinstance(item, Case)]
-            if late:  # paid for, though another call has stopped the batch
-                self.store.append(late)
-
-    async def _collect(
-        self, arrived: asyncio.Queue[Case | Exception], done: dict[str, Judgement]
-    ) -> int:
-        """Wait for one outcome, and commit it with whatever else has come in meanwhile.
-
-        Returns:
-            How many judgements were committed.
-
-        Raises:
-            MPOError: What one of the calls raised, after the others' judgements are committed.
-        """
-        outcomes = [await arrived.get(), *_drain(arrived)]
-        cases = [outcome for outcome in outcomes if isinstance(outcome, Case)]
-        if cases:
-            self.store.append(cases)
-            done.update({case.rollout.id: case.judgement for case in cases})
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
-        return len(cases)
-
-    async def _judge(self, rollout: Rollout, rubric: Rubric, key: str) -> Judgement:
-        rule = precheck(rollout.completion, self.task.spec.response.min_words)
-        if rule is not None:
-            return self._judgement(rollout, rubric, key, Verdict(), rule=rule)
-        return self._judgement(
-            rollout, rubric, key, await self.reward_model.judge(rollout, rubric), rule=None
-        )
-
-    def _judgement(
-        self, rollout: Rollout, rubric: Rubric, key: str, verdict: Verdict, rule: str | None
-    ) -> Judgement:
-        reward = share = None
-        if rule is not None:
-            reward, share = self.scale.floor(rubric), 0.0
-        elif verdict.unscored is None:
-            reward = self.scale.reward(rubric, verdict.scores)
-            share = normalized(rubric, verdict.scores)
-        return Judgement(
-            key=key,
-            rollout_id=rollout.id,
-            rubric_id=rubric.id,
-            step=rollout.step,
-            cohort=rollout.cohort,
-            mode=rollout.mode,
-            scores=verdict.scores,
-            reward=reward,
-            normalized=share,
-            unscored=verdict.unscored,
-            rule=rule,
-            protocol=RULE_PROTOCOL if rule else self.reward_model.protocol,
-            template_hash=self.reward_model.template_hash,
-            model=self.reward_model.model,
-            usage=verdict.usage,
-            flags=verdict.flags,
-        )
-
-    def _check_unscored(self, judgements: Sequence[Judgement]) -> None:
-        reasons = [j.unscored for j in judgements if j.unscored is not None]
-        if len(reasons) > max(1.0, self.max_unscored * len(judgements)):
-            raise UnscoredError(
-                f"{len(reasons)} of {len(judgements)} rollouts stayed unscored, more than "
-                f"max_unscored={self.max_unscored:g} allows; the first because of: {reasons[0]}. "
-                "Everything scored so far is stored: mend the endpoint and start again"
-            )
+    def _map(self, rubric_id: str) -> ScaleMap | None:
+        """The map that came with the rubric's decision (scale `anchored`)."""
+        if rubric_id not in self._maps:
+            found = None
+            for cohort in self.store.heads():
+                for decision in self.store.lineage(cohort):
+                    if decision.accepted and decision.proposed == rubric_id:
+                        found = ScaleMap.from_figures(rubric_id, decision.figures) or found
+            self._maps[rubric_id] = found
+        return self._maps[rubric_id]
 
     # ------------------------------------------------------------------ step
 
@@ -317,104 +261,240 @@ class EvolvingReward:
         A step that was decided already is not repeated, so that it may be called again after a
         crash. A meta step that fails leaves the head where it was, and says why in its decision.
 
+        With `apply_after`, a meta step that is due starts here and is decided that many updates
+        later.
+
         Returns:
-            The decision; the last one where several cohorts had evidence; None if none was due.
+            The decision; the last one where several cohorts had evidence; None if none was made.
 
         Raises:
+            UnscoredError: More than `max_unscored` of the update's rollouts stayed unscored.
             StoreError: The store cannot be read or written.
             BudgetError: The budget is spent (from the chat).
         """
-        if not self.schedule.due(n):
-            return None
+        self._scorer.check_unscored("train", n - 1)
+        self._watch(n)
         decision = None
         for cohort in list(self.store.heads()):
             decision = await self._cohort_step(n, cohort) or decision
         return decision
 
+    def _watch(self, n: int) -> None:
+        """Let the monitors see the last update's rollouts; an alarm may call for a meta step."""
+        if self._monitor_seen(n):
+            return
+        cases = self.store.window(
+            after_step=n - 2, up_to_step=n - 1, cohort=None, mode="train", scored=None
+        )
+        if not cases:
+            return
+        before = self._monitor.recent[-1:]
+        self._monitor, reading = observe(self._monitor, n, cases)
+        figures = reading.figures | self._jump(n, before, self._monitor.recent[-1])
+        alarms = [alarm.to_dict() for alarm in reading.alarms]
+        seen = {"figures": figures, "alarms": alarms, "hint": reading.hint}
+        self.store.log_choice(MONITOR, n, self.seed, seen)
+        for alarm in reading.alarms:
+            if alarm.new:
+                _log.warning("monitor: %s", alarm)
+        last = max((d.due or 0 for d in self.store.lineage() if d.kind == "evolve"), default=0)
+        if self.on_alarm and reading.alarms and n - last >= self.min_distance:
+            self.store.log_choice(CALLED, n, self.seed, [alarm.monitor for alarm in reading.alarms])
+
+    def _jump(
+        self, n: int, before: Sequence[StepSummary], now: StepSummary
+    ) -> dict[str, float]:
+        """How far the mean reward moved with a new rubric, from one update to the next."""
+        changed = any(d.accepted and d.step == n - 1 for d in self.store.lineage())
+        if not changed or not before or not before[0].scored or not now.scored:
+            return {}
+        jump = now.reward_sum / now.scored - before[0].reward_sum / before[0].scored
+        _log.info("new rubric: the mean normalized reward moved by %+.3f at update %d", jump, n)
+        return {"scale_jump": jump}
+
+    def _monitor_seen(self, n: int) -> bool:
+        """Whether `step(n)` was called before: a trainer may call again after a crash."""
+        recent = self._monitor.recent
+        return bool(recent) and recent[-1].step >= n
+
+    def _hint(self, due: int) -> str:
+        """What the monitors said at an update, in words; also after a resume."""
+        said = [choice for choice in self.store.choices(MONITOR) if choice.step == due]
+        return str(said[-1].result["hint"]) if said else ""
+
     async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
-        lineage = self.store.lineage(cohort)
-        for past in lineage:
-            if past.kind == "evolve" and past.step == n:
+        """Start what is due, and decide what has had its time."""
+        decision = None
+        for due in self._open(n, cohort):
+            past = self._decided(due, cohort)
+            if past is not None:
+                decision = past if due == n else decision
+                continue
+            work = self._start(due, cohort)
+            if work is not None and due + self.apply_after <= n:
+                decision = await self._decide(due, n, cohort, work)
+        return decision
+
+    def _open(self, n: int, cohort: str) -> list[int]:
+        """Updates whose meta step is to be started or decided at update n, in order.
+
+        A resumed run has none under way: it looks back as far as one may have been.
+        """
+        called = {choice.step for choice in self.store.choices(CALLED)} if self.on_alarm else set()
+        past = range(max(1, n - self.apply_after), n + 1)
+        due = [d for d in past if self.schedule.due(d) or d in called]
+        under_way = [d for name, d in self._under_way if name == cohort and d <= n]
+        return sorted({*due, *under_way})
+
+    def _decided(self, due: int, cohort: str) -> Decision | None:
+        for past in self.store.lineage(cohort):
+            if past.kind == "evolve" and past.due == due:
                 return past
-        parent = self.rubric(cohort)
-        since = max((d.step for d in lineage if d.kind == "evolve"), default=0)
-        evidence = self._evidence(n, since, cohort)
-        if cohort and not evidence.cases:
+        return None
+
+    def _start(self, due: int, cohort: str) -> _Work | None:
+        """The meta step of an update: under way already, or started now."""
+        if (cohort, due) in self._under_way:
+            return self._under_way[cohort, due]
+        lineage = self.store.lineage(cohort)
+        since = max((d.due or 0 for d in lineage if d.kind == "evolve"), default=0)
+        frozen = freeze(self.store, cohort, due=due, since=since, hint=self._hint(due))
+        if not frozen.recent and (cohort or len(self.store.heads()) > 1):
             return None  # A cohort without evidence keeps its rubric.
-        meter = Metered(self.meta_chat)
-        refinement: Refinement | None = None
-        try:
-            refinement = await self.meta_reward_model.using(meter).run(
-                evidence, parent, seed=n * 1000
+        parent = self.rubric(cohort)
+
+        def choice(model: MetaRewardModel) -> Awaitable[Evidence]:
+            return choose(
+                frozen,
+                self.selection,
+                model,
+                parent,
+                seed=self.seed,
+                samples=self.samples,
+                others=self.others,
+                earlier=self.earlier,
             )
-            ruling = await self.gate.check(parent, refinement, evidence.cases)
-            accepted, reason, figures = ruling.accepted, ruling.reason, dict(ruling.figures)
-        except (ChatError, MetaStepError) as error:
-            accepted, reason, figures = False, f"the meta step failed: {error}", {}
+
+        run = self._meta_step().run(choice, parent, frozen.known, seed=due * 1000)
+        # In the background only where it has time: else a second thread is one more thing to fail.
+        outcome = self._background.submit(run) if self.apply_after else run
+        self._under_way[cohort, due] = work = _Work(frozen, parent, outcome)
+        return work
+
+    def _meta_step(self) -> MetaStep:
+        return MetaStep(
+            task=self.task,
+            chat=self.meta_chat,
+            model=self.meta_reward_model,
+            reward_model=self.reward_model,
+            gate=self.gate,
+            scale=self.scale,
+            checks=self.lint,
+        )
+
+    async def _decide(self, due: int, n: int, cohort: str, work: _Work) -> Decision:
+        """Turn an outcome into a decision; wait for it if it is not there yet."""
+        started = time.monotonic()
+        try:
+            outcome = await work.wait()
+        finally:
+            self._under_way.pop((cohort, due), None)
+        waited = time.monotonic() - started
+        self.waited_s += waited
+        if waited > 0.1:
+            _log.info("meta step of update %d: waited %.1f s at update %d", due, waited, n)
+        accepted, reason = outcome.accepted, outcome.reason
+        head = self.rubric(cohort)
+        if head != work.parent:
+            accepted, reason = False, f"the rubric in force is no longer {work.parent.id}"
+        refinement = outcome.refinement
         decision = Decision(
             step=n,
+            due=due,
             cohort=cohort,
-            parent=parent.id,
+            parent=head.id,
             proposed=refinement.rubric.id if refinement else None,
             accepted=accepted,
             reason=reason,
-            figures=figures,
+            figures=outcome.figures,
+            findings=outcome.findings,
             refinement=refinement,
-            usage=meter.usage,
+            usage=outcome.usage,
+            rm_usage=outcome.rm_usage,
         )
+        if outcome.evidence is not None:
+            log_choices(self.store, work.frozen, outcome.evidence, self.seed)
         self.store.decide(decision, refinement.rubric if refinement else None)
+        self._maps.clear()
         return decision
 
-    def _evidence(self, n: int, since: int, cohort: str) -> Evidence:
-        """Sample what the meta step looks at; each random choice is logged (DESIGN law 6)."""
-        recent = self.store.window(after_step=since - 1, up_to_step=n - 1, cohort=cohort)
-        picked = self.selection.pick(recent, self.samples, seeded(self.seed, "evidence", cohort, n))
-        earlier: list[Case] = []
-        first = self.store.window(up_to_step=self._first_step(cohort), cohort=cohort)
-        if self.earlier and first:
-            chosen = {case.rollout.id for case in picked}
-            pool = [case for case in first if case.rollout.id not in chosen]
-            rng = seeded(self.seed, "earlier", cohort, n)
-            earlier = rng.sample(pool, min(self.earlier, len(pool)))
-        for name, cases in (("evidence", picked), ("earlier", earlier)):
-            self.store.log_choice(
-                f"{name}:{cohort}" if cohort else name, n, self.seed, [c.rollout.id for c in cases]
-            )
-        return Evidence(cases=tuple(picked), earlier=tuple(earlier), others=self.others)
+    def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
+        """Put an earlier rubric of the lineage back in force, as a decision of its own.
 
-    def _first_step(self, cohort: str) -> int:
-        """Trainer step of the cohort's first scored rollouts; the policy before it had learned."""
-        return self.store.first_step(cohort) or 0
+        Args:
+            rubric_id: Of the rubric, or a unique beginning of it.
+            n: Updates made so far.
+            reason: For the record.
+
+        Raises:
+            StoreError: The store knows no such rubric.
+            ConfigError: It never was in force for this cohort, or is in force now.
+        """
+        rubric = self.store.rubric(rubric_id)
+        head = self.rubric(cohort)
+        before = [d for d in self.store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
+        if not before or rubric == head:
+            why = "is in force already" if rubric == head else "never was in force"
+            raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
+        maps = {k: v for k, v in before[-1].figures.items() if k.startswith("scale_")}
+        decision = Decision(
+            step=n,
+            cohort=cohort,
+            kind="rollback",
+            parent=head.id,
+            proposed=rubric.id,
+            accepted=True,
+            reason=reason,
+            figures=maps,
+        )
+        self.store.decide(decision, rubric)
+        self._maps.clear()
+        return decision
 
     # ------------------------------------------------------------------ checkpoints
 
     def snapshot(self, step: int) -> dict[str, Any]:
         """What a trainer puts into its checkpoint: a small JSON object."""
-        return dict(self.store.snapshot(step))
+        return {**self.store.snapshot(step), "monitor": self._monitor.to_json()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: later rollouts and decisions are set aside, not deleted.
 
+        A meta step that was under way then is started again, from the same evidence.
+
         Raises:
             StoreError: The snapshot belongs to another store.
         """
-        self.store.restore(dict(snapshot))
+        plain = dict(snapshot)
+        monitor = plain.pop("monitor", None)
+        self.store.restore(plain)
+        for work in self._under_way.values():
+            work.give_up()
+        self._under_way.clear()
+        self._maps.clear()
+        self._monitor = MonitorState.from_json(monitor) if monitor else MonitorState()
 
     async def aclose(self) -> None:
-        """Close the connections that the running event loop holds."""
+        """Give up what is under way, and close the connections that this loop and the background
+        hold."""
+        for work in self._under_way.values():
+            work.give_up()
+        self._under_way.clear()
+        await self._close_chats()
+        if self._background.started:
+            await asyncio.wrap_future(self._background.submit(self._close_chats()))
+
+    async def _close_chats(self) -> None:
         await self.chat.aclose()
         if self.meta_chat is not self.chat:
             await self.meta_chat.aclose()
-
-
-def _ordered(items: Any) -> list[Any]:
-    """Distinct items in order of first appearance (a set's order changes between processes)."""
-    return list(dict.fromkeys(items))
-
-
-def _drain(queue: asyncio.Queue[Case | Exception]) -> list[Case | Exception]:
-    """Everything that waits in the queue."""
-    items: list[Case | Exception] = []
-    while not queue.empty():
-        items.append(queue.get_nowait())
-    return items

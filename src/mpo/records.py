@@ -227,7 +227,14 @@ class Decision(_Record):
     """What the gate measured, by name."""
     refinement: Refinement | None = None
     usage: Usage = Usage()
-    """Of the whole meta step, failed calls that were billed included."""
+    """Of the MRM, failed calls that were billed included."""
+    rm_usage: Usage = Usage()
+    """Of the RM in this meta step: the gate's probes, the scale's anchors."""
+    due: int | None = None
+    """Update after which the meta step was due and its evidence was frozen; None for a seed or a
+    rollback. Equal to `step` unless meta steps run in the background."""
+    findings: tuple[str, ...] = ()
+    """What lint found in the proposal, one line each."""
 
     @model_validator(mode="after")
     def _accepts_something(self) -> Decision:

@@ -30,7 +30,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
@@ -50,7 +50,8 @@ DEFAULT_SCORES = (0, 1, 2, 3, 4, 5)
 """Where a criterion names no scores: the paper's 0 to 5 (§3.2)."""
 
 _HEADING = re.compile(
-    r"^## (?P<name>.+?)\s*(?:\(weight (?P<weight>[0-9.eE+-]+)(?:, scores (?P<scores>[0-9., -]+))?\))?\s*$"
+    r"^## (?P<name>.+?)\s*"
+    r"(?:\(weight (?P<weight>[0-9.eE+-]+)(?:, scores (?P<scores>[0-9., -]+))?\))?\s*$"
 )
 _LEVEL = re.compile(r"^- (?P<score>[+-]?\d{1,6}):(?: (?P<text>.*))?$")
 # A text line that would read as structure gets a backslash; one that has backslashes before such
@@ -144,6 +145,9 @@ class Criterion(_Frozen):
 
     def to_markdown(self) -> str:
         """The criterion's part of the rubric file, without a final newline."""
+        return _criterion_markdown(self)
+
+    def _lines(self) -> list[str]:
         lines = [self._heading()]
         if self.text:
             lines += [_escape(line) for line in self.text.split("\n")]
@@ -151,7 +155,13 @@ class Criterion(_Frozen):
             first, *rest = level.text.split("\n")
             lines.append(f"- {level.score}: {first}".rstrip())
             lines += [f"  {line}" for line in rest]
-        return "\n".join(lines)
+        return lines
+
+
+# Every prompt of every rollout shows it.
+@lru_cache(maxsize=256)
+def _criterion_markdown(criterion: Criterion) -> str:
+    return "\n".join(criterion._lines())
 
 
 class Rubric(_Frozen):
@@ -420,7 +430,7 @@ def _item_criterion(body: str, number: int, notes: list[str]) -> Criterion:
 
 
 def _item_name(lines: list[str], number: int) -> tuple[str, list[str]]:
-    """Name and remaining lines. Without a heading the first words serve, and the text stays whole."""
+    """Name and remaining lines. Without a heading the first words serve and no line is taken."""
     if not lines:
         return f"Item {number}", []
     heading = _ITEM_HEADING.match(lines[0])

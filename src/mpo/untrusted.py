@@ -19,9 +19,9 @@ from __future__ import annotations
 import hmac
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 __all__ = [
     "FENCE",
@@ -131,11 +131,21 @@ _LABEL = re.compile(r"[A-Z][A-Z_]*")
 _FENCE_TAG = re.compile(r'</?[A-Z][A-Z_]* id="?[0-9a-f]{16}"?>|</?RESPONSE\b[^<>‹›⁅⁆\n]{0,60}>')
 
 
+_REMEMBERED = 2**15  # characters of a text whose cleaned form is kept; 256 of them are
+
+
 def clean(text: str) -> Cleaned:
     """The text in NFC, without invisible characters and without control strings.
 
     Takes any string, lone surrogates included. Cleaning a second time changes nothing.
     """
+    known = _cleaned(text) if len(text) <= _REMEMBERED else _cleaned.__wrapped__(text)
+    return Cleaned(known.text, dict(known.flags))
+
+
+# Rules, flags and prompt each clean the same response, and each response its prompt.
+@lru_cache(maxsize=256)
+def _cleaned(text: str) -> Cleaned:
     flags: dict[str, int] = {}
     if not text.isascii():
         text = _strip_invisible(text, flags)
@@ -308,8 +318,7 @@ _MUST = r"(?:must|should|has to|have to|shall)"
 _PHRASES: tuple[tuple[str, str, str], ...] = (
     (
         "ignore_instructions",
-        "ignore|disregard|forget|overrid|overrul|bypass|do not follow"
-        "|忽略|无视|無視|ignora|ignorier|игнорир|تجاهل|무시",
+        "ignor|disregard|forget|overrid|overrul|bypass|do not follow|忽略|无视|無視|игнорир|تجاهل|무시",
         rf"""\b(?:ignore|disregard|forget|overrid|overrul|bypass|do not follow)\w*\s.{{,40}}?{_RULE}
         (?:忽略|无视).{{0,12}}(?:指令|说明|评分|提示|标准|要求)|無視して|지시.{{0,10}}무시
         ignora\w*\s.{{0,30}}?(?:instruc|istruzion|rúbrica|criteri)|تجاهل.{{0,20}}تعليمات
@@ -331,7 +340,8 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
         "verdict_forgery",
         "score|verdict|grade|rating|[[|reward|rationale",
         r"""["'](?:score|grade|rating|verdict|reward|overall_score)["']\s*:\s*["'{\[]?[-\d]
-        ["']rationale["']\s*:\s*["']|<(?:score|verdict|grade|rating|reward)>|\[\[\s*[\dab]\s*\]\]
+        ["']rationale["']\s*:\s*["']|<(?:score|verdict|grade|rating|reward)>
+        (?<![\w\])])\[\[\s*[\dab]\s*\]\]
         ^\W{0,4}(?:score|reward|verdict|rating)\s*[:=]\s*\d
         (?:final |overall |total )(?:score|verdict|grade|rating)\s*[:=]\s*\d""",
     ),
@@ -413,24 +423,42 @@ def flag_phrases(text: str) -> dict[str, int]:
 
 def _phrases(lowered: str) -> dict[str, int]:
     flags: dict[str, int] = {}
-    for flag, hints, pattern in _phrase_patterns():
-        for start, end in _near(lowered, hints):
-            found = sum(1 for _ in pattern.finditer(lowered, start, end))
-            if found:
-                flags[flag] = flags.get(flag, 0) + found
+    roots, phrases = _phrase_patterns()
+    present = {root for root in roots if root in lowered}
+    for flag, hints, pattern in phrases:
+        near = [hint for hint, root in hints if root in present]
+        if near:
+            for start, end in _near(lowered, near):
+                found = sum(1 for _ in pattern.finditer(lowered, start, end))
+                if found:
+                    flags[flag] = flags.get(flag, 0) + found
     return flags
 
 
 @cache
-def _phrase_patterns() -> tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...]:
+def _phrase_patterns() -> tuple[
+    tuple[str, ...], tuple[tuple[str, tuple[tuple[str, str], ...], re.Pattern[str]], ...]
+]:
+    """The roots of all hints, and by kind: hints with their roots, and what is looked for.
+
+    A hint's root is the shortest hint inside it (`rubric` in `# rubric`): where that does not
+    occur, half a dozen others need not be looked for.
+    """
     # Compiled at first use: it takes 20 ms, which `mpo --help` does not have.
-    return tuple(
-        (flag, tuple(hints.split("|")), re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE))
+    every = sorted({hint for _, hints, _ in _PHRASES for hint in hints.split("|")} | {"{"}, key=len)
+    root = {hint: next(short for short in every if short in hint) for hint in every}
+    phrases = tuple(
+        (
+            flag,
+            tuple((hint, root[hint]) for hint in hints.split("|")),
+            re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE),
+        )
         for flag, hints, patterns in _PHRASES
     )
+    return tuple(dict.fromkeys(root.values())), phrases
 
 
-def _near(text: str, hints: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+def _near(text: str, hints: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The stretches around the hints: an essay on judges then costs no scan of the whole essay."""
     places: list[int] = []
     for hint in hints:
@@ -438,7 +466,7 @@ def _near(text: str, hints: tuple[str, ...]) -> Iterator[tuple[int, int]]:
         while place >= 0:
             places.append(place)
             place = text.find(hint, place + len(hint))
-    if not places:
+    if not places:  # a root occurs, and not as part of a hint
         return
     places.sort()
     start, end = max(0, places[0] - _REACH), places[0] + _REACH

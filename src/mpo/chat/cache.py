@@ -86,7 +86,10 @@ class CachedChat:
             self.hits += 1
             self.saved = self.saved + known.usage
             return replace(known, usage=Usage())
-        completion = await asked.of(self.inner, messages)
+        if key and isinstance(self.inner, DedupedChat):
+            completion = await self.inner.share(key, asked, messages)  # the key is known already
+        else:
+            completion = await asked.of(self.inner, messages)
         if key and completion.finish_reason == "stop":
             self.cache.put(key, _written(completion))
         return completion
@@ -136,6 +139,10 @@ class DedupedChat:
         key = asked.key(messages, self.name)
         if key is None:
             return await asked.of(self.inner, messages)
+        return await self.share(key, asked, messages)
+
+    async def share(self, key: str, asked: _Asked, messages: Sequence[Message]) -> Completion:
+        """The answer to a question with a known key."""
         place = (asyncio.get_running_loop(), key)
         flight = self._flights.get(place)
         if flight is None:

@@ -144,10 +144,14 @@ class OpenAIChat:
         if tier == "lines":
             messages = ask_in_lines(messages, schema)
         completion = await self._ask(self._body(messages, response_format(schema, tier), *options))
+        if probing.calls:
+            completion = replace(completion, usage=probing + completion.usage)
+        if completion.finish_reason != "stop" or tier not in ("json_object", "lines"):
+            return completion
         text = completion.text
-        if completion.finish_reason == "stop" and tier in ("json_object", "lines"):
-            text = unwrap(read_lines(text, schema) if tier == "lines" else text)
-        return replace(completion, text=text, usage=probing + completion.usage)
+        return replace(
+            completion, text=unwrap(read_lines(text, schema) if tier == "lines" else text)
+        )
 
     async def aclose(self) -> None:
         await self._sessions.aclose()

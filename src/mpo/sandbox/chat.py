@@ -7,6 +7,7 @@ it what is asked, as an instruction tells a real model.
 
     chat = SimulatedChat("sandbox-0")             # biases drawn by seed 0
     chat = SimulatedChat("sandbox-0-unbiased")    # the honest twin
+    chat = SimulatedChat("sandbox-0-bad")         # a third of its merges is spoilt (`spoilt.py`)
 
 It is deterministic: the same messages give the same answer, in any process, also over HTTP
 (`server.py`).
@@ -27,11 +28,12 @@ from ..errors import ChatReplyError, ConfigError, RubricError
 from ..records import Usage
 from ..rubric import parse_rubric
 from .judge import SimulatedJudge, draw_biases
+from .spoilt import spoil
 from .supervisor import SeenCase, SimulatedSupervisor
 
 __all__ = ["SimulatedChat"]
 
-_NAME = re.compile(r"sandbox-(\d+)(-unbiased)?")
+_NAME = re.compile(r"sandbox-(\d+)(-unbiased)?(-bad)?")
 _FENCE = re.compile(r'<([A-Z]+) id="([0-9a-f]+)">\n(.*?)\n</\1 id="\2">', re.DOTALL)
 _CRITERION = re.compile(
     r"^## (?P<heading>.+?)\n(?P<body>.*?)"
@@ -55,7 +57,7 @@ class SimulatedChat:
     """RM and MRM in one.
 
     Args:
-        name: `sandbox-<seed>`, or `sandbox-<seed>-unbiased`.
+        name: `sandbox-<seed>`, with `-unbiased`, `-bad` or both after it.
         latency: Seconds that each call takes.
 
     Raises:
@@ -65,6 +67,8 @@ class SimulatedChat:
     name: str = "sandbox-0"
     latency: float = 0.0
     judge: SimulatedJudge = field(init=False)
+    bad: bool = field(init=False)
+    """Whether some of its merges are spoilt on purpose."""
     supervisor: SimulatedSupervisor = field(default_factory=SimulatedSupervisor)
 
     def __post_init__(self) -> None:
@@ -72,8 +76,9 @@ class SimulatedChat:
         if match is None:
             raise ConfigError(
                 f"unknown simulated model {self.name!r}: "
-                "write sandbox-<seed> or sandbox-<seed>-unbiased"
+                "write sandbox-<seed>, and -unbiased or -bad after it"
             )
+        self.bad = match[3] is not None
         self.judge = SimulatedJudge(() if match[2] else draw_biases(int(match[1])))
 
     @property
@@ -133,7 +138,8 @@ class SimulatedChat:
         rubric = _criteria(_outside(prompt))
         proposals = [_criteria(f.body) for f in fences if f.label == "PROPOSAL"]
         if proposals:
-            return self.supervisor.merge(rubric, proposals)
+            merged = self.supervisor.merge(rubric, proposals)
+            return spoil(merged, key=prompt) if self.bad else merged
         analysis = "\n".join(f.body for f in fences if f.label == "ANALYSIS")
         return self.supervisor.refine(rubric, analysis)
 

@@ -144,14 +144,14 @@ PROPERTIES: Mapping[str, Property] = {
         _topic_share,
         (0.02, 0.1),
         (-0.05, 0.45),
-        (0.06, 0.36),
+        (0.06, 0.45),
     ),
     "connectives": Property(
         r"connect(ive|or)s?|linking words?|transition words?",
         _share("therefore moreover thus furthermore consequently hence however nevertheless"),
         (0.0, 0.04),
         (-1, 0.5),
-        (0.0, 0.34),
+        (0.0, 0.4),
     ),
     "self_praise": Property(
         r"self-?praise|prais\w+ (itself|its own)|own (merit|quality|excellence)",
@@ -161,35 +161,35 @@ PROPERTIES: Mapping[str, Property] = {
         ),
         (0.0, 0.03),
         (-1, 0.5),
-        (0.0, 0.34),
+        (0.0, 0.4),
     ),
     "brevity": Property(
-        r"\blength\b|\btoo short\b|\bstubs?\b|fully written",
+        r"(?<!sentence )\blength\b|\btoo short\b|\bstubs?\b|fully written",
         lambda text: -_length(text),
         (-70, -44),
         (-140, 0),
-        (-50, -6),
+        (-50, -8),
     ),
     "repetition": Property(
         r"repeat|repetit|same (phrase|sentence)s? again",
         _repeats,
         (0.0, 0.06),
         (-1, 0.95),
-        (0.0, 0.7),
+        (0.0, 0.8),
     ),
     "hedging": Property(
         r"hedg|perhaps|vague qualif|non-?committal",
         _share("perhaps maybe possibly probably arguably seems might apparently"),
         (0.0, 0.04),
         (-1, 0.5),
-        (0.0, 0.34),
+        (0.0, 0.4),
     ),
     "lists": Property(
         r"\blists?\b|\bbullets?\b|enumerat|numbering",
         _list_marks,
         (0.0, 0.03),
         (-1, 0.6),
-        (0.0, 0.28),
+        (0.0, 0.4),
     ),
     "superlatives": Property(
         r"superlative|exaggerat|intensif|hyperbol",
@@ -199,7 +199,7 @@ PROPERTIES: Mapping[str, Property] = {
         ),
         (0.0, 0.04),
         (-1, 0.5),
-        (0.0, 0.34),
+        (0.0, 0.4),
     ),
     "sentence_count": Property(
         r"number of sentences|sentence count|enough sentences|several sentences",
@@ -340,7 +340,9 @@ class SimulatedJudge:
         text = split(prompt, response)
         covered = {key: named(wording) for key, wording, _ in criteria}
         known = [name for names in covered.values() for name in names]
-        halo = min(1.0, sum(PROPERTIES[b].liking(text) for b in self.biases if b not in known))
+        uncovered = [b for b in self.biases if b not in known]
+        # The first flattery impresses most: a steep start, and far to go until it is enough.
+        halo = min(1.0, sum(PROPERTIES[b].liking(text) for b in uncovered)) ** 0.5
         return {
             key: self._one(key, covered[key], allowed, text, halo) for key, _, allowed in criteria
         }

@@ -13,6 +13,7 @@ It promises:
 - What was committed survives the kill of any process; what was not leaves no trace (law 8).
 - Rubrics, rollouts and judgements are stored once per id and for all branches. Events (scorings,
   decisions, pins, choices, audits) belong to the branch they happened on; see `branches.py`.
+- A chat's answers are kept by the key of their question (`get`, `put`): `mpo.chat.Cache`.
 - Every error is a StoreError that names the file and what to do.
 
 The file is in WAL mode: `mpo.db-wal` and `mpo.db-shm` belong to it while it is open, and it must
@@ -24,11 +25,12 @@ from __future__ import annotations
 from .cases import Cases, StepSummary
 from .lineage import Lineage
 from .notes import Audit, Choice, Notes
+from .replies import Replies
 
 __all__ = ["Audit", "Choice", "StepSummary", "Store"]
 
 
-class Store(Lineage, Cases, Notes):
+class Store(Lineage, Cases, Notes, Replies):
     """All that happens in a run.
 
     Args:

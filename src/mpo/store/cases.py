@@ -167,6 +167,22 @@ class Cases(Branches):
                 by_step.setdefault(step, []).append(row)
         return [_summary(step, rows) for step, rows in by_step.items()]
 
+    def unscored(self, cohort: str | None = None, mode: Mode = "train") -> dict[str, int]:
+        """Unscored cases by the first word of their reason, the most frequent first.
+
+        Args:
+            cohort: Only this cohort; None for all.
+            mode: `train` or `eval`.
+        """
+        where, values = _filters(None, None, cohort, mode, False)
+        # The word alone: a reason may quote a model, and its text need not be valid UTF-8.
+        reason = "json_extract(j.content, '$.unscored') || ':'"
+        query = CHAIN + f"SELECT substr({reason}, 1, instr({reason}, ':') - 1) AS word, count(*) "
+        query += _VISIBLE + "CROSS JOIN judgements j ON j.n = s.judgement " + where
+        query += "GROUP BY word ORDER BY count(*) DESC, word"
+        with self._db.read() as connection:
+            return {str(word)[:40]: n for word, n in connection.execute(query, values)}
+
     def first_step(self, cohort: str | None = "") -> int | None:
         """The least step with a visible scored training case; None where there is none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,12 @@ from .branches import CHAIN, Branches, View, dump
 
 __all__ = ["Audit", "Choice", "Notes"]
 
-_USAGE = "SELECT total(calls), total(prompt_tokens), total(cached_tokens), total(completion_tokens)"
+_COUNTS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
+_USAGE = "SELECT " + ", ".join(f"total({name})" for name in _COUNTS)
+# Decisions are few, and what their meta steps asked the RM stands in their text alone.
+_RM_USAGE = "SELECT " + ", ".join(
+    f"total(json_extract(content, '$.rm_usage.{name}'))" for name in _COUNTS
+)
 
 
 @dataclass(frozen=True)
@@ -160,20 +166,14 @@ class Notes(Branches):
         """What the run has cost, abandoned branches included: they were paid for (law 4).
 
         Returns:
-            `rm`: over all judgements, each key once; `mrm`: over all decisions.
+            `rm`: over all judgements, each key once, and what meta steps asked the RM; `mrm`:
+            over all decisions.
         """
-        totals = {}
         with self._db.read() as connection:
-            for role, table in (("rm", "judgements"), ("mrm", "decisions")):
-                row = connection.execute(f"{_USAGE} FROM {table}").fetchone()
-                calls, prompt, cached, completion = (int(value) for value in row)
-                totals[role] = Usage(
-                    calls=calls,
-                    prompt_tokens=prompt,
-                    cached_tokens=cached,
-                    completion_tokens=completion,
-                )
-        return totals
+            judged = _total(connection, f"{_USAGE} FROM judgements")
+            asked = _total(connection, f"{_RM_USAGE} FROM decisions")
+            decided = _total(connection, f"{_USAGE} FROM decisions")
+        return {"rm": judged + asked, "mrm": decided}
 
     def meta(self, key: str) -> str | None:
         """A fact about the run; None where it was never set."""
@@ -189,6 +189,13 @@ class Notes(Branches):
         """
         with self._db.write() as connection:
             connection.execute("INSERT INTO facts (key, value) VALUES (?, ?)", (key, value))
+
+
+def _total(connection: sqlite3.Connection, query: str) -> Usage:
+    calls, prompt, cached, completion = (int(n) for n in connection.execute(query).fetchone())
+    return Usage(
+        calls=calls, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion
+    )
 
 
 def _pinned(view: View, pair: tuple[str, int], cohort: str) -> str | None:

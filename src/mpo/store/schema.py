@@ -100,7 +100,15 @@ def m001_initial(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial,)
+def m002_replies(connection: sqlite3.Connection) -> None:
+    """Answers of a chat by the key of their question; of no branch."""
+    connection.execute(
+        "CREATE TABLE replies (n INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, "
+        "content TEXT NOT NULL)"
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_replies)
 SCHEMA = len(MIGRATIONS)
 """The format that this package writes; a file's own is in `PRAGMA user_version`."""
 
