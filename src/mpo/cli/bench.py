@@ -1,0 +1,141 @@
+"""`mpo bench`: how fast this installation is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from ..errors import ConfigError
+from . import bench_judge
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+TARGETS = {"mpo --help": 0.4, "import mpo": 0.25}
+"""Seconds, median, on two cores."""
+HEAVY = ("torch", "transformers", "trl", "bokeh", "datasets")
+_PROGRAMS = {
+    "mpo --help": "import sys; sys.argv = ['mpo', '--help']; from mpo.cli import main; main()",
+    "import mpo": "import mpo",
+}
+
+
+@app.callback()
+def bench() -> None:
+    """Measure this installation."""
+
+
+@app.command()
+def startup(
+    repeat: int = typer.Option(5, min=1, help="Runs of each; the median counts."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure how long `mpo --help` and `import mpo` take in a new process.
+
+    Exit code 1 where one is over its target or loads a heavy package.
+
+    Example: mpo bench startup --json
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for name, program in _PROGRAMS.items():
+        seconds = [_seconds(program) for _ in range(repeat)]
+        results[name] = {
+            "median_s": round(median(seconds), 3),
+            "min_s": round(min(seconds), 3),
+            "target_s": TARGETS[name],
+            "heavy": _heavy(program),
+        }
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        for name, r in results.items():
+            heavy = f"  loads {', '.join(r['heavy'])}" if r["heavy"] else ""
+            typer.echo(
+                f"{name:<12} {r['median_s']:.3f} s (best {r['min_s']:.3f}, "
+                f"target {r['target_s']}){heavy}"
+            )
+    slow = [name for name, r in results.items() if r["median_s"] > r["target_s"] or r["heavy"]]
+    if slow:
+        raise ConfigError(f"over target: {', '.join(slow)}")
+
+
+@app.command()
+def judge(
+    in_flight: str = typer.Option("64,256,512", help="Requests in flight, comma-separated."),
+    latency: float = typer.Option(0.2, min=0.001, help="Seconds that the endpoint takes."),
+    criteria: int = typer.Option(5, min=1, help="Criteria of 125 words that each call grades."),
+    repeat: int = typer.Option(3, min=1, help="Runs of each load; the median counts."),
+    openai: bool = typer.Option(True, help="Also measure the official client, if installed."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure grading: rate, processor time and memory under load, calls and tokens by protocol.
+
+    A local endpoint answers after a fixed time. The rates hold for a machine with nothing else to
+    do; what the load was is printed with them.
+
+    Example: mpo bench judge --in-flight 64 --repeat 1
+    """
+    try:
+        places = [int(part) for part in in_flight.split(",")]
+    except ValueError:
+        raise ConfigError(f"--in-flight {in_flight!r}: give numbers, e.g. 64,256") from None
+    if min(places) < 1:
+        raise ConfigError(f"--in-flight {in_flight!r}: each must be at least 1")
+
+    def say(message: str) -> None:
+        typer.echo(f"measuring {message}", err=True)
+
+    where = bench_judge.machine()
+    ours = bench_judge.loads(places, latency, criteria, repeat, say=say)
+    note = bench_judge.sdk_missing() if openai else "left out, as asked"
+    theirs = [] if note else bench_judge.loads(places, latency, criteria, 1, "openai", say)
+    result = {
+        "load": ours,
+        "cost": bench_judge.costs(),
+        "openai": bench_judge.peers(ours, theirs) if theirs else None,
+        "openai_note": note,
+        "criteria": criteria,
+        "machine": {**where, "load_after": bench_judge.machine()["load_average"]},
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        bench_judge.render(result, Console())
+
+
+def _seconds(program: str) -> float:
+    started = time.perf_counter()
+    _run(program)
+    return time.perf_counter() - started
+
+
+def _heavy(program: str) -> list[str]:
+    """Heavy packages that the program loads."""
+    watch = (
+        "import atexit, sys; atexit.register(lambda: print('HEAVY', *[m for m in "
+        f"{HEAVY!r} if m in sys.modules]))\n"
+    )
+    line = next(line for line in _run(watch + program).splitlines() if line.startswith("HEAVY"))
+    return line.split()[1:]
+
+
+def _run(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, NO_COLOR="1"),
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigError(f"{program!r} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout

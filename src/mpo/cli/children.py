@@ -1,0 +1,170 @@
+"""Runs as child processes: `python -m mpo train …`, several side by side.
+
+Children belong to sessions of their own, so that Ctrl-C reaches only this process, which then ends
+its own children and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Job", "run_jobs"]
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Told an event of a job by its label."""
+
+_LINE = 2**20
+"""Longest line of a child, in bytes."""
+_GRACE_S = 30.0
+"""Given to an interrupted child before it is killed: it may be writing a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be made."""
+
+    label: str
+    """`mpo-0`."""
+    arguments: Sequence[str]
+    """Of `mpo`."""
+    log: Path
+    """Takes the child's stderr."""
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int, tell: Tell) -> dict[str, str]:
+    """Run all jobs, at most `parallel` at once. A failed one does not stop the others.
+
+    Returns:
+        By label of each job that failed: its last error line.
+
+    Raises:
+        KeyboardInterrupt: All children were ended first.
+    """
+    children: dict[str, asyncio.subprocess.Process] = {}
+    try:
+        with _termination_interrupts():
+            return asyncio.run(_run_all(jobs, parallel, tell, children))
+    finally:
+        # Only after a second Ctrl-C is anyone left here.
+        for child in children.values():
+            _signal(child, signal.SIGKILL)
+
+
+async def _run_all(
+    jobs: Sequence[Job],
+    parallel: int,
+    tell: Tell,
+    children: dict[str, asyncio.subprocess.Process],
+) -> dict[str, str]:
+    places = asyncio.Semaphore(parallel)
+    failed: dict[str, str] = {}
+
+    async def one(job: Job) -> None:
+        async with places:
+            error = await _run(job, parallel > 1, tell, children)
+        if error is not None:
+            failed[job.label] = error
+            tell(job.label, {"kind": "failed", "message": error})
+        else:
+            tell(job.label, {"kind": "done"})
+
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(one(job))
+    return failed
+
+
+async def _run(
+    job: Job, crowded: bool, tell: Tell, children: dict[str, asyncio.subprocess.Process]
+) -> str | None:
+    """Run a job to its end; its error line if it failed."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    if crowded:
+        # Two processes with a thread per core each are several times slower than one after the
+        # other (notes/cpu.md).
+        environment["OMP_NUM_THREADS"] = "1"
+    tell(job.label, {"kind": "status", "message": "starting"})
+    with job.log.open("wb") as log:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mpo", *job.arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            limit=_LINE,
+            start_new_session=True,
+        )
+    children[job.label] = child
+    try:
+        await _listen(job.label, child, tell)
+        code = await child.wait()
+    finally:
+        await _end(child)
+        del children[job.label]
+    return None if code == 0 else _last_error(job.log, code)
+
+
+async def _listen(label: str, child: asyncio.subprocess.Process, tell: Tell) -> None:
+    assert child.stdout is not None
+    async for line in child.stdout:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a library that prints
+        # `done` is told when the process has ended well, not when it says so.
+        if isinstance(event, dict) and event.get("kind") in ("status", "step"):
+            tell(label, event)
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """Interrupt a child that still runs, and kill it if that does not end it."""
+    if child.returncode is not None:
+        return
+    _signal(child, signal.SIGINT)
+    waiting = asyncio.ensure_future(child.wait())
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), _GRACE_S)
+    _signal(child, signal.SIGKILL)
+    await waiting
+
+
+def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+
+
+def _last_error(log: Path, code: int) -> str:
+    """What a failed child said last: its `error:` line, else its last line."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in deque(file, maxlen=200) if line.strip()]
+    named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    what = (named or lines or ["it said nothing"])[-1]
+    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{what} ({how}; all it said: {log})"
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Any:
+    """`kill PID` ends the children as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        # Through Ctrl-C's own path: asyncio turns it into an orderly cancellation.
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,168 @@
+"""`mpo compare`: several arms and seeds of one config, side by side."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from rich.console import Console
+
+from ..config import ARMS, Config, RunFolder, check, finished, load_config, write_text
+from ..config.schema import SANDBOX, BudgetConfig
+from ..errors import ConfigError
+from ..sandbox.policy import ensure_policy
+from .board import Board, open_board
+from .children import Job, run_jobs
+from .results import gather, next_commands, report_or_why, results_table
+from .train import run_path
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+POLICY = "policy"
+"""Label of what is shown while the sandbox's policy is trained."""
+
+
+@app.command()
+def compare(
+    config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
+    overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
+    arms: str = typer.Option("fixed,mpo", help=f"Comma-separated, of {', '.join(ARMS)}."),
+    seeds: int = typer.Option(1, min=1, help="Seeds 0 … N-1 of each arm."),
+    name: str = typer.Option("", help="The folder is runs/NAME; from the config if empty."),
+    jobs: int = typer.Option(0, min=0, help="Runs at once; 0: two, or one on a single core."),
+    progress: Literal["auto", "live", "plain"] = typer.Option(
+        "auto", help="How progress is shown on stderr."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print compare.json on stdout."),
+) -> None:
+    """Train several arms and seeds side by side, and compare them.
+
+    Runs that are finished are not run again: the same command continues a comparison, and another
+    arm or more seeds can be added to it.
+
+    Example: mpo compare sandbox/essay --arms fixed,mpo --seeds 2 --name demo
+    """
+    loaded = load_config(config, overrides or [])
+    chosen = _arms(arms)
+    path = run_path(name or _default_name(config))
+    with RunFolder(path, loaded, ignore=("arm", "seed", "budget")) as folder:
+        failed, seconds = _run_missing(loaded, folder.path, chosen, range(seeds), jobs, progress)
+        result = _write(loaded, folder.path, chosen, range(seeds), failed, seconds)
+        done = [p for p in _paths(folder.path, chosen, range(seeds)) if finished(p) is not None]
+        report = "no report: no run finished"
+        if done:
+            report = report_or_why(done, folder.path / "report.html", result)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        Console().print(results_table(result))
+        typer.echo(report)
+        typer.echo(next_commands(path, compared=True))
+    if failed:
+        raise ConfigError(
+            f"{len(failed)} of {len(chosen) * seeds} runs failed: "
+            + "; ".join(f"{label}: {error}" for label, error in failed.items())
+        )
+
+
+def _arms(text: str) -> list[str]:
+    chosen = list(dict.fromkeys(arm.strip() for arm in text.split(",") if arm.strip()))
+    for arm in chosen:
+        if arm not in ARMS:
+            near = difflib.get_close_matches(arm, ARMS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown arm {arm!r}{hint} There are {', '.join(ARMS)}")
+    if not chosen:
+        raise ConfigError(f"--arms names none; there are {', '.join(ARMS)}")
+    return chosen
+
+
+def _default_name(config: str) -> str:
+    """`sandbox-essay` for the preset `sandbox/essay`; a file's name without its ending."""
+    path = Path(config)
+    return path.stem if path.suffix else config.strip("/").replace("/", "-")
+
+
+def _paths(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[Path]:
+    return [folder / f"{arm}-{seed}" for arm in arms for seed in seeds]
+
+
+def _run_missing(
+    config: Config, folder: Path, arms: list[str], seeds: Sequence[int], jobs: int, progress: str
+) -> tuple[dict[str, str], float]:
+    """Run what is not finished. Returns the failures by label, and the seconds that it took."""
+    # Seed by seed, so that a comparison that is stopped has whole seeds.
+    labels = [f"{arm}-{seed}" for seed in seeds for arm in arms]
+    missing = [label for label in labels if finished(folder / label) is None]
+    if not missing:
+        return {}, 0.0
+    check(config)  # one clear line now, not one for each child
+    started = time.monotonic()
+    title = f"mpo compare {folder.name}{' (sandbox)' if config.is_sandbox else ''}"
+    first = [POLICY] if config.model == SANDBOX else []
+    with open_board(progress, [*first, *labels], title) as board:
+        for label in labels:
+            if label not in missing:
+                board.take(label, {"kind": "done", "message": "it was finished before"})
+        if first:
+            _train_policy(board)
+        failed = run_jobs(
+            [_job(folder, label, config.budget) for label in missing],
+            jobs or min(2, os.cpu_count() or 1),
+            board.take,
+        )
+    return failed, time.monotonic() - started
+
+
+def _train_policy(board: Board) -> None:
+    """Once for all children, which would otherwise each train it."""
+
+    def say(message: str) -> None:
+        board.take(POLICY, {"kind": "status", "message": message})
+
+    say("looking for the sandbox's policy")
+    ensure_policy(progress=say)
+    board.take(POLICY, {"kind": "done"})
+
+
+def _job(folder: Path, label: str, budget: BudgetConfig) -> Job:
+    arm, _, seed = label.rpartition("-")
+    name = str((folder / label).relative_to(run_path("x").parent))
+    arguments = [
+        *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
+        # Maybe larger than the one that the comparison was begun with; each run has its own.
+        f"budget={json.dumps(budget.model_dump())}",
+        *("--name", name, "--progress", "json"),
+    ]
+    return Job(label, arguments, folder / "logs" / f"{label}.txt")
+
+
+def _write(
+    config: Config,
+    folder: Path,
+    arms: list[str],
+    seeds: Sequence[int],
+    failed: dict[str, str],
+    seconds: float,
+) -> dict[str, Any]:
+    path = folder / "compare.json"
+    try:
+        before = float(json.loads(path.read_text("utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        before = 0.0  # the first time, or a file that somebody has edited: only the total suffers
+    result = {
+        "sandbox": config.is_sandbox,
+        "arms": gather(folder, arms, seeds),
+        "seconds": round(before + seconds, 1),
+        **({"failed": failed} if failed else {}),
+    }
+    write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result

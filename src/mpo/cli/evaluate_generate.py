@@ -1,0 +1,135 @@
+"""`mpo evaluate generate`: completions of checkpoints on a test set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import typer
+
+from ..config.schema import SANDBOX
+from ..errors import ConfigError, DataError
+from ..evaluation.generate import Sampling, check_packages
+from ..evaluation.generate import generate as complete
+from ..evaluation.rows import JsonlLog, Row
+from ..sandbox.policy import ensure_policy
+from ..task import Task, load_task
+from ..training.files import newest_checkpoint
+from .evaluate_common import AS_JSON, progress_bar, rows_of_file
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+MAX_TOKENS = 400
+"""Where neither --max-tokens nor --task says it."""
+
+
+@app.command()
+def generate(
+    test_set: Path = typer.Argument(..., help="With a prompt in each row: JSONL, JSON, Parquet."),
+    checkpoints: list[str] = typer.Argument(
+        ..., help="Folders, hub ids, runs (their newest checkpoint), or sandbox; maybe NAME=…"
+    ),
+    out: Path = typer.Option(Path("outputs"), help="Folder of the files, one per checkpoint."),
+    task: str = typer.Option("", help="A task whose prompt template wraps the rows."),
+    limit: int = typer.Option(0, min=0, help="Only the first rows; 0 for all."),
+    max_tokens: int = typer.Option(
+        0, min=0, help=f"Longest completion; 0 for the task's own, else {MAX_TOKENS}."
+    ),
+    temperature: float = typer.Option(0.0, min=0, help="0: always the likeliest token."),
+    top_p: float = typer.Option(1.0, min=0.01, max=1, help="Nucleus sampling."),
+    template: bool = typer.Option(
+        False, "--template", help="Wrap prompts in the tokenizer's chat template."
+    ),
+    batch_size: int = typer.Option(16, min=1, help="Completions at once."),
+    seed: int = typer.Option(0, help="Of sampling."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Complete a test set with one or more checkpoints.
+
+    Prompts are taken as they are, as the trainers do, unless --template is given. The same command
+    goes on where it was stopped; no row is generated twice.
+
+    Example: mpo evaluate generate test.jsonl base=Qwen/Qwen2.5-1.5B runs/essay-mpo-0 --task essay
+    """
+    loaded = load_task(task) if task else None
+    rows = _test_rows(test_set, loaded, limit)
+    named = _named(checkpoints)
+    check_packages()
+    # Before transformers is imported: its notices would tear the bar apart.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sampling = Sampling(
+        max_tokens=max_tokens or (loaded.spec.response.max_tokens if loaded else MAX_TOKENS),
+        temperature=temperature,
+        top_p=top_p,
+        template=template,
+        seed=seed,
+    )
+    files = {}
+    for name, checkpoint in named.items():
+        path = out / f"{name}.jsonl"
+        with JsonlLog(path) as log, progress_bar(f"generating {name}") as progress:
+            fresh = complete(
+                checkpoint,
+                name,
+                rows,
+                log,
+                sampling=sampling,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            cut = sum(not row["finished"] for row in log.rows)
+        files[name] = {"file": str(path), "rows": len(rows), "new": fresh, "cut_off": cut}
+        if not as_json:
+            typer.echo(f"{path}: {len(rows)} rows, {fresh} of them new, {cut} cut at the limit")
+    if as_json:
+        typer.echo(json.dumps(files, indent=2))
+
+
+def _test_rows(path: Path, task: Task | None, limit: int) -> list[Row]:
+    rows = rows_of_file(path)[: limit or None]
+    if not rows:
+        raise DataError(f"{path} is empty: it has no row with a prompt")
+    if task is None:
+        return rows
+    return [{**row, "prompt": task.policy_prompt(row)} for row in rows]
+
+
+def _named(checkpoints: list[str]) -> dict[str, str]:
+    """What to load, by the name of its file."""
+    named: dict[str, str] = {}
+    for text in checkpoints:
+        name, equals, place = text.rpartition("=")
+        name = name if equals else _name(place)
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise ConfigError(f"{name!r} is no name for a file: write NAME={place}")
+        if name in named:
+            raise ConfigError(f"two checkpoints are called {name!r}: name them apart, NAME={place}")
+        named[name] = _resolve(place)
+    return named
+
+
+def _name(place: str) -> str:
+    path = Path(place)
+    parts = path.parts[-3:]
+    if len(parts) == 3 and parts[1] == "checkpoints":
+        return f"{parts[0]}-{parts[2]}"
+    return path.name or place
+
+
+def _resolve(place: str) -> str:
+    """A folder that transformers can load, or a hub id."""
+    if place == SANDBOX:
+        return str(ensure_policy(progress=lambda message: typer.echo(message, err=True)))
+    folder = Path(place)
+    if not (folder / "checkpoints").is_dir():
+        if not folder.exists() and (place.startswith((".", "/")) or place.count("/") > 1):
+            raise ConfigError(f"no checkpoint {place!r}: no such folder")
+        return place
+    newest = newest_checkpoint(folder / "checkpoints")
+    if newest is None:
+        raise ConfigError(f"run {place!r} has no checkpoint yet")
+    return str(newest.folder)

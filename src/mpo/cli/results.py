@@ -1,0 +1,114 @@
+"""What a comparison came to: `compare.json`, the table, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from ..config import ARMS, finished
+from ..errors import MissingExtraError
+from ..report import write_report
+from .board import number
+
+__all__ = ["cost_lines", "gather", "next_commands", "report_or_why", "results_table"]
+
+
+def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each role has used and cost, one line each; the body of `summary.json`'s `cost`."""
+    lines = []
+    for role, spent in costs.items():
+        cached = f" ({spent['cached_tokens']:,} cached)" if spent["cached_tokens"] else ""
+        usd = "no price given" if spent["usd"] is None else f"{spent['usd']:.4f} USD"
+        lines.append(
+            f"{role}: {spent['calls']:,} calls, {spent['prompt_tokens']:,} prompt tokens{cached}, "
+            f"{spent['completion_tokens']:,} completion tokens, {usd}"
+        )
+    return "\n".join(lines) or "no model was asked"
+
+
+def report_or_why(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | None = None) -> str:
+    """Write the report and say where it is. A run is no failure because bokeh is not installed."""
+    try:
+        write_report(runs, out, compare)
+    except MissingExtraError as error:
+        return f"no report: {error}"
+    return f"report: {out}"
+
+
+def gather(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """Arms and seeds that are finished, from their `summary.json`: the body of `compare.json`."""
+    found: dict[str, Any] = {}
+    for arm in arms:
+        summaries = [finished(folder / f"{arm}-{seed}") for seed in seeds]
+        found[arm] = {"seeds": [_seed(summary) for summary in summaries if summary is not None]}
+    return found
+
+
+def _seed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    first = ("seed", "reward", "gold", "gold_parts", "hacked_share_end", "rubrics", "exploits")
+    rest = [key for key in summary if key not in (*first, "arm", "sandbox", "trainer")]
+    return {key: summary.get(key) for key in (*first, *rest)}
+
+
+def results_table(compare: Mapping[str, Any]) -> Table:
+    """One line per arm and seed, and the mean of an arm with several."""
+    title = f"{'sandbox: ' if compare['sandbox'] else ''}reward and gold by arm"
+    table = Table(title=title, title_justify="left", pad_edge=False, box=None)
+    table.add_column("arm, seed", no_wrap=True)
+    for name in ("reward", "gold start", "peak", "end", "end/peak", "hacked", "rubrics"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for arm, body in compare["arms"].items():
+        seeds = body["seeds"]
+        for seed in seeds:
+            table.add_row(f"{arm} {seed['seed']}", *_cells([seed]))
+        if len(seeds) > 1:
+            table.add_row(f"[bold]{arm} mean[/]", *_cells(seeds), end_section=True)
+        if not seeds:
+            table.add_row(arm, "[red]no run finished[/]")
+    return table
+
+
+def _cells(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+    def mean(*path: str) -> float | None:
+        values = [_at(seed, path) for seed in seeds]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    start, end, peak = mean("reward", "start"), mean("reward", "end"), mean("gold", "peak")
+    gold_end = mean("gold", "end")
+    share = None if gold_end is None or not peak else gold_end / peak
+    rubrics = mean("rubrics")
+    return [
+        f"{number(start)} → {number(end)}",
+        number(mean("gold", "start")),
+        number(peak),
+        number(gold_end),
+        number(share),
+        number(mean("hacked_share_end")),
+        number(rubrics, 0 if rubrics is not None and rubrics == int(rubrics) else 1),
+    ]
+
+
+def _at(seed: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    value: Any = seed
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+def next_commands(run: Path, compared: bool = False) -> str:
+    """The three most useful commands after a run or a comparison."""
+    evolving = next((name for name, arm in ARMS.items() if arm.evolves), "mpo")
+    one = next(iter(sorted(run.glob(f"{evolving}-*"))), run) if compared else run
+    return "\n".join(
+        [
+            "next:",
+            f"  mpo report {run} --open",
+            f"  mpo rubric diff {one}",
+            f"  mpo rubric show {one} --lineage",
+        ]
+    )

@@ -1,0 +1,107 @@
+"""`mpo rubric`: look at the rubrics of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..config import read_rubric_file
+from ..errors import ConfigError
+from ..rubric import Rubric, diff_rubrics
+from ..store import Store
+from .runs import find, open_store
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def rubric() -> None:
+    """Show and compare the rubrics of a run."""
+
+
+@app.command()
+def show(
+    run: str = typer.Argument(..., help="A run's folder or name, its mpo.db, or a rubric file."),
+    which: str = typer.Argument("head", help="head, seed, or the first digits of an id."),
+    lineage: bool = typer.Option(False, help="List every decision instead."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Print a rubric, or the decisions that led to it.
+
+    Example: mpo rubric show runs/sandbox-essay/mpo-0 --lineage
+    """
+    if lineage:
+        with open_store(run) as store:
+            _print_lineage(store, as_json)
+        return
+    found = _resolve(run, which)
+    if as_json:
+        typer.echo(json.dumps({"id": found.id, **found.model_dump(mode="json")}, indent=2))
+    else:
+        typer.echo(found.to_markdown(), nl=False)
+
+
+@app.command()
+def diff(
+    run: str = typer.Argument(..., help="A run's folder or name, its mpo.db, or a rubric file."),
+    old: str = typer.Argument("seed", help="head, seed, an id's first digits; or another file."),
+    new: str = typer.Argument("head", help="head, seed, or an id's first digits."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Print what changed from one rubric to another: by default from the seed to the head.
+
+    Examples: mpo rubric diff runs/sandbox-essay/mpo-0
+    mpo rubric diff old.md new.md
+    """
+    if _is_rubric_file(run) and Path(old).is_file():
+        before, after = read_rubric_file(Path(run)), read_rubric_file(Path(old))
+    else:
+        before, after = _resolve(run, old), _resolve(run, new)
+    change = diff_rubrics(before, after)
+    if as_json:
+        typer.echo(json.dumps({"old": before.id, "new": after.id, "diff": change}, indent=2))
+    else:
+        typer.echo(change or f"no change: both are {before.id}\n", nl=False)
+
+
+def _is_rubric_file(text: str) -> bool:
+    return Path(text).is_file() and Path(text).suffix != ".db"
+
+
+def _resolve(run: str, which: str) -> Rubric:
+    if _is_rubric_file(run):
+        return read_rubric_file(Path(run))
+    find(run)
+    with open_store(run) as store:
+        if which == "seed":
+            first = next((d.proposed for d in store.lineage() if d.kind == "seed"), None)
+            head = store.rubric(first) if first is not None else None
+        else:
+            head = store.head() if which == "head" else store.rubric(which)
+    if head is None:
+        raise ConfigError(f"run {run!r} has no rubric yet")
+    return head
+
+
+def _print_lineage(store: Store, as_json: bool) -> None:
+    decisions = store.lineage()
+    if as_json:
+        entries: list[dict[str, Any]] = [
+            {
+                **d.model_dump(mode="json", exclude={"refinement"}),
+                "reasons": d.refinement.reasons if d.refinement else None,
+            }
+            for d in decisions
+        ]
+        typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
+        return
+    for d in decisions:
+        verdict = "in force" if d.accepted else "refused"
+        typer.echo(f"step {d.step:>5}  {d.kind:<8}  {d.proposed or '-':<16}  {verdict}: {d.reason}")
+        if d.refinement is not None and d.refinement.reasons:
+            typer.echo(f"            {' '.join(d.refinement.reasons.split())}")

@@ -1,0 +1,63 @@
+"""Finding a run on disk: from what a person types to a folder or a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..store import Store
+from .train import RUNS
+
+__all__ = ["expand", "find", "open_store"]
+
+
+def find(text: str) -> Path:
+    """The folder that a person means: a path, or the name of a run under runs/.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for path in (Path(text), RUNS / text):
+        if path.exists():
+            return path
+    raise ConfigError(f"no run {text!r}: neither a path nor a folder in {RUNS}/")
+
+
+def expand(folder: Path) -> list[Path]:
+    """The runs of a folder: itself, or those of a comparison, in the order of their names.
+
+    Of a comparison, runs that have nothing to show yet are left out, unless all are.
+
+    Raises:
+        ConfigError: There is no store in it.
+    """
+    if folder.is_file():
+        return [folder.parent]
+    if (folder / "mpo.db").is_file():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob("*/mpo.db"))
+    if not runs:
+        raise ConfigError(f"{folder} is not the folder of a run: it has no mpo.db")
+    return [run for run in runs if _judged(run)] or runs
+
+
+def _judged(run: Path) -> bool:
+    with Store(run / "mpo.db", create=False) as store:
+        return store.last_step() is not None
+
+
+def open_store(text: str) -> Store:
+    """The store of one run, by folder, name, or the file itself.
+
+    Raises:
+        ConfigError: There is none, or there are several.
+        StoreError: It cannot be opened.
+    """
+    path = find(text)
+    if path.is_file():
+        return Store(path, create=False)
+    runs = expand(path)
+    if len(runs) > 1:
+        names = ", ".join(str(run) for run in runs)
+        raise ConfigError(f"{path} holds several runs; name one of {names}")
+    return Store(runs[0] / "mpo.db", create=False)

@@ -1,0 +1,46 @@
+"""One validated config for everything, and the only place where parts are put together.
+
+    config = load_config("sandbox/essay", ["trainer.steps=20", "arm=fixed"])
+    with RunFolder("runs/a", config) as folder:
+        parts = build(config, folder.path)
+
+`schema` says which keys there are, `load` reads them, `data` reads the rows, `arms` says what an
+arm changes, `folder` keeps a run's folder, `chats` makes the models' clients, `build` joins the
+parts.
+"""
+
+from .arms import ARMS, Arm
+from .build import Parts, build, check, read_rubric_file
+from .chats import Chats, Endpoints, compose, make_chat, reachable
+from .data import load_rows, read_records
+from .folder import RunFolder, finished, read_run_config, write_text
+from .load import PRESETS, config_hash, differences, load_config, preset_names, to_yaml
+from .schema import Config, leaf_keys
+
+__all__ = [
+    "ARMS",
+    "PRESETS",
+    "Arm",
+    "Chats",
+    "Config",
+    "Endpoints",
+    "Parts",
+    "RunFolder",
+    "build",
+    "check",
+    "compose",
+    "config_hash",
+    "differences",
+    "finished",
+    "leaf_keys",
+    "load_config",
+    "load_rows",
+    "make_chat",
+    "preset_names",
+    "reachable",
+    "read_records",
+    "read_rubric_file",
+    "read_run_config",
+    "to_yaml",
+    "write_text",
+]

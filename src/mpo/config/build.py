@@ -1,0 +1,241 @@
+"""`build`: from a config to the parts of a run. The only place where they are put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..chat import Chat
+from ..errors import ConfigError, RubricError
+from ..evolving_reward import EvolvingReward
+from ..gate import AllOf, Always, Gate, Pairs, Probes, load_pairs
+from ..reward_model import make_reward_model
+from ..rubric import Rubric, read_rubric
+from ..sandbox.audit import GoldAuditor
+from ..sandbox.chat import SimulatedChat
+from ..sandbox.policy import ensure_policy
+from ..scale import Anchored, Normalized, Raw, Scale, normalized
+from ..schedule import SELECTIONS, Every, Never, Schedule
+from ..store import Store
+from ..task import Task, load_task
+from ..training.blind import blind_rubric
+from ..training.run import Auditor
+from .arms import ARMS
+from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
+from .data import load_rows
+from .folder import write_text
+from .schema import SANDBOX, Config
+
+__all__ = ["Checked", "Parts", "build", "check", "read_rubric_file"]
+
+SCALES: dict[str, type[Scale]] = {"normalized": Normalized, "raw": Raw, "anchored": Anchored}
+
+SANDBOX_TOKENS = 72
+"""Longest text of the sandbox's policy, in its tokens (words and marks): its essays end at 70."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run, ready to train."""
+
+    config: Config
+    reward: EvolvingReward
+    model: str
+    """Folder or hub id of the policy."""
+    rows: list[dict[str, Any]]
+    """Each with the policy's prompt under `prompt`."""
+    auditor: Auditor | None
+    """Measures gold; None where nobody can."""
+    exploits: tuple[str, ...]
+    """What the simulated RM takes for quality; empty outside the sandbox."""
+    chats: Chats
+    """What the reward asks, with the ledger of what it has cost."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The parts of a config that cost nothing."""
+
+    task: Task
+    rubric: Rubric | None
+    """The seed rubric that the config names; None for the task's own."""
+    rows: list[dict[str, Any]]
+    chat: Chat
+    meta_chat: Chat
+
+
+def build(config: Config, folder: Path, say: Say = lambda message: None) -> Parts:
+    """Put a run together. What is wrong with the config is found before anything is paid for.
+
+    Args:
+        folder: Of the run; the store is `folder/mpo.db`.
+        say: Told what takes long.
+
+    Raises:
+        MPOError: Task, rubric, rows or endpoint cannot be used; nothing was asked or trained.
+    """
+    checked = check(config)
+    model = config.model
+    if model == SANDBOX:
+        model = str(ensure_policy(progress=say))
+    rubric = checked.rubric
+    store = Store(folder / "mpo.db")
+    chats = compose(checked.chat, checked.meta_chat, config.budget, store, cache=config.cache)
+    if ARMS[config.arm].blind:
+        try:
+            rubric = _blind(config, folder, checked, chats, model, say)
+        finally:
+            chats.keep()
+    schedule = Every(config.meta.every) if ARMS[config.arm].evolves else Never()
+    chat = checked.chat
+    return Parts(
+        config=config,
+        reward=_reward(config, store, checked, chats, rubric, schedule),
+        model=model,
+        rows=checked.rows,
+        auditor=GoldAuditor() if config.data.path == SANDBOX else None,
+        exploits=chat.biases if isinstance(chat, SimulatedChat) else (),
+        chats=chats,
+    )
+
+
+def check(config: Config) -> Checked:
+    """Task, rubric, rows and endpoints of a config; nothing is trained, asked or written.
+
+    Raises:
+        MPOError: One of them cannot be used.
+    """
+    task = load_task(config.task)
+    if config.model == SANDBOX:
+        task = _in_sandbox(task)
+    rubric = read_rubric_file(Path(config.rubric)) if config.rubric else None
+    rows = load_rows(config, task)
+    endpoints = Endpoints()
+    chat = make_chat(config.chat, config.sandbox, config.seed, endpoints)
+    meta = config.meta_chat
+    meta_chat = chat if meta is None else make_chat(meta, config.sandbox, config.seed, endpoints)
+    check_prices(config.budget, chat, meta_chat)
+    for part in (chat, meta_chat):
+        reachable(part)
+    return Checked(task, rubric, rows, chat, meta_chat)
+
+
+def _in_sandbox(task: Task) -> Task:
+    """The task for a policy that knows no instruction but the corpus's own, and has 72 tokens."""
+    response = task.spec.response.model_copy(
+        update={"max_tokens": SANDBOX_TOKENS, "max_words": SANDBOX_TOKENS}
+    )
+    spec = task.spec.model_copy(update={"prompt": "{{prompt}}", "response": response})
+    return dataclasses.replace(task, spec=spec)
+
+
+def read_rubric_file(path: Path) -> Rubric:
+    """A rubric from a file of any known form.
+
+    Raises:
+        RubricError: No such file, or no rubric in it; the message names the file.
+    """
+    try:
+        return read_rubric(path.read_text("utf-8")).rubric
+    except FileNotFoundError:
+        raise RubricError(f"rubric {str(path)!r}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RubricError(f"rubric {str(path)!r}: cannot be read as text: {error}") from error
+    except RubricError as error:
+        raise RubricError(f"rubric {str(path)!r}: {error}") from error
+
+
+def _reward(
+    config: Config,
+    store: Store,
+    checked: Checked,
+    chats: Chats,
+    rubric: Rubric | None,
+    schedule: Schedule,
+) -> EvolvingReward:
+    meta = config.meta
+    return EvolvingReward(
+        checked.task,
+        chats.rm,
+        store,
+        meta_chat=chats.mrm,
+        rubric=rubric,
+        schedule=schedule,
+        selection=SELECTIONS[meta.selection](),
+        samples=meta.samples,
+        others=meta.others,
+        earlier=meta.earlier,
+        gate=_gate(config, checked.task, chats, store),
+        scale=SCALES[config.reward.scale](),
+        max_unscored=config.reward.max_unscored,
+        flags=config.reward.flags,
+        analysis=meta.analysis,
+        rationales=meta.rationales,
+        apply_after=meta.apply_after if config.arm != "blind" else 0,
+        lint=meta.lint,
+        on_alarm=meta.alarm is not None,
+        min_distance=meta.alarm or 1,
+        seed=config.seed,
+    )
+
+
+def _gate(config: Config, task: Task, chats: Chats, store: Store) -> Gate:
+    """The gate that `meta.gate` names; several must all accept.
+
+    Raises:
+        ConfigError: An unknown name.
+        DataError: A file of pairs that cannot be read.
+    """
+    names = [config.meta.gate] if isinstance(config.meta.gate, str) else config.meta.gate
+    model = make_reward_model(task, chats.rm, store.secret, config.seed)
+    gates: list[Gate] = []
+    for name in names:
+        kind, _, argument = name.partition(":")
+        if name == "always":
+            gates.append(Always())
+        elif name == "probes":
+            gates.append(Probes(model, task, normalized, seed=config.seed))
+        elif kind == "pairs" and argument:
+            pairs = load_pairs(Path(argument))
+            gates.append(Pairs(model, task, normalized, pairs, seed=config.seed))
+        else:
+            raise ConfigError(
+                f"unknown gate {name!r} in meta.gate; write always, probes, pairs:FILE, or a list"
+            )
+    return gates[0] if len(gates) == 1 else AllOf(gates)
+
+
+def _blind(
+    config: Config, folder: Path, checked: Checked, chats: Chats, model: str, say: Say
+) -> Rubric:
+    """The rubric of the blind arm: evolved once, as often as `mpo` would, and kept."""
+    kept = folder / "blind.md"
+    if kept.is_file():
+        return read_rubric_file(kept)
+    rounds = config.trainer.steps // config.meta.every
+    if rounds < 1:
+        raise ConfigError(
+            f"arm 'blind': trainer.steps={config.trainer.steps} holds no meta step of "
+            f"meta.every={config.meta.every}"
+        )
+    say(f"rewriting the rubric {rounds} times on the untrained policy")
+    store = Store(folder / "blind.db")
+    reward = _reward(config, store, checked, chats, checked.rubric, Every(1))
+    try:
+        rubric = blind_rubric(
+            reward=reward,
+            settings=config.trainer,
+            model=model,
+            rows=checked.rows,
+            rounds=rounds,
+            seed=config.seed,
+        )
+    finally:
+        reward.store.close()
+    write_text(kept, rubric.to_markdown())
+    return rubric

@@ -1,0 +1,199 @@
+"""From config to chats: the client for an endpoint, and what is put around it.
+
+    raw = make_chat(config.chat, config.sandbox, config.seed, Endpoints())
+    chats = compose(raw, raw, config.budget, store, cache=config.cache)
+    ...
+    chats.keep()         # what was spent, in the store: a resumed run goes on from it
+    chats.costs()
+
+The order of what is put around a client is that of `mpo.chat`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..chat import (
+    Budget,
+    CachedChat,
+    Chat,
+    DedupedChat,
+    Limiter,
+    OpenAIChat,
+    Price,
+    Tier,
+)
+from ..errors import ChatTransportError, ConfigError
+from ..records import Usage
+from ..sandbox.chat import SimulatedChat
+from ..store import Store
+from .schema import BudgetConfig, ChatConfig, SandboxConfig
+
+__all__ = ["Chats", "Endpoints", "check_prices", "compose", "make_chat", "reachable"]
+
+LEDGER = "budget"
+"""Under this key the store keeps what each role has spent."""
+
+
+@dataclass
+class Endpoints:
+    """What the chats of one run share: a limit for each endpoint, and what it enforces."""
+
+    limiters: dict[str, Limiter] = field(default_factory=dict)
+    tiers: dict[str, Tier] = field(default_factory=dict)
+
+    def limiter(self, base_url: str, concurrency: int) -> Limiter:
+        """The endpoint's own; where two chats want different limits, the higher one counts."""
+        limiter = self.limiters.setdefault(base_url, Limiter(concurrency))
+        if limiter.ceiling < concurrency:  # nothing is in flight yet
+            limiter.ceiling, limiter.limit = concurrency, float(concurrency)
+        return limiter
+
+
+def make_chat(
+    chat: ChatConfig, sandbox: SandboxConfig, seed: int, endpoints: Endpoints | None = None
+) -> Chat:
+    """The client for an endpoint, or the simulated model in this process.
+
+    Args:
+        endpoints: Shared by the chats of a run.
+    """
+    if chat.sandbox:
+        drawn = seed if sandbox.seed is None else sandbox.seed
+        honest, bad = "" if sandbox.biases else "-unbiased", "-bad" if sandbox.bad_mrm else ""
+        return SimulatedChat(f"sandbox-{drawn}{honest}{bad}")
+    assert chat.base_url is not None
+    assert chat.model is not None
+    shared = endpoints if endpoints is not None else Endpoints()
+    return OpenAIChat(
+        chat.base_url,
+        chat.model,
+        api_key_env=chat.api_key_env,
+        timeout_s=chat.timeout_s,
+        concurrency=chat.concurrency,
+        tier=chat.tier,
+        tiers=shared.tiers,
+        limiter=shared.limiter(chat.base_url, chat.concurrency),
+    )
+
+
+def reachable(chat: Chat, timeout_s: float = 5.0) -> None:
+    """Find out that an endpoint is down before models are loaded. Asks nothing, so costs nothing.
+
+    Raises:
+        ChatTransportError: Nobody listens there.
+    """
+    if not isinstance(chat, OpenAIChat):
+        return
+    url = urlsplit(chat.url)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname or "", port), timeout_s).close()
+    except OSError as error:
+        raise ChatTransportError(
+            f"unreachable: nobody answers at {chat.shown_url} ({error}); is the server running, "
+            "and is chat.base_url right?"
+        ) from error
+
+
+# ---------------------------------------------------------------------- what is put around it
+
+
+@dataclass(frozen=True)
+class Chats:
+    """The RM and the MRM, ready to be asked, and what they may spend together."""
+
+    rm: Chat
+    mrm: Chat
+    budget: Budget
+    prices: dict[str, Price | None]
+    """By role; None where it is not known."""
+    store: Store
+
+    def keep(self) -> None:
+        """Write the ledger into the store."""
+        text = json.dumps(self.budget.snapshot())
+        if text != (self.store.meta(LEDGER) or "{}"):
+            self.store.set_meta(LEDGER, text)
+
+    def costs(self) -> dict[str, dict[str, Any]]:
+        """What each role has used since the run began; `usd` is None without a price."""
+        found = {}
+        for role, spent in self.budget.ledger.items():
+            usd = None if self.prices.get(role) is None else round(spent.usd, 6)
+            found[role] = {**spent.usage.model_dump(), "usd": usd}
+        return found
+
+
+def compose(
+    chat: Chat, meta_chat: Chat, budget: BudgetConfig, store: Store, *, cache: bool
+) -> Chats:
+    """Chats that spend from one budget, ask nothing twice at once, and remember.
+
+    The simulated model only spends: it costs nothing, and answers faster than any cache.
+
+    Args:
+        chat: The RM.
+        meta_chat: The MRM; maybe the same.
+        budget: Caps and prices.
+        store: Keeps answers and ledger; what the run has spent before is read from it.
+        cache: Whether answers are kept.
+
+    Raises:
+        ConfigError: A cap in dollars, and a model without a price.
+    """
+    check_prices(budget, chat, meta_chat)
+    prices = {"rm": _price(chat, budget), "mrm": _price(meta_chat, budget)}
+    spending = Budget(usd=budget.usd, tokens=budget.tokens, calls=budget.calls)
+    spending.restore(_spent_before(store, prices))
+
+    def around(inner: Chat, role: str) -> Chat:
+        spender = spending.chat(inner, role, prices[role])
+        if isinstance(inner, SimulatedChat):
+            return spender
+        deduped = DedupedChat(spender)
+        return CachedChat(deduped, store) if cache else deduped
+
+    return Chats(around(chat, "rm"), around(meta_chat, "mrm"), spending, prices, store)
+
+
+def check_prices(budget: BudgetConfig, *chats: Chat) -> None:
+    """Raises an error where dollars are to be counted and a price is not known.
+
+    Raises:
+        ConfigError: A model has no price.
+    """
+    for chat in chats:
+        if budget.usd is not None and _price(chat, budget) is None:
+            raise ConfigError(
+                f"budget.usd needs the price of {chat.name!r}: add budget.prices: "
+                f"{{{chat.name}: [prompt, completion]}}, in US dollars per million tokens, or cap "
+                "budget.tokens instead"
+            )
+
+
+def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
+    if isinstance(chat, SimulatedChat):
+        return Price(0.0, 0.0)
+    price = budget.prices.get(chat.name)
+    return None if price is None else Price(*price)
+
+
+def _spent_before(store: Store, prices: dict[str, Price | None]) -> dict[str, Any]:
+    """The ledger that was kept, brought up to date: a killed run could not write its last one.
+
+    What the store's judgements and decisions have cost is known to the last commit. The ledger
+    knows more only where an answer was paid for and could not be used.
+    """
+    kept: dict[str, Any] = json.loads(store.meta(LEDGER) or "{}")
+    for role, usage in store.usage().items():
+        known = Usage(**kept[role]["usage"]) if role in kept else Usage()
+        if usage.calls > known.calls:
+            price = prices.get(role)
+            usd = price.of(usage) if price is not None else 0.0
+            kept[role] = {"usage": usage.model_dump(), "usd": usd}
+    return kept

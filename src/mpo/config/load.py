@@ -1,0 +1,208 @@
+"""Reading a config: a YAML file or a preset's name, and `key.sub=value` overrides.
+
+Unknown keys are refused with the nearest known one: a misspelt key that is ignored would be found
+after the run was paid for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..errors import ConfigError
+from ..records import content_hash
+from .schema import Config, leaf_keys, part_of
+
+__all__ = ["PRESETS", "config_hash", "differences", "load_config", "preset_names", "to_yaml"]
+
+_EXAMPLES = {
+    "chat": "; say who grades: chat: {base_url: http://localhost:8000/v1, model: qwen}",
+    "model": "; say who is trained: model: a folder or hub id, or sandbox",
+}
+"""Of keys that have no default."""
+
+PRESETS = Path(__file__).parent.parent / "presets"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, with two repairs: `5e-4` is a number, and a key that stands
+    twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, None] = {}
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, str) and name in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {name!r} stands twice", problem_mark=key.start_mark
+                )
+            if isinstance(name, str):
+                seen[name] = None
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check a config.
+
+    Args:
+        source: A YAML file, or the name of a preset (`sandbox/essay`).
+        overrides: `key.sub=value`, values as in YAML; later ones win.
+
+    Raises:
+        ConfigError: No such file or preset, not YAML, or keys or values that cannot be used. The
+            message names each with its dotted place.
+    """
+    path = _find(source)
+    data = _read(path)
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(dict.fromkeys(_fault(fault) for fault in error.errors()))
+        raise ConfigError(f"config {str(source)!r}: {faults}") from error
+
+
+def preset_names() -> list[str]:
+    """Names that `load_config` takes beside paths."""
+    return sorted(
+        str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml")
+    )
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if str(source) in preset_names():
+        return PRESETS / f"{source}.yaml"
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    near = difflib.get_close_matches(str(source), preset_names(), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"no config {str(source)!r}: neither a file nor a preset "
+        f"({', '.join(preset_names())}){hint}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = _yaml(path.read_text("utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, not {data!r:.60}")
+    return data
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"override {override!r}: write key=value, e.g. trainer.steps=100")
+    try:
+        value = _yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+    place = data
+    for name in names[:-1]:
+        # `meta_chat.model=x` on a config without `meta_chat` starts it.
+        inner = place.get(name)
+        place[name] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        place = inner
+    place[names[-1]] = value
+    if names[-1] == "base_url" and value is not None:
+        # Naming an endpoint is enough to leave a preset's simulated model.
+        place.pop("sandbox", None)
+
+
+def _fault(fault: Any) -> str:
+    """One fault of pydantic's in our words."""
+    where = [str(part) for part in fault["loc"]]
+    dotted = ".".join(where)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r}{_nearest(where)}"
+    if fault["type"] == "missing":
+        return f"key {dotted!r} is missing{_EXAMPLES.get(dotted, '')}"
+    what = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    value = fault.get("input")
+    shown = "" if isinstance(value, dict | BaseModel) else f", not {value!r:.80}"
+    return f"{dotted}: {what}{'' if fault['type'] == 'value_error' else shown}"
+
+
+def _nearest(where: list[str]) -> str:
+    """The key that was probably meant: a sibling first, then the same name elsewhere."""
+    parent: type[BaseModel] | None = Config
+    for name in where[:-1]:
+        field = parent.model_fields.get(name) if parent is not None else None
+        parent = part_of(field.annotation) if field is not None else None
+    siblings = list(parent.model_fields) if parent is not None else []
+    prefix = ".".join(where[:-1])
+    near = difflib.get_close_matches(where[-1], siblings, 1, cutoff=0.75)
+    if near:
+        return f"; did you mean {'.'.join([*where[:-1], near[0]])!r}?"
+    by_name = {key.rpartition(".")[2]: key for key in reversed(leaf_keys())}
+    near = difflib.get_close_matches(where[-1], list(by_name), 1, cutoff=0.75)
+    if near:
+        return f"; did you mean {by_name[near[0]]!r}?"
+    near = difflib.get_close_matches(where[-1], siblings, 1, cutoff=0.0)
+    if near:
+        place = f" in {prefix!r}" if prefix else ""
+        return f"; the nearest{place} is {near[0]!r}, and there are {', '.join(siblings)}"
+    return ""
+
+
+def to_yaml(config: Config) -> str:
+    """The whole config, defaults included: what a run folder keeps."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return str(text)
+
+
+def config_hash(config: Config) -> str:
+    """16 hex digits over all keys; equal configs have equal hashes."""
+    return content_hash(config.model_dump(mode="json"))
+
+
+def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
+    """`key: old -> new` for each key that differs.
+
+    Args:
+        ignore: Top-level keys that do not count.
+    """
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    changed = []
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key) and key.partition(".")[0] not in ignore:
+            changed.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
+    return changed
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
