@@ -20,7 +20,7 @@ from .loop import run_in_loop
 from .model import check_before_loading, check_model, load_policy, load_tokenizer, quiet
 from .settings import TrainerSettings
 
-__all__ = ["blind_rubric"]
+__all__ = ["blind_rubric", "sample_batch"]
 
 
 def blind_rubric(
@@ -64,7 +64,7 @@ def blind_rubric(
             policy, tokenizer = load_policy(model, settings), load_tokenizer(model)
         try:
             for n in left:
-                batch = _sample(policy, tokenizer, reward, settings, rows, n, seed)
+                batch = sample_batch(policy, tokenizer, reward, settings, rows, n, seed)
                 run_in_loop(reward.score(batch))
                 run_in_loop(reward.step(n))
         finally:
@@ -72,7 +72,7 @@ def blind_rubric(
     return reward.rubric()
 
 
-def _sample(
+def sample_batch(
     policy: Any,
     tokenizer: Any,
     reward: EvolvingReward,
@@ -94,7 +94,8 @@ def _sample(
         Rollout(
             prompt=str(row["prompt"]),
             completion=text,
-            columns={name: value for name, value in row.items() if name != "prompt"},
+            columns={n: value for n, value in row.items() if n not in ("prompt", "cohort")},
+            cohort=str(row.get("cohort") or ""),
             step=n - 1,
             index=i,
         )

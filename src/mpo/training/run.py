@@ -1,4 +1,4 @@
-"""A whole training run from settings: load, train with GRPO, keep checkpoints, continue.
+"""A whole training run from settings: load, train with GRPO or RLOO, keep checkpoints, continue.
 
     summary = train(
         reward=reward, settings=TrainerSettings(steps=100), model="Qwen/Qwen3-0.6B",
@@ -149,7 +149,7 @@ def _trainer(
 ) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
-    from trl import GRPOTrainer  # type: ignore[attr-defined]
+    from trl import GRPOTrainer, RLOOTrainer  # type: ignore[attr-defined]
 
     reporter = _Reporter(reward, settings.steps, folder / "rubrics", progress)
     callback = mpo_trl.MPOCallback(reward, on_step=reporter.decided)
@@ -157,7 +157,7 @@ def _trainer(
     # TRL's own annotation knows no coroutine functions.
     rewards: list[Any] = [TRLReward(reward, auditor=auditor)]
     try:
-        trainer = GRPOTrainer(
+        trainer = (RLOOTrainer if settings.algorithm == "rloo" else GRPOTrainer)(
             model=model,
             reward_funcs=rewards,
             args=arguments,
@@ -175,11 +175,11 @@ def _trainer(
 
 
 def _arguments(settings: TrainerSettings, reward: EvolvingReward, folder: Path, seed: int) -> Any:
-    from trl import GRPOConfig  # type: ignore[attr-defined]
+    from trl import GRPOConfig, RLOOConfig  # type: ignore[attr-defined]
 
     micro, passes = settings.per_process(processes())
     try:
-        return GRPOConfig(
+        return (RLOOConfig if settings.algorithm == "rloo" else GRPOConfig)(
             **device_arguments(settings),
             output_dir=str(folder / "checkpoints"),
             max_steps=settings.steps,

@@ -54,12 +54,13 @@ class LoraSettings(_Settings):
 class TrainerSettings(_Settings):
     """How the policy is updated. Defaults suit a model of some billion weights on GPUs."""
 
-    algorithm: Literal["grpo"] = "grpo"
+    algorithm: Literal["grpo", "rloo", "ppo"] = "grpo"
+    """`grpo` and `rloo` through TRL, `ppo` through our own trainer."""
     steps: int = Field(400, gt=0)
     """Optimizer updates."""
     batch_size: int = Field(64, gt=0)
     """Completions per update, over all processes; a multiple of `num_generations`."""
-    num_generations: int = Field(8, ge=2)
+    num_generations: int = Field(8, ge=1)
     """Completions per prompt: GRPO compares them with each other."""
     micro_batch_size: int | None = Field(None, gt=0)
     """Completions per backward pass and process; all of an update's at once if None."""
@@ -80,7 +81,8 @@ class TrainerSettings(_Settings):
     bfloat16), arithmetic in bfloat16 where the GPU has it."""
     gradient_checkpointing: bool = False
     extra: dict[str, Any] = {}
-    """Further arguments of TRL's GRPOConfig, as they are."""
+    """Further arguments of TRL's GRPOConfig or RLOOConfig as they are; for PPO, the fields of
+    `PPOSettings` that have no key here."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,6 +90,10 @@ class TrainerSettings(_Settings):
             raise ValueError(
                 f"batch_size={self.batch_size} is not a multiple of "
                 f"num_generations={self.num_generations}: a group would be cut"
+            )
+        if self.num_generations < 2 and self.algorithm != "ppo":
+            raise ValueError(
+                f"{self.algorithm} compares completions of a group: at least 2 of them"
             )
         for key in self.extra:
             if key in OWN:

@@ -184,6 +184,7 @@ class TRLReward:
         rollouts = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             others = {name: _jsonable(values[i]) for name, values in columns.items()}
+            cohort = str(others.pop("cohort", None) or "")
             text = flatten(prompt)
             rollouts.append(
                 Rollout(
@@ -194,6 +195,7 @@ class TRLReward:
                     # Two rows may ask the same and want different answers.
                     group=content_hash([text, others]) if others else "",
                     index=first + i,
+                    cohort=cohort,
                     mode=mode,
                 )
             )

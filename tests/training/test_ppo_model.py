@@ -1,0 +1,245 @@
+"""Policy, reference and critic: what is computed is what transformers computes, only less of it."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from mpo.training.ppo_lm import Folding, LanguageModel  # noqa: E402
+from mpo.training.ppo_model import load_actor_critic  # noqa: E402
+from mpo.training.ppo_rollout import Sample, Sampling, chunk_of, chunks, sample  # noqa: E402
+from training.tiny_ppo import LORA, ppo  # noqa: E402
+
+CPU = torch.device("cpu")
+SAMPLES = [
+    Sample([3, 4, 5], [6, 7, 8, 9, 1], True),
+    Sample([10, 11, 12, 13, 14], [15], False),
+    Sample([16], [17, 18, 3], False),
+]
+
+
+def load(model: str, **changes):
+    return load_actor_critic(model, ppo(**changes), CPU, seed=0)
+
+
+def wiggle(ac) -> None:
+    """Adapters that do something: B starts at 0."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, p in ac.policy.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.2)
+        ac.value_head.weight.normal_()
+
+
+def whole_log_probs(model, one: Sample, temperature: float = 1.0):
+    """By transformers' own forward pass over the sequence, one at a time."""
+    ids = torch.tensor([one.prompt + one.completion])
+    logps = (model(input_ids=ids).logits[0] / temperature).log_softmax(-1)
+    first = len(one.prompt)
+    return torch.stack([logps[first + i - 1, t] for i, t in enumerate(one.completion)])
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": LORA.model_dump()}, {"critic": "separate"}])
+def test_a_micro_batch_is_each_sequence_by_itself(model: str, changes: dict) -> None:
+    ac = load(model, temperature=0.7, **changes)
+    wiggle(ac)
+    # As PEFT computes it, before any layer is folded.
+    plain = load(model, gradient_checkpointing=True, **changes)
+    plain.policy.load_state_dict(ac.policy.state_dict())
+    expected = torch.cat([whole_log_probs(plain.policy, one, 0.7) for one in SAMPLES])
+    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
+    logps, values = ac.evaluate(chunk.ids, chunk.where, chunk.tokens, ac.folding.weights())
+    assert torch.allclose(logps, expected, atol=1e-5)
+
+    body = ac.critic if ac.critic is not None else plain.lm.body
+    states = []
+    for one in SAMPLES:
+        ids = torch.tensor([one.prompt + one.completion])
+        hidden = body(input_ids=ids).last_hidden_state[0]
+        states.append(hidden[len(one.prompt) - 1 : -1])
+    assert torch.allclose(values, ac.value_head(torch.cat(states))[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_the_lora_reference_is_the_policy_with_adapters_off(model: str, r: int) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model)
+    ac = load(model, lora=LORA.model_dump() | {"r": r})
+    wiggle(ac)
+    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
+    inputs = (chunk.ids, chunk.where, chunk.tokens)
+    expected = torch.cat([whole_log_probs(base, one) for one in SAMPLES])
+    assert torch.allclose(ac.reference_log_probs(*inputs), expected, atol=1e-6)
+    # And the adapters are on again afterwards.
+    logps, _ = ac.evaluate(*inputs, ac.folding.weights())
+    assert not torch.allclose(logps, expected, atol=1e-2)
+
+
+def gradients(ac, folded: bool) -> dict:
+    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
+    weights = ac.folding.begin()
+    assert bool(weights.body) == folded
+    for _ in range(2):  # two micro-batches add up
+        logps, values = ac.evaluate(chunk.ids, chunk.where, chunk.tokens, weights)
+        (logps.sum() + (values**2).sum()).backward()
+    ac.folding.finish()
+    return {n: p.grad for n, p in ac.modules.named_parameters() if p.grad is not None}
+
+
+def test_folded_layers_have_the_gradients_of_lora_and_the_base_has_none(model: str) -> None:
+    targets = ["q_proj", "v_proj", "down_proj", "lm_head"]
+    lora = {"r": 16, "alpha": 8, "target_modules": targets}
+    folded, plain = load(model, lora=lora), load(model, lora=lora)
+    plain.folding = Folding(LanguageModel(plain.policy.get_base_model()), enabled=False)
+    for layer in plain.folding.rest:
+        layer.enable_adapters(True)
+    wiggle(folded)
+    plain.modules.load_state_dict(folded.modules.state_dict())
+    mine, theirs = gradients(folded, True), gradients(plain, False)
+    assert sorted(mine) == sorted(theirs)
+    assert all(("lora_" in name) or name.startswith("value_head") for name in mine)
+    for name, gradient in mine.items():
+        assert torch.allclose(gradient, theirs[name], atol=2e-4, rtol=1e-4), name
+
+
+def test_small_adapters_are_not_folded(model: str) -> None:
+    ac = load(model, lora={"r": 1, "alpha": 8})
+    assert ac.folding.weights().body == {}
+    assert len(ac.folding.rest) == 7
+    assert all("lora_" in n for n in gradients(ac, False) if not n.startswith("value_head"))
+
+
+def test_gradient_checkpointing_changes_no_gradient(model: str) -> None:
+    found = []
+    for on in (False, True):
+        ac = load(model, critic="separate", gradient_checkpointing=on)
+        wiggle(ac)
+        found.append(gradients(ac, False))
+    assert sorted(found[0]) == sorted(found[1])
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=1e-5), name
+
+
+def test_the_shared_critic_trains_the_trunk_and_the_separate_one_itself(model: str) -> None:
+    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
+    for critic in ("shared", "separate"):
+        ac = load(model, critic=critic)
+        wiggle(ac)
+        _, values = ac.evaluate(chunk.ids, chunk.where, chunk.tokens, ac.folding.begin())
+        values.sum().backward()
+        trunk = [p.grad for p in ac.lm.body.parameters()]
+        assert all((g is None) == (critic == "separate") for g in trunk)
+        assert ac.lm.head.weight.grad is None
+        if critic == "separate":
+            assert all(p.grad is not None for p in ac.critic.parameters())
+            assert "lm_head.weight" not in ac.critic.state_dict()  # no logits of the critic
+            assert len(ac.groups()) == 2
+
+
+def test_bfloat16_samples_from_copies_and_keeps_float32_masters(model: str) -> None:
+    ac = load(model, dtype="bfloat16")
+    before = {n: p.detach().clone() for n, p in ac.policy.named_parameters()}
+    weights = ac.sampling_weights()
+    assert {w.dtype for w in [*weights.body.values(), *weights.head.values()]} == {torch.bfloat16}
+    with ac.precision():
+        sample(ac.lm, weights, [[3, 4], [5]], Sampling(4, frozenset({1}), 0), generator(0))
+    for name, p in ac.policy.named_parameters():
+        assert p.dtype == torch.float32
+        assert torch.equal(p, before[name])
+    assert next(ac.reference.body.parameters()).dtype == torch.bfloat16
+    assert {p.dtype for group in ac.groups() for p in group} == {torch.float32}
+    lora = load(model, dtype="bfloat16", lora=LORA.model_dump())
+    assert {p.dtype for group in lora.groups() for p in group} == {torch.float32}
+
+
+def generator(seed: int):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------- sampling
+
+
+def test_greedy_completions_are_those_of_generate(model: str) -> None:
+    ac = load(model, lora=LORA.model_dump())
+    wiggle(ac)
+    plain = load(model, lora=LORA.model_dump(), gradient_checkpointing=True)
+    plain.policy.load_state_dict(ac.policy.state_dict())
+    plain.policy.eval()
+    prompts = [[3, 4, 5, 6, 7, 8], [9], [10, 11, 12]]
+    found = sample(
+        ac.lm,
+        ac.sampling_weights(),
+        prompts,
+        Sampling(10, frozenset({1}), 0, top_p=1e-6),  # only the likeliest token
+        generator(0),
+    )
+    for prompt, one in zip(prompts, found, strict=True):
+        ids = torch.tensor([prompt])
+        own = plain.policy.generate(
+            input_ids=ids, max_new_tokens=10, do_sample=False, eos_token_id=1, pad_token_id=0
+        )[0, len(prompt) :].tolist()
+        assert one.completion == own
+        assert one.ended == (own[-1] == 1)
+
+
+def test_rows_that_end_leave_the_batch_and_the_rest_goes_on(model: str) -> None:
+    ac = load(model)
+    prompts = [[3 + i] * (1 + i % 4) for i in range(12)]
+    ends = Sampling(12, frozenset(range(1, 6)), 0)
+
+    def complete(prompts: list[list[int]], sampling: Sampling, seed: int) -> list[Sample]:
+        return sample(ac.lm, ac.sampling_weights(), prompts, sampling, generator(seed))
+
+    found = complete(prompts, ends, 1)
+    assert len({len(one.completion) for one in found}) > 3
+    for one in found:
+        assert one.ended == (one.completion[-1] in ends.ends)
+        assert not ends.ends & {*one.completion[:-1]}
+        assert one.ended or len(one.completion) == 12
+    assert complete(prompts, ends, 1) == found
+    assert complete(prompts, ends, 2) != found
+    # With nothing left to chance, a row does not notice the others.
+    greedy = Sampling(12, frozenset({*range(1, 6), *range(15, 20)}), 0, top_p=1e-6)
+    together = complete(prompts, greedy, 1)
+    assert len({len(one.completion) for one in together}) > 1
+    assert together == [complete([prompt], greedy, 1)[0] for prompt in prompts]
+
+
+def test_sampling_follows_temperature_and_top_p(model: str) -> None:
+    ac = load(model)
+    with torch.no_grad():
+        logits = ac.lm.model(input_ids=torch.tensor([[3, 4]])).logits[0, -1]
+    n = 4000
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5)):
+        probs = (logits / temperature).softmax(-1)
+        order = probs.argsort(descending=True)
+        ahead = probs[order].cumsum(0) - probs[order]
+        kept = order[ahead < top_p]
+        expected = torch.zeros_like(probs)
+        expected[kept] = probs[kept] / probs[kept].sum()
+        sampling = Sampling(1, frozenset({1}), 0, temperature, top_p)
+        found = sample(ac.lm, ac.sampling_weights(), [[3, 4]] * n, sampling, generator(2))
+        counts = torch.bincount(
+            torch.tensor([one.completion[0] for one in found]), minlength=len(probs)
+        )
+        assert torch.allclose(counts / n, expected, atol=0.03)
+        assert counts[expected == 0].sum() == 0
+
+
+# ---------------------------------------------------------------------- micro-batches
+
+
+def test_micro_batches_hold_sequences_of_similar_length() -> None:
+    lengths = [5, 9, 2, 9, 4, 8]
+    samples = [Sample([3] * (n - 1), [4], False) for n in lengths]
+    rows = range(6)
+    assert chunks(samples, rows, most=None, tokens=None) == [(1, 3, 5, 0, 4, 2)]
+    assert chunks(samples, rows, most=2, tokens=None) == [(1, 3), (5, 0), (4, 2)]
+    assert chunks(samples, rows, most=None, tokens=18) == [(1, 3), (5, 0), (4, 2)]
+    assert chunks(samples, [2, 0], most=None, tokens=1) == [(0,), (2,)]
+    assert chunks(samples, [], most=2, tokens=None) == []
+    padding = sum(chunk_of(samples, c, 0, CPU).ids.numel() for c in [(1, 3), (5, 0), (4, 2)])
+    assert padding == 18 + 16 + 8
