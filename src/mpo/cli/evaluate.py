@@ -18,7 +18,7 @@ COMMANDS = {
     "generate": "Complete a test set with one or more checkpoints.",
     "rank": "Rank models by pairwise verdicts of a judge.",
     "math": "Measure how many final answers are right, by subject and level.",
-    "verdict": "Measure how many verdicts are right, beside the majority's share.",
+    "verdict": "Measure how many verdicts are right, beside the majority label.",
     "rouge": "Measure the overlap with reference summaries.",
     "judge": "Measure how good a rubric is with a reward model.",
 }

@@ -37,7 +37,7 @@ def verdict(
     seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Measure how many verdicts are right, beside the majority's share.
+    """Measure how many verdicts are right, beside the majority label.
 
     Rows have a completion that ends in <verdict>RIGHT</verdict> or <verdict>WRONG</verdict>; the
     last one counts, and none at all is wrong.

@@ -1,0 +1,176 @@
+"""How good is a rubric with this reward model? How often it prefers what people preferred.
+
+    pairs = read_pairs(rows, "llmbar.json", subset="Natural")
+    outcomes = await score_pairs(reward, pairs)
+    accuracy(outcomes).to_json()
+
+Beside it stand the two figures without which it says nothing: how far the longer response alone
+would get, and a judge that always calls it a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ChatTransportError, DataError
+from ..evolving_reward import EvolvingReward
+from ..records import Judgement, Rollout
+from ..untrusted import count_words
+from .bootstrap import Interval, mean_interval
+from .rows import Row, text_column
+
+__all__ = ["Outcome", "Pair", "PairAccuracy", "accuracy", "read_pairs", "score_pairs"]
+
+CHUNK = 32
+"""Pairs per progress update; they are asked at once."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt, of which people preferred the first."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    subset: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rewards said of a pair."""
+
+    pair: Pair
+    chosen: Judgement
+    rejected: Judgement
+
+    @property
+    def credit(self) -> float | None:
+        """1 where the chosen one got the higher reward, 0.5 for a tie; None where one of the two
+        is unscored, which is neither right nor wrong."""
+        if self.chosen.normalized is None or self.rejected.normalized is None:
+            return None
+        return _credit(self.chosen.normalized, self.rejected.normalized)
+
+
+@dataclass(frozen=True)
+class PairAccuracy:
+    """Of some pairs. Ties count half, as a coin would."""
+
+    pairs: int
+    n: int
+    """Of them, those with both rewards."""
+    ties: int
+    interval: Interval | None
+    """The accuracy; None where nothing was scored."""
+    length: float
+    """Accuracy of whoever prefers the longer response, over all pairs."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; shares 0 to 1."""
+        value = self.interval
+        strict = None if value is None else value.value - 0.5 * self.ties / self.n
+        return {
+            "accuracy": None if value is None else value.value,
+            "low": None if value is None else value.low,
+            "high": None if value is None else value.high,
+            "strict_accuracy": strict,
+            "pairs": self.pairs,
+            "n": self.n,
+            "ties": self.ties,
+            "unscored": self.pairs - self.n,
+            "baselines": {"length": self.length, "tie": 0.5},
+        }
+
+
+def read_pairs(rows: Sequence[Row], where: str, subset: str = "") -> list[Pair]:
+    """Preference pairs in either of two forms.
+
+    Args:
+        rows: `prompt`, `chosen`, `rejected`; or, as in LLMBar, `input`, `output_1`, `output_2` and
+            `label` (1 or 2, the better one). Maybe `subset`.
+        where: The file, for messages.
+        subset: Of rows that name none.
+
+    Raises:
+        DataError: No rows, a column missing, or another label.
+    """
+    if not rows:
+        raise DataError(f"{where} is empty: it has no preference pairs")
+    return [_pair(row, f"{where}, row {n}", subset) for n, row in enumerate(rows, start=1)]
+
+
+def _pair(row: Row, where: str, subset: str) -> Pair:
+    named = str(row["subset"]) if row.get("subset") is not None else subset
+    if "output_1" not in row:
+        prompt, chosen = text_column(row, ("prompt",), where), text_column(row, ("chosen",), where)
+        return Pair(prompt, chosen, text_column(row, ("rejected",), where), named)
+    outputs = [text_column(row, (name,), where) for name in ("output_1", "output_2")]
+    if row.get("label") not in (1, 2, "1", "2"):
+        raise DataError(f"{where}: label {row.get('label')!r:.40} is neither 1 nor 2")
+    better = int(row["label"]) - 1
+    prompt = text_column(row, ("input", "prompt"), where)
+    return Pair(prompt, outputs[better], outputs[1 - better], named)
+
+
+async def score_pairs(
+    reward: EvolvingReward,
+    pairs: Sequence[Pair],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Score both sides of every pair under the rubric in force, each by itself.
+
+    What the reward's store holds is not asked again.
+
+    Args:
+        reward: Its `max_unscored` should be 1, else a few failures end it.
+        pairs: To be scored.
+        progress: Told how many pairs are done, of how many.
+
+    Raises:
+        ChatTransportError: None of the first pairs could be scored.
+        MPOError: As `EvolvingReward.score`.
+    """
+    outcomes: list[Outcome] = []
+    for start in range(0, len(pairs), CHUNK):
+        chunk = pairs[start : start + CHUNK]
+        rollouts = [
+            Rollout(prompt=pair.prompt, completion=text, mode="eval")
+            for pair in chunk
+            for text in (pair.chosen, pair.rejected)
+        ]
+        found = await reward.score(rollouts)
+        outcomes += [Outcome(pair, *found[2 * n : 2 * n + 2]) for n, pair in enumerate(chunk)]
+        if progress is not None:
+            progress(len(outcomes), len(pairs))
+        if all(o.chosen.reward is None and o.rejected.reward is None for o in outcomes):
+            # Going on would ask a dead endpoint for every pair, with all its retries.
+            raise ChatTransportError(
+                f"none of the first {len(outcomes)} pairs could be scored; the first because of: "
+                f"{outcomes[0].chosen.unscored}"
+            )
+    return outcomes
+
+
+def accuracy(outcomes: Sequence[Outcome], seed: int = 0) -> PairAccuracy:
+    """How often the rewards prefer what people preferred.
+
+    Args:
+        outcomes: At least one.
+        seed: Of the bootstrap over prompts.
+    """
+    known = [(o.credit, o.pair.prompt) for o in outcomes if o.credit is not None]
+    credits = [credit for credit, _ in known if credit is not None]
+    lengths = [_credit(count_words(o.pair.chosen), count_words(o.pair.rejected)) for o in outcomes]
+    return PairAccuracy(
+        pairs=len(outcomes),
+        n=len(credits),
+        ties=credits.count(0.5),
+        interval=mean_interval(credits, [p for _, p in known], seed=seed) if credits else None,
+        length=sum(lengths) / len(lengths),
+    )
+
+
+def _credit(chosen: float, rejected: float) -> float:
+    return 0.5 if chosen == rejected else float(chosen > rejected)

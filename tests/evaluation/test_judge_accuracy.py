@@ -1,0 +1,116 @@
+"""A rubric on preference pairs, with a scripted reward model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpo.chat import Message, Schema, ScriptedChat
+from mpo.errors import ChatTransportError, DataError
+from mpo.evaluation.judge_accuracy import Outcome, Pair, accuracy, read_pairs, score_pairs
+from mpo.evolving_reward import EvolvingReward
+from mpo.schedule import Never
+from mpo.untrusted import find_fences
+
+LLMBAR = [
+    {"input": "Say A.", "output_1": "A, gladly, as you ask", "output_2": "A", "label": 2},
+    {"input": "Say B.", "output_1": "B", "output_2": "C", "label": 1},
+]
+
+
+def test_two_forms_of_pairs() -> None:
+    assert read_pairs(LLMBAR, "f", "Natural") == [
+        Pair("Say A.", "A", "A, gladly, as you ask", "Natural"),
+        Pair("Say B.", "B", "C", "Natural"),
+    ]
+    rows = [{"prompt": "p", "chosen": "c", "rejected": "r", "subset": "hard"}]
+    assert read_pairs(rows, "f", "other") == [Pair("p", "c", "r", "hard")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "f is empty: it has no preference pairs"),
+        ([{"prompt": "p", "chosen": "c"}], "row 1: has no column 'rejected'"),
+        ([LLMBAR[0], {**LLMBAR[1], "label": 0}], "row 2: label 0 is neither 1 nor 2"),
+        ([{**LLMBAR[0], "label": None}], "label None is neither"),
+    ],
+)
+def test_bad_pairs(rows: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_pairs(rows, "f")
+
+
+def reward_with(path: Path, score: Any) -> tuple[EvolvingReward, ScriptedChat]:
+    """An essay reward that gives every criterion the score of the response's text."""
+
+    def reply(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+        assert schema is not None
+        (response,) = find_fences(messages[-1]["content"], "RESPONSE")
+        given = score(response)
+        if given is None:
+            return "no JSON"
+        return json.dumps({key: {"rationale": "", "score": given} for key in schema["required"]})
+
+    chat = ScriptedChat(reply)
+    return EvolvingReward("essay", chat, path, schedule=Never(), max_unscored=1.0), chat
+
+
+def judge(reward: EvolvingReward, pairs: Sequence[Pair]) -> list[Outcome]:
+    return asyncio.run(score_pairs(reward, pairs))
+
+
+PAIRS = [
+    Pair("p1", "five 5", "two and some more words 2", "a"),
+    Pair("p2", "one 1", "four words are here 4", "a"),
+    Pair("p3", "three 3", "three too 3", "b"),
+    Pair("p4", "five 5", "nothing ?", "b"),
+]
+
+
+def last_digit(text: str) -> int | None:
+    return int(text[-1]) if text[-1].isdigit() else None
+
+
+def test_accuracy_ties_and_unscored(tmp_path: Path) -> None:
+    reward, chat = reward_with(tmp_path / "mpo.db", last_digit)
+    outcomes = judge(reward, PAIRS)
+    assert [outcome.credit for outcome in outcomes] == [1, 0, 0.5, None]
+    body = accuracy(outcomes).to_json()
+    assert body["accuracy"] == 0.5
+    assert body["strict_accuracy"] == pytest.approx(1 / 3)
+    assert (body["pairs"], body["n"], body["ties"], body["unscored"]) == (4, 3, 1, 1)
+    assert body["baselines"] == {"length": 0.125, "tie": 0.5}, "p4: 2 words against 2"
+    head = reward.rubric()
+    asked = len(chat.calls)
+    assert judge(reward, PAIRS[:3])[1].credit == 0
+    assert len(chat.calls) == asked, "what the store holds is not asked again"
+    assert reward.rubric() == head, "an evaluation never moves the head"
+
+
+def test_pairs_never_reach_the_mrm(tmp_path: Path) -> None:
+    reward, _ = reward_with(tmp_path / "mpo.db", last_digit)
+    judge(reward, PAIRS)
+    assert reward.store.window(cohort=None) == []
+    assert len(reward.store.window(cohort=None, mode="eval")) == 7
+
+
+def test_nothing_scored_is_an_error_and_no_accuracy(tmp_path: Path) -> None:
+    reward, _ = reward_with(tmp_path / "mpo.db", lambda text: None)
+    with pytest.raises(ChatTransportError, match="none of the first 4 pairs.*invalid_json"):
+        judge(reward, PAIRS)
+    lost = accuracy(judge(reward_with(tmp_path / "b.db", last_digit)[0], PAIRS)[3:])
+    assert lost.to_json()["accuracy"] is None
+
+
+def test_a_perfect_judge_has_a_degenerate_interval(tmp_path: Path) -> None:
+    reward, _ = reward_with(tmp_path / "mpo.db", lambda text: 5 if "good" in text else 0)
+    pairs = [Pair(f"p{n}", f"good {n}", f"bad {n}") for n in range(40)]
+    found = accuracy(judge(reward, pairs))
+    assert found.interval is not None
+    assert (found.interval.value, found.interval.low, found.interval.high) == (1, 1, 1)
