@@ -115,7 +115,7 @@ def test_an_endpoint_takes_the_place_of_the_simulated_model() -> None:
         (["trainer.steps=many"], ["trainer.steps", "'many'"]),
         (["trainer.steps=0"], ["trainer.steps", "greater than 0"]),
         (["reward.scale=huge"], ["reward.scale", "'raw' or 'anchored'", "'huge'"]),
-        (["arm=mpoo"], ["unknown arm 'mpoo'", "fixed, blind, mpo"]),
+        (["arm=mpoo"], ["unknown arm 'mpoo'", "fixed", "blind"]),
         (["trainer.batch_size=10"], ["batch_size=10", "num_generations=8"]),
         (["chat={model: m}"], ["chat", "base_url"]),
         (["trainer.steps"], ["write key=value"]),
@@ -162,7 +162,7 @@ def test_differences_name_each_key() -> None:
     assert differences(old, old) == []
 
 
-def test_only_one_arm_of_the_first_three_evolves() -> None:
+def test_only_one_arm_evolves_while_it_trains() -> None:
     assert [name for name, arm in ARMS.items() if arm.evolves] == ["mpo"]
     assert [name for name, arm in ARMS.items() if arm.blind] == ["blind"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 __all__ = ["AT_ONCE", "GATHER_S", "commit_as_they_come"]
 
@@ -35,45 +36,66 @@ async def commit_as_they_come(
         Exception: The first that `work` raised, after the other results are committed and what is
             still under way is cancelled.
     """
-    arrived: asyncio.Queue[tuple[bool, Result | Exception]] = asyncio.Queue()
-    waiting = iter(items)
-    workers: list[asyncio.Task[None]] = []
-
-    async def worker() -> None:
-        # Each starts the next one: so the first request is on its way before the last prompt is
-        # written.
-        if len(workers) < min(len(items), AT_ONCE):
-            workers.append(asyncio.create_task(worker()))
-        for item in waiting:
-            try:
-                arrived.put_nowait((True, await work(item)))
-            except Exception as error:  # handed over, not swallowed: it is raised below
-                arrived.put_nowait((False, error))
-
-    def commit_results(outcomes: list[tuple[bool, Result | Exception]]) -> None:
-        results = [outcome for good, outcome in outcomes if good]
-        if results:
-            commit(results)  # type: ignore[arg-type]
-
-    if items:
-        workers.append(asyncio.create_task(worker()))
+    arrived: asyncio.Queue[_Outcome[Result]] = asyncio.Queue()
+    workers = _start(items, work, arrived)
     try:
         left = len(items)
         while left:
             outcomes = [await arrived.get(), *_drain(arrived)]
-            if len(outcomes) < left and all(good for good, _ in outcomes):
+            if len(outcomes) < left and not _errors(outcomes):
                 await asyncio.sleep(GATHER_S)  # a commit costs more than a result
                 outcomes += _drain(arrived)
-            commit_results(outcomes)
-            for good, outcome in outcomes:
-                if not good and isinstance(outcome, Exception):
-                    raise outcome
+            _commit(outcomes, commit)
+            for error in _errors(outcomes):
+                raise error
             left -= len(outcomes)
     finally:
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        commit_results(_drain(arrived))  # paid for, though another one has stopped the batch
+        _commit(_drain(arrived), commit)  # paid for, though another one has stopped the batch
+
+
+@dataclass(frozen=True)
+class _Outcome(Generic[Result]):
+    """Of one item: what came of it."""
+
+    results: tuple[Result, ...] = ()
+    error: Exception | None = None
+
+
+def _start(
+    items: Sequence[Item],
+    work: Callable[[Item], Awaitable[Result]],
+    arrived: asyncio.Queue[_Outcome[Result]],
+) -> list[asyncio.Task[None]]:
+    """The workers; each starts the next one, so that the first request is on its way before the
+    last prompt is written."""
+    waiting = iter(items)
+    workers: list[asyncio.Task[None]] = []
+
+    async def worker() -> None:
+        if len(workers) < min(len(items), AT_ONCE):
+            workers.append(asyncio.create_task(worker()))
+        for item in waiting:
+            try:
+                arrived.put_nowait(_Outcome((await work(item),)))
+            except Exception as error:  # handed over, not swallowed: it is raised to the caller
+                arrived.put_nowait(_Outcome(error=error))
+
+    if items:
+        workers.append(asyncio.create_task(worker()))
+    return workers
+
+
+def _commit(outcomes: Sequence[_Outcome[Result]], commit: Callable[[list[Result]], None]) -> None:
+    results = [result for outcome in outcomes for result in outcome.results]
+    if results:
+        commit(results)
+
+
+def _errors(outcomes: Sequence[_Outcome[Result]]) -> list[Exception]:
+    return [outcome.error for outcome in outcomes if outcome.error is not None]
 
 
 def _drain(queue: asyncio.Queue[Item]) -> list[Item]:

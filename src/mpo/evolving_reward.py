@@ -44,7 +44,7 @@ from .scoring import Scorer
 from .store import Store
 from .task import Task, load_task
 
-__all__ = ["EvolvingReward"]
+__all__ = ["EvolvingReward", "roll_back"]
 
 _log = logging.getLogger(__name__)
 
@@ -301,9 +301,7 @@ class EvolvingReward:
         if self.on_alarm and reading.alarms and n - last >= self.min_distance:
             self.store.log_choice(CALLED, n, self.seed, [alarm.monitor for alarm in reading.alarms])
 
-    def _jump(
-        self, n: int, before: Sequence[StepSummary], now: StepSummary
-    ) -> dict[str, float]:
+    def _jump(self, n: int, before: Sequence[StepSummary], now: StepSummary) -> dict[str, float]:
         """How far the mean reward moved with a new rubric, from one update to the next."""
         changed = any(d.accepted and d.step == n - 1 for d in self.store.lineage())
         if not changed or not before or not before[0].scored or not now.scored:
@@ -429,37 +427,9 @@ class EvolvingReward:
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
-        """Put an earlier rubric of the lineage back in force, as a decision of its own.
-
-        Args:
-            rubric_id: Of the rubric, or a unique beginning of it.
-            n: Updates made so far.
-            reason: For the record.
-
-        Raises:
-            StoreError: The store knows no such rubric.
-            ConfigError: It never was in force for this cohort, or is in force now.
-        """
-        rubric = self.store.rubric(rubric_id)
-        head = self.rubric(cohort)
-        before = [d for d in self.store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
-        if not before or rubric == head:
-            why = "is in force already" if rubric == head else "never was in force"
-            raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
-        maps = {k: v for k, v in before[-1].figures.items() if k.startswith("scale_")}
-        decision = Decision(
-            step=n,
-            cohort=cohort,
-            kind="rollback",
-            parent=head.id,
-            proposed=rubric.id,
-            accepted=True,
-            reason=reason,
-            figures=maps,
-        )
-        self.store.decide(decision, rubric)
+        """Put an earlier rubric back in force; see `roll_back`."""
         self._maps.clear()
-        return decision
+        return roll_back(self.store, rubric_id, n, reason, cohort)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -498,3 +468,37 @@ class EvolvingReward:
         await self.chat.aclose()
         if self.meta_chat is not self.chat:
             await self.meta_chat.aclose()
+
+
+def roll_back(store: Store, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
+    """Put an earlier rubric of the lineage back in force, as a decision of its own.
+
+    Args:
+        store: Of the run.
+        rubric_id: Of the rubric, or a unique beginning of it.
+        n: Updates made so far.
+        reason: For the record.
+
+    Raises:
+        StoreError: The store knows no such rubric.
+        ConfigError: It never was in force for this cohort, or is in force now.
+    """
+    rubric = store.rubric(rubric_id)
+    head = store.head(cohort)
+    before = [d for d in store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
+    if not before or head is None or rubric == head:
+        why = "is in force already" if rubric == head else "never was in force"
+        raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
+    maps = {key: v for key, v in before[-1].figures.items() if key.startswith("scale_")}
+    decision = Decision(
+        step=n,
+        cohort=cohort,
+        kind="rollback",
+        parent=head.id,
+        proposed=rubric.id,
+        accepted=True,
+        reason=reason,
+        figures=maps,
+    )
+    store.decide(decision, rubric)
+    return decision

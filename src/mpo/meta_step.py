@@ -30,7 +30,8 @@ from .task import Task
 __all__ = ["ANCHORS", "Background", "MetaStep", "Outcome"]
 
 ANCHORS = 16
-"""Most rollouts that are scored under both rubrics at a switch, to undo its jump."""
+"""Rollouts that are scored under both rubrics at a switch, to undo its jump. Always the same:
+from the cohort's first step, so that many switches do not add up to a drift."""
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ class MetaStep:
         draft.figures |= ruling.figures
         draft.asked = draft.asked + ruling.usage
         if ruling.accepted:
-            figures, usage = await self._scaled(parent, draft.refinement.rubric, evidence.cases)
+            figures, usage = await self._scaled(parent, draft.refinement.rubric, known)
             draft.figures |= figures
             draft.asked = draft.asked + usage
         return ruling.accepted, ruling.reason
@@ -188,16 +189,20 @@ class MetaStep:
         )
 
     async def _scaled(
-        self, parent: Rubric, rubric: Rubric, cases: Sequence[Case]
+        self, parent: Rubric, rubric: Rubric, known: Sequence[Case]
     ) -> tuple[dict[str, float], Usage]:
         """The map that keeps the anchors' reward through the switch, where the scale anchors."""
         if not isinstance(self.scale, Anchored):
             return {}, Usage()
-        anchors = [c for c in cases if c.judgement.rubric_id == parent.id and not c.judgement.rule]
-        anchors = anchors[:ANCHORS]
+        first = min((case.rollout.step for case in known), default=0)
+        anchors = sorted(
+            (c for c in known if c.rollout.step == first and c.judgement.rule is None),
+            key=lambda case: case.rollout.id,  # a hash: as good as a draw, and always the same one
+        )[:ANCHORS]
         panel = Panel(self.reward_model, self.task, normalized)
-        before = [case.judgement.normalized for case in anchors]
-        after = await panel.scores([case.rollout for case in anchors], rubric)
+        panel.know(anchors, parent)
+        texts = [case.rollout for case in anchors]
+        before, after = await panel.scores(texts, parent), await panel.scores(texts, rubric)
         old = self.scale.map(parent.id)
         new = fit_map(rubric.id, before, after, old)
         moved = jump(

@@ -318,7 +318,8 @@ _MUST = r"(?:must|should|has to|have to|shall)"
 _PHRASES: tuple[tuple[str, str, str], ...] = (
     (
         "ignore_instructions",
-        "ignor|disregard|forget|overrid|overrul|bypass|do not follow|忽略|无视|無視|игнорир|تجاهل|무시",
+        "ignor|disregard|forget|overrid|overrul|bypass|do not follow"
+        "|忽略|无视|無視|игнорир|تجاهل|무시",
         rf"""\b(?:ignore|disregard|forget|overrid|overrul|bypass|do not follow)\w*\s.{{,40}}?{_RULE}
         (?:忽略|无视).{{0,12}}(?:指令|说明|评分|提示|标准|要求)|無視して|지시.{{0,10}}무시
         ignora\w*\s.{{0,30}}?(?:instruc|istruzion|rúbrica|criteri)|تجاهل.{{0,20}}تعليمات

@@ -153,13 +153,14 @@ def test_a_failure_is_everybodys_and_is_not_remembered() -> None:
 class Waiting:
     name = "waiting"
 
-    def __init__(self, inner: Chat) -> None:
+    def __init__(self, inner: Chat, seconds: float = 0.02) -> None:
         self.inner = inner
+        self.seconds = seconds
         self.cancelled = 0
 
     async def complete(self, messages: Any, **options: Any) -> Completion:
         try:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -170,7 +171,7 @@ class Waiting:
 
 
 def test_one_callers_cancellation_is_not_the_others() -> None:
-    inner = Waiting(ScriptedChat(echo))
+    inner = Waiting(ScriptedChat(echo), seconds=0.2)
     chat = DedupedChat(inner)
 
     async def scene() -> Completion:
@@ -189,7 +190,7 @@ def test_one_callers_cancellation_is_not_the_others() -> None:
 
 
 def test_a_call_that_nobody_waits_for_is_given_up() -> None:
-    inner = Waiting(ScriptedChat(echo))
+    inner = Waiting(ScriptedChat(echo), seconds=0.5)
     chat = DedupedChat(inner)
 
     async def scene() -> Completion:

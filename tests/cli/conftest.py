@@ -51,7 +51,7 @@ class Mpo:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 

@@ -257,7 +257,7 @@ def test_it_opens_in_a_browser_without_errors(tmp_path: Path, html: str) -> None
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert "document idle" in done.stderr, "bokeh has drawn the figures"

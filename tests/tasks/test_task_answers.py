@@ -110,6 +110,8 @@ DIFFERENT = r"""
 5 | -5
 5 | 5,6 | a second answer is no help
 5 | 5 \text{ or } 6
+5 | 5 \text{ or six}
+5 | 5 \text{ (or maybe 6)}
 12 | 1 2
 12 | 1,2
 1,2 | 1,3
@@ -272,7 +274,7 @@ def test_on_maths_own_answers() -> None:
     rng = random.Random(0)
     answers = [final_answer(solution) for solution in solutions]
     assert None not in answers
-    for answer in rng.sample([a for a in answers if a], 250):
+    for answer in rng.sample([a for a in answers if a], 120):
         dressed = "$" + answer.replace(r"\frac", r"\dfrac").replace(r"\left", "") + ".$"
         assert same_answer(answer, dressed.replace(r"\right", ""))
         for wrong in perturbed(answer, rng):

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
-from . import bench_judge
+from . import bench_judge, bench_store
 
 __all__ = ["app"]
 
@@ -110,6 +110,39 @@ def judge(
         typer.echo(json.dumps(result, indent=2))
     else:
         bench_judge.render(result, Console())
+
+
+@app.command()
+def store(
+    judgements: int = typer.Option(
+        bench_store.QUICK, min=1, help="How many the store holds when it is asked."
+    ),
+    full: bool = typer.Option(False, "--full", help="A million of them: minutes, 3 GB of disk."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure the store: appending from two processes, the evidence query, memory and resume.
+
+    In a temporary folder (TMPDIR says where). The rates hold for a machine with nothing else to
+    do.
+
+    Example: mpo bench store --json
+    """
+    result = bench_store.measure(bench_store.FULL if full else judgements)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    targets = result["targets"]
+    typer.echo(f"{result['judgements']} judgements, {result['file_mb']} MB")
+    typer.echo(
+        f"append   {result['append_per_s']} judgements/s by 2 processes "
+        f"(target {targets['append_per_s']})"
+    )
+    typer.echo(
+        f"window   {result['window_ms']} ms for {result['window_cases']} cases "
+        f"(target {targets['window_ms']})"
+    )
+    typer.echo(f"resume   {result['resume_s']} s (target {targets['resume_s']})")
+    typer.echo(f"memory   {result['peak_mb']} MB at most, resume and window")
 
 
 def _seconds(program: str) -> float:

@@ -13,10 +13,21 @@ from typing import Any, Literal
 import typer
 from rich.console import Console
 
-from ..config import ARMS, Config, RunFolder, check, finished, load_config, write_text
+from ..config import (
+    ARMS,
+    Config,
+    RunFolder,
+    arm_rubric,
+    check,
+    finished,
+    load_config,
+    read_rubric_file,
+    write_text,
+)
 from ..config.schema import SANDBOX, BudgetConfig
 from ..errors import ConfigError
 from ..sandbox.policy import ensure_policy
+from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
 from .results import gather, next_commands, report_or_why, results_table
@@ -46,7 +57,8 @@ def compare(
     """Train several arms and seeds side by side, and compare them.
 
     Runs that are finished are not run again: the same command continues a comparison, and another
-    arm or more seeds can be added to it.
+    arm or more seeds can be added to it. With the arm autoprompt, rubric=FILE is that arm's alone:
+    the others start from the task's own.
 
     Example: mpo compare sandbox/essay --arms fixed,mpo --seeds 2 --name demo
     """
@@ -104,7 +116,14 @@ def _run_missing(
     missing = [label for label in labels if finished(folder / label) is None]
     if not missing:
         return {}, 0.0
-    check(config)  # one clear line now, not one for each child
+    given = _given(config, arms)
+    # One clear line now, not one for each child.
+    check(config.model_copy(update={"arm": arms[0], "rubric": given[arms[0]]}))
+    task = load_task(config.task)
+    for arm in arms:
+        path = arm_rubric(arm, task, given[arm])
+        if path is not None:
+            task.check_rubric(read_rubric_file(path))
     started = time.monotonic()
     title = f"mpo compare {folder.name}{' (sandbox)' if config.is_sandbox else ''}"
     first = [POLICY] if config.model == SANDBOX else []
@@ -115,7 +134,7 @@ def _run_missing(
         if first:
             _train_policy(board)
         failed = run_jobs(
-            [_job(folder, label, config.budget) for label in missing],
+            [_job(folder, label, config.budget, given) for label in missing],
             jobs or min(2, os.cpu_count() or 1),
             board.take,
         )
@@ -133,11 +152,19 @@ def _train_policy(board: Board) -> None:
     board.take(POLICY, {"kind": "done"})
 
 
-def _job(folder: Path, label: str, budget: BudgetConfig) -> Job:
+def _given(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
+    """The config's rubric by arm. Where one of several arms is there to try a given rubric, it is
+    that arm's alone: the others start from the task's own."""
+    mine = [arm for arm in arms if ARMS[arm].given]
+    return {arm: config.rubric if not mine or arm in mine else None for arm in arms}
+
+
+def _job(folder: Path, label: str, budget: BudgetConfig, given: dict[str, str | None]) -> Job:
     arm, _, seed = label.rpartition("-")
     name = str((folder / label).relative_to(run_path("x").parent))
     arguments = [
         *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
+        f"rubric={json.dumps(given[arm])}",
         # Maybe larger than the one that the comparison was begun with; each run has its own.
         f"budget={json.dumps(budget.model_dump())}",
         *("--name", name, "--progress", "json"),

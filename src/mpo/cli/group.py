@@ -20,15 +20,22 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "Train a policy with one arm.",
     "compare": "Train several arms and seeds side by side, and compare them.",
+    "plan": "Say what a run will ask and cost, without loading or asking a model.",
     "score": "Score the completions of a JSONL file, without a trainer.",
     "evolve": "Propose a better rubric from the completions of a JSONL file.",
-    "rubric": "Show and compare the rubrics of a run.",
+    "rubric": "Show, compare, check and roll back rubrics.",
+    "evaluate": "Measure policies and judges.",
     "report": "Write one HTML file about one or more runs.",
-    "task": "Check a task folder.",
+    "replay": "Score a run's stored rollouts under another rubric of its lineage.",
+    "import": "Read a run of the published MPO code, for report, rubric and replay.",
+    "task": "Write and check task folders, and build the cohorts of their data.",
+    "serve": "Serve the reward over HTTP, for engines that score in many processes.",
     "sandbox": "Serve the simulated model over HTTP.",
     "bench": "Measure this installation.",
 }
 """By name, in the order of the help: the first line of each command's own help."""
+
+_MODULES = {"import": "import_"}  # a keyword cannot name a module that is imported by name
 
 
 class CommandGroup(TyperGroup):
@@ -44,7 +51,7 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
-            module = importlib.import_module(f".{args[0]}", __package__)
+            module = importlib.import_module(f".{_MODULES.get(args[0], args[0])}", __package__)
             self.add_command(typer.main.get_command(module.app), args[0])
         return super().resolve_command(ctx, args)
 

@@ -9,9 +9,12 @@ from typing import Any
 import typer
 
 from ..config import read_rubric_file
-from ..errors import ConfigError
+from ..errors import ConfigError, RubricError
+from ..evolving_reward import roll_back
+from ..lint import lint as find_faults
 from ..rubric import Rubric, diff_rubrics
 from ..store import Store
+from ..task import load_task
 from .runs import find, open_store
 
 __all__ = ["app"]
@@ -21,7 +24,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=T
 
 @app.callback()
 def rubric() -> None:
-    """Show and compare the rubrics of a run."""
+    """Show, compare, check and roll back rubrics."""
 
 
 @app.command()
@@ -69,6 +72,65 @@ def diff(
         typer.echo(change or f"no change: both are {before.id}\n", nl=False)
 
 
+@app.command()
+def lint(
+    file: Path = typer.Argument(..., help="A rubric file, in any form that can be read."),
+    task: str = typer.Option("", "--task", help="A built-in task or folder: gives the limits."),
+    parent: Path = typer.Option(None, "--parent", help="The rubric file that it is to follow."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Find faults of a rubric without a model. Exit code 1 on an error, 0 with warnings.
+
+    Example: mpo rubric lint proposed.md --task essay --parent current.md
+    """
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RubricError(f"rubric {str(file)!r}: cannot be read as text: {error}") from error
+    findings = find_faults(
+        text,
+        task=load_task(task) if task else None,
+        parent=read_rubric_file(parent) if parent is not None else None,
+    )
+    bad = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        found = [finding.to_dict() for finding in findings]
+        typer.echo(json.dumps({"ok": not bad, "findings": found}, indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            typer.echo(str(finding))
+        typer.echo(f"{file}: {_counted(bad, 'error')}, {_counted(len(findings) - bad, 'warning')}")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    run: str = typer.Argument(..., help="A run's folder or name, or its mpo.db."),
+    which: str = typer.Argument(..., help="seed, or the first digits of a rubric's id."),
+    reason: str = typer.Option("by hand", help="For the record."),
+) -> None:
+    """Put an earlier rubric back in force, as a decision of its own. Nothing is deleted.
+
+    A run that is training picks it up with its next update.
+
+    Example: mpo rubric rollback runs/essay-mpo-0 661d920d --reason "the policy got worse"
+    """
+    with open_store(run) as store:
+        seed = next((d.proposed for d in store.lineage() if d.kind == "seed"), None)
+        if seed is None:
+            raise ConfigError(f"run {run!r} has no rubric yet")
+        last = store.last_step()
+        decision = roll_back(
+            store, seed if which == "seed" else which, 0 if last is None else last + 1, reason
+        )
+    typer.echo(f"rubric {decision.proposed} is in force again, after {decision.parent}")
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
 def _is_rubric_file(text: str) -> bool:
     return Path(text).is_file() and Path(text).suffix != ".db"
 
@@ -101,7 +163,8 @@ def _print_lineage(store: Store, as_json: bool) -> None:
         typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
         return
     for d in decisions:
-        verdict = "in force" if d.accepted else "refused"
+        same = d.proposed is not None and d.proposed == d.parent
+        verdict = "in force" if d.accepted else "unchanged" if same else "refused"
         typer.echo(f"step {d.step:>5}  {d.kind:<8}  {d.proposed or '-':<16}  {verdict}: {d.reason}")
         if d.refinement is not None and d.refinement.reasons:
             typer.echo(f"            {' '.join(d.refinement.reasons.split())}")

@@ -1,23 +1,30 @@
-"""`mpo task`: look after task folders."""
+"""`mpo task`: look after task folders, and the cohorts of their data."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import typer
 
-from ..errors import TaskError
-from ..task import BUILTIN, builtin_tasks, check_task
+from ..config import read_records
+from ..errors import ConfigError, TaskError
+from ..task import BUILTIN, builtin_tasks, check_task, load_task
+from ..tasks.cohorts import Cohorts, Method, cohorts_path
+from ..tasks.template import write_task_template
 
 __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
+DEFAULT_CLUSTERS = 3
+"""Per subject, as in the paper (App. F.5.3), where a task does not say."""
+
 
 @app.callback()
 def task() -> None:
-    """Check a task folder."""
+    """Write and check task folders, and build the cohorts of their data."""
 
 
 @app.command()
@@ -49,3 +56,63 @@ def check(
     if found is not None and not as_json:
         criteria = len(found.rubric.criteria)
         typer.echo(f"{found.name}: ok ({criteria} criteria, {len(found.prompts)} prompts)")
+
+
+@app.command()
+def new(
+    folder: Path = typer.Argument(..., help="A folder that does not exist yet, or is empty."),
+) -> None:
+    """Write a commented task folder to start from; it passes `mpo task check` as it is.
+
+    Example: mpo task new my-task
+    """
+    for path in write_task_template(folder):
+        typer.echo(str(path))
+    typer.echo(f"next: edit them, then mpo task check {folder}")
+
+
+@app.command()
+def cohorts(
+    data: Path = typer.Argument(..., help="The dataset: .jsonl, .json or .parquet."),
+    task: str = typer.Option(..., "--task", help="A built-in task, or a task folder."),
+    clusters: int = typer.Option(
+        None, min=1, help="For each value of the column; the task's own if left out."
+    ),
+    column: str = typer.Option("", help="Rows that differ in it are never together."),
+    method: Method = typer.Option("auto", help="What likeness is taken from."),
+    seed: int = typer.Option(0, min=0, help="Of the clustering."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Split a dataset into cohorts, each with a rubric of its own, and save them beside it.
+
+    By the column first, then by likeness of the prompts: with sentence embeddings where
+    sentence-transformers is installed, with TF-IDF otherwise.
+
+    Example: mpo task cohorts train.jsonl --task math --clusters 3
+    """
+    spec = load_task(task).spec
+    by = column or (spec.cohorts.column if spec.cohorts else "")
+    if not by:
+        raise ConfigError(f"task {task!r} names no cohorts: give --column")
+    if clusters is None:
+        clusters = spec.cohorts.clusters if spec.cohorts else DEFAULT_CLUSTERS
+    rows = read_records(data)
+    text = spec.dataset.prompt_column
+    built = Cohorts.build(
+        rows, column=by, text_column=text, clusters=clusters, seed=seed, method=method
+    )
+    path = cohorts_path(data)
+    built.save(path)
+    sizes = Counter(built.assign(row) for row in rows)
+    if as_json:
+        found = {
+            "file": str(path),
+            "column": by,
+            "method": built.method,
+            "cohorts": {name: sizes[name] for name in built.names},
+        }
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for name in built.names:
+        typer.echo(f"{sizes[name]:>6}  {name}")
+    typer.echo(f"{path}: {len(built.names)} cohorts of {len(rows)} rows by {by!r} ({built.method})")

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import typer
 
-from ..config import Config, Parts, RunFolder, build, finished, load_config
+from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
 from ..evaluation.metrics import arm_seed_summary
 from ..training.run import StepReport
-from ..training.run import train as run_training
+from ..training.start import start as run_training
+from ..training.untrained import score_untrained
 from .board import Ages, Board, open_board, step_event
 from .results import cost_lines, next_commands, report_or_why
 
@@ -29,7 +30,7 @@ def train(
     config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
     overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
     name: str = typer.Option("", help="The run's folder is runs/NAME; from the config if empty."),
-    arm: str = typer.Option("", help="fixed, blind or mpo; the config's own if empty."),
+    arm: str = typer.Option("", help=f"{', '.join(ARMS)}; the config's own if empty."),
     progress: Literal["auto", "live", "plain", "json"] = typer.Option(
         "auto", help="How progress is shown; json prints one object per line."
     ),
@@ -93,7 +94,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
 
     say("loading the policy")
     try:
-        outcome = run_training(
+        outcome = (run_training if ARMS[config.arm].trains else score_untrained)(
             reward=parts.reward,
             settings=config.trainer,
             model=parts.model,

@@ -9,12 +9,13 @@ arm changes, `folder` keeps a run's folder, `chats` makes the models' clients, `
 parts.
 """
 
-from .arms import ARMS, Arm
+from .arms import ARMS, Arm, arm_rubric
 from .build import Parts, build, check, read_rubric_file
 from .chats import Chats, Endpoints, compose, make_chat, reachable
 from .data import load_rows, read_records
 from .folder import RunFolder, finished, read_run_config, write_text
 from .load import PRESETS, config_hash, differences, load_config, preset_names, to_yaml
+from .plan import make_plan
 from .schema import Config, leaf_keys
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Endpoints",
     "Parts",
     "RunFolder",
+    "arm_rubric",
     "build",
     "check",
     "compose",
@@ -36,6 +38,7 @@ __all__ = [
     "load_config",
     "load_rows",
     "make_chat",
+    "make_plan",
     "preset_names",
     "reachable",
     "read_records",

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["ARMS", "Arm"]
+from ..errors import ConfigError
+from ..task import Task
+
+__all__ = ["ARMS", "Arm", "arm_rubric"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,53 @@ class Arm:
     blind: bool = False
     """Whether the rubric is first rewritten, as often as `mpo` would, on the untrained policy's
     texts."""
+    trains: bool = True
+    """Without it the untrained policy's texts are scored, and that is all."""
+    rubric: str | None = None
+    """Name of the file in the task's `rubrics/` folder that it runs with."""
+    given: bool = False
+    """The file may be given by the config's `rubric` instead."""
 
 
 ARMS: Mapping[str, Arm] = {
+    "base": Arm("no training: the untrained policy's texts are scored", trains=False),
     "fixed": Arm("the seed rubric stays in force"),
+    "expert": Arm("a rubric after public scales of writing traits stays in force", rubric="expert"),
+    "oracle": Arm("a rubric written against known reward hacking stays in force", rubric="oracle"),
+    "autoprompt": Arm(
+        "a rubric from an offline prompt optimiser (`rubric: FILE`) stays in force",
+        rubric="autoprompt",
+        given=True,
+    ),
     "blind": Arm("the rubric is rewritten before training, on the untrained policy", blind=True),
     "mpo": Arm("the rubric is rewritten while the policy trains", evolves=True),
 }
 """In the order of tables."""
+
+
+def arm_rubric(arm: str, task: Task, given: str | None) -> Path | None:
+    """File of the rubric that an arm starts with; None for the task's own.
+
+    Args:
+        given: The config's `rubric`.
+
+    Raises:
+        ConfigError: The arm runs with a rubric of its own, and the task has none.
+    """
+    name = ARMS[arm].rubric
+    if name is None or (given and ARMS[arm].given):
+        return Path(given) if given else None
+    folder = task.folder / "rubrics"
+    path = folder / f"{name}.md"
+    if path.is_file():
+        return path
+    if ARMS[arm].given:
+        raise ConfigError(
+            f"arm {arm!r} runs with a rubric that a prompt optimiser wrote: give its file as "
+            f"rubric=FILE, or put it at {path}"
+        )
+    there = ", ".join(sorted(other.stem for other in folder.glob("*.md")))
+    raise ConfigError(
+        f"arm {arm!r}: task {task.name!r} has no such rubric ({path} is missing"
+        + (f"; there is {there})" if there else ")")
+    )

@@ -21,9 +21,11 @@ from ..scale import Anchored, Normalized, Raw, Scale, normalized
 from ..schedule import SELECTIONS, Every, Never, Schedule
 from ..store import Store
 from ..task import Task, load_task
+from ..tasks.answers import BoxedAnswers
 from ..training.blind import blind_rubric
 from ..training.run import Auditor
-from .arms import ARMS
+from ..training.start import ppo_settings
+from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
 from .folder import write_text
@@ -63,7 +65,7 @@ class Checked:
 
     task: Task
     rubric: Rubric | None
-    """The seed rubric that the config names; None for the task's own."""
+    """The seed rubric that arm or config name; None for the task's own."""
     rows: list[dict[str, Any]]
     chat: Chat
     meta_chat: Chat
@@ -111,9 +113,12 @@ def check(config: Config) -> Checked:
         MPOError: One of them cannot be used.
     """
     task = load_task(config.task)
+    if config.trainer.algorithm == "ppo":
+        ppo_settings(config.trainer)
     if config.model == SANDBOX:
-        task = _in_sandbox(task)
-    rubric = read_rubric_file(Path(config.rubric)) if config.rubric else None
+        task = in_sandbox(task)
+    path = arm_rubric(config.arm, task, config.rubric)
+    rubric = read_rubric_file(path) if path is not None else None
     rows = load_rows(config, task)
     endpoints = Endpoints()
     chat = make_chat(config.chat, config.sandbox, config.seed, endpoints)
@@ -125,7 +130,7 @@ def check(config: Config) -> Checked:
     return Checked(task, rubric, rows, chat, meta_chat)
 
 
-def _in_sandbox(task: Task) -> Task:
+def in_sandbox(task: Task) -> Task:
     """The task for a policy that knows no instruction but the corpus's own, and has 72 tokens."""
     response = task.spec.response.model_copy(
         update={"max_tokens": SANDBOX_TOKENS, "max_words": SANDBOX_TOKENS}
@@ -176,12 +181,18 @@ def _reward(
         flags=config.reward.flags,
         analysis=meta.analysis,
         rationales=meta.rationales,
+        answers=_answers(checked.task),
         apply_after=meta.apply_after if config.arm != "blind" else 0,
         lint=meta.lint,
         on_alarm=meta.alarm is not None,
         min_distance=meta.alarm or 1,
         seed=config.seed,
     )
+
+
+def _answers(task: Task) -> BoxedAnswers | None:
+    """What compares final answers, for a task that grades by them."""
+    return BoxedAnswers() if task.spec.rm.answer_check != "off" else None
 
 
 def _gate(config: Config, task: Task, chats: Chats, store: Store) -> Gate:
@@ -192,7 +203,7 @@ def _gate(config: Config, task: Task, chats: Chats, store: Store) -> Gate:
         DataError: A file of pairs that cannot be read.
     """
     names = [config.meta.gate] if isinstance(config.meta.gate, str) else config.meta.gate
-    model = make_reward_model(task, chats.rm, store.secret, config.seed)
+    model = make_reward_model(task, chats.rm, store.secret, config.seed, answers=_answers(task))
     gates: list[Gate] = []
     for name in names:
         kind, _, argument = name.partition(":")

@@ -74,6 +74,7 @@ def make_chat(
         chat.model,
         api_key_env=chat.api_key_env,
         timeout_s=chat.timeout_s,
+        retries=chat.retries,
         concurrency=chat.concurrency,
         tier=chat.tier,
         tiers=shared.tiers,

@@ -16,9 +16,13 @@ from ..errors import DataError, MissingExtraError
 from ..sandbox import corpus
 from ..schedule import seeded
 from ..task import Task, placeholders
+from ..tasks.cohorts import Cohorts, cohorts_path
 from .schema import SANDBOX, Config
 
-__all__ = ["load_rows", "read_records"]
+__all__ = ["is_local", "load_rows", "read_records"]
+
+SAMPLE = "sample"
+"""As `data.path`: the rows that ship with the task, written for trying it out."""
 
 SANDBOX_ROWS = 512
 """Prompts that the sandbox writes where `data.limit` does not say."""
@@ -38,8 +42,31 @@ def load_rows(config: Config, task: Task) -> list[dict[str, Any]]:
         raise DataError(f"dataset {source!r} is empty: it has no row to train on")
     if config.data.shuffle:
         seeded(config.seed, "data").shuffle(rows)
-    rows = rows[: config.data.limit]
+    rows = _in_cohorts(task, source, rows[: config.data.limit])
     return [_row(task, source, number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _in_cohorts(task: Task, source: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with its `cohort`, where the task has cohorts.
+
+    Raises:
+        DataError: The saved cohorts do not know a row's, or have to be made first.
+    """
+    spec = task.spec.cohorts
+    if spec is None or source == SANDBOX:
+        return rows
+    path = cohorts_path(source)
+    if path.is_file():
+        cohorts = Cohorts.load(path)
+    elif spec.clusters == 1:
+        column = task.spec.dataset.prompt_column
+        cohorts = Cohorts.build(rows, column=spec.column, text_column=column)
+    else:
+        raise DataError(
+            f"task {task.name!r} grades by cohort, and {path} is not there: "
+            f"mpo task cohorts {source} --task {task.name}"
+        )
+    return [{**row, "cohort": cohorts.assign(row)} for row in rows]
 
 
 def _read(config: Config, task: Task) -> tuple[str, list[dict[str, Any]]]:
@@ -50,11 +77,26 @@ def _read(config: Config, task: Task) -> tuple[str, list[dict[str, Any]]]:
     if source == SANDBOX:
         prompts = corpus.prompts(config.seed, data.limit or SANDBOX_ROWS)
         return source, [{given.prompt_column: prompt} for prompt in prompts]
-    # A task's own file lies in its folder; a config's path is seen from where the command runs.
-    path = Path(source) if data.path else task.folder / source
-    if path.exists() or str(path).endswith(_SUFFIXES):
+    path = _path(config, task)
+    if is_local(config, task):
         return str(path), read_records(path)
     return source, _hub(source, data.split or given.split)
+
+
+def _path(config: Config, task: Task) -> Path:
+    # A task's own file lies in its folder; a config's path is seen from where the command runs.
+    data = config.data
+    if data.path == SAMPLE:
+        return task.sample
+    return Path(data.path) if data.path else task.folder / (task.spec.dataset.path or "")
+
+
+def is_local(config: Config, task: Task) -> bool:
+    """Whether the rows can be had without a network."""
+    if config.data.path == SANDBOX:
+        return True
+    path = _path(config, task)
+    return path.exists() or str(path).endswith(_SUFFIXES)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -136,14 +178,17 @@ def _hub(name: str, split: str) -> list[dict[str, Any]]:
 
 def _row(task: Task, source: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     column = task.spec.dataset.prompt_column
-    for name in placeholders(task.spec.prompt):
-        name = column if name == "prompt" and "prompt" not in row else name
+    named = [
+        column if name == "prompt" and "prompt" not in row else name
+        for name in placeholders(task.spec.prompt)
+    ]
+    for name in dict.fromkeys([*named, *(n for n in task.spec.columns if n != column)]):
         if name not in row:
             raise DataError(
-                f"dataset {source!r}, row {number}: column {name!r} is missing, which the prompt "
-                f"of task {task.name!r} needs; its columns are {', '.join(row) or 'none'}"
+                f"dataset {source!r}, row {number}: column {name!r} is missing, which "
+                f"task {task.name!r} needs; its columns are {', '.join(row) or 'none'}"
             )
-        if not isinstance(row[name], str | int | float):
+        if name in named and not isinstance(row[name], str | int | float):
             raise DataError(
                 f"dataset {source!r}, row {number}: column {name!r} must be text, "
                 f"not {row[name]!r:.60}"

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..chat import Tier
 from ..flags import FlagPolicy
+from ..service.settings import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
 
@@ -64,6 +65,8 @@ class ChatConfig(_Part):
     """Environment variable with the API key. The key itself never stands in a config."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Of one attempt, in seconds."""
+    retries: int = Field(default=5, ge=0)
+    """Attempts after the first."""
     concurrency: int = Field(default=64, ge=1)
     """Most requests in flight."""
     tier: Tier | Literal["auto"] = "auto"
@@ -193,6 +196,7 @@ class Config(_Part):
     budget: BudgetConfig = BudgetConfig()
     cache: bool = True
     """Keep the answers of real endpoints in the store, and ask nothing twice."""
+    service: ServiceSettings = ServiceSettings()
     sandbox: SandboxConfig = SandboxConfig()
 
     @field_validator("arm")

@@ -61,7 +61,14 @@ def _same(first: str, second: str, depth: int) -> bool:
         ruling = judge(first, second, depth)
         if ruling is not None:
             return ruling
+    # math-verify drops words: `5 \text{ or six}` would be 5.
+    if _said(first) != _said(second):
+        return False
     return same_expression(first, second)
+
+
+def _said(text: str) -> list[str]:
+    return [_letters(words) for words in re.findall(r"\\text\s*\{([^{}]*)\}", text)]
 
 
 def _bare(text: str) -> str:

@@ -37,6 +37,10 @@ _TEXT = re.compile(
 _PLAIN = re.compile(
     r"(?P<value>.*?[\d}])\s*(?P<unit>[A-Za-z][A-Za-z. /]*?)\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
+# At most five words, and none that brings in another answer.
+_UNIT = re.compile(
+    r"(?!.*\b(?:and|or|not|but|if|for|maybe)\b)[a-z.%/^-]+(?:[ ,]+[a-z.%/^-]+){0,4}", re.IGNORECASE
+)
 _SIGN = re.compile(r"(?P<value>.*?)\s*(?P<unit>\\%|%|\^\\circ|\\cents?|¢)\s*(?P<scale>[CF])?")
 _MONEY = re.compile(r"\\?\$\s*(?P<value>.*)")
 
@@ -51,8 +55,8 @@ def read_quantity(text: str) -> Quantity | None:
             return None  # `\sin 30^\circ` is an expression
         return Quantity(match["value"].strip(), unit)
     if (match := _TEXT.fullmatch(text)) and match["value"] and match["unit"]:
-        if match["unit"].casefold() in ("and", "or", "if", "for"):
-            return None
+        if not _UNIT.fullmatch(match["unit"]):
+            return None  # a second answer, or a remark
         return Quantity(_value(match["value"]), _spell(match["unit"], match["power"]))
     if (match := _PLAIN.fullmatch(text)) and _plain_value(match["value"]):
         words = match["unit"].casefold().replace(".", "").split()

@@ -1,0 +1,104 @@
+"""`mpo import`: a run of the published code, as a run of this package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..config import write_text
+from ..errors import ConfigError, StoreError
+from ..evaluation.metrics import arm_seed_summary
+from ..importers import Experiment, Imported, read_experiment, write_experiment
+from ..store import Store
+from ..training.files import write_rubrics
+from .train import run_path
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+SHOWN = 20
+"""Unparsed rows that are printed; `--json` has all."""
+
+
+@app.command("import")
+def import_(
+    folder: Path = typer.Argument(..., help="An experiment's folder, or its JSONL form."),
+    name: str = typer.Option(..., "--name", help="The run's folder is runs/NAME."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Read a run of the published MPO code, for report, rubric and replay.
+
+    What the published reward model answered is read strictly: a row whose scores do not fit its
+    rubric, or do not add up, is listed and stays unscored.
+
+    Example: mpo import models/mpo_essay_writing --name theirs
+    """
+    target = run_path(name)
+    if target.exists():
+        raise ConfigError(f"{target} exists: choose another --name, nothing is overwritten")
+    experiment = read_experiment(folder)
+    found = _write(target, experiment)
+    if as_json:
+        typer.echo(json.dumps({**_counts(found), "run": str(target)}, ensure_ascii=False, indent=2))
+        return
+    typer.echo(
+        f"{target}: {found.rollouts} rollouts, {found.rubrics} rubrics, "
+        f"{found.meta_evaluations} analyses, {len(found.unparsed)} unparsed"
+    )
+    for row in found.unparsed[:SHOWN]:
+        typer.echo(
+            f"unparsed: update {row['update']}, rank {row['rank']}, row {row['index']}: "
+            f"{row['reason']}"
+        )
+    if len(found.unparsed) > SHOWN:
+        reasons = Counter(row["reason"].partition(":")[0] for row in found.unparsed)
+        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        typer.echo(f"unparsed in all: {counts}; --json lists each")
+    for note in found.notes[:SHOWN]:
+        typer.echo(f"note: {note}")
+    typer.echo(f"next: mpo report {target}")
+
+
+def _counts(found: Imported) -> dict[str, Any]:
+    return {
+        "rollouts": found.rollouts,
+        "rubrics": found.rubrics,
+        "meta_evaluations": found.meta_evaluations,
+        "unparsed": [dict(row) for row in found.unparsed],
+        "notes": list(found.notes),
+    }
+
+
+def _write(target: Path, experiment: Experiment) -> Imported:
+    """The run's folder, whole or not at all."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise StoreError(f"{target.parent}: cannot be written: {error.strerror}") from error
+    try:
+        with Store(work / "mpo.db") as store:
+            found = write_experiment(experiment, store)
+            write_rubrics(work / "rubrics", store)
+            summary = {
+                "arm": "imported",
+                **arm_seed_summary(store),
+                "unscored": store.unscored(),
+                "imported": {"from": str(experiment.folder.resolve()), **_counts(found)},
+            }
+        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(work / "summary.json", text + "\n")
+        work.chmod(0o755)
+        work.rename(target)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # it is gone already where all went well
+    return found

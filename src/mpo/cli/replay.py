@@ -1,0 +1,326 @@
+"""`mpo replay`: what another rubric of the lineage would have said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import StatisticsError, correlation, fmean
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ..chat import Chat
+from ..config import check, compose, make_chat, reachable, read_run_config
+from ..config.schema import SANDBOX, BudgetConfig, ChatConfig, SandboxConfig
+from ..errors import ChatTransportError, ConfigError, StoreError
+from ..flags import FlagPolicy
+from ..records import Case, Judgement, Rollout
+from ..reward_model import RewardModel, make_reward_model
+from ..rubric import Rubric
+from ..scale import Normalized
+from ..scoring import Scorer
+from ..store import Store
+from ..task import Task, load_task
+from ..tasks.answers import BoxedAnswers
+from .board import number
+from .runs import expand, find
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+CHUNK = 32
+"""Rollouts per progress update; they are asked at once."""
+TASK = "essay"
+"""Of a run that was imported: its files do not name one."""
+
+
+@dataclass(frozen=True)
+class _Grader:
+    """Who grades: as in the run, or as the options say."""
+
+    task: Task
+    chat: Chat
+    seed: int
+    budget: BudgetConfig
+    flags: FlagPolicy
+
+
+@app.command()
+def replay(
+    run: str = typer.Argument(..., help="A run's folder or name."),
+    rubric: str = typer.Option(..., "--rubric", help="Number in the lineage (seed 0), or an id."),
+    limit: int = typer.Option(None, min=1, help="Only this many rollouts, spread over the run."),
+    cohort: str = typer.Option("", help="The cohort whose rollouts and lineage are meant."),
+    chat: str = typer.Option("", "--chat", help="http://host:port/v1, or sandbox; else the run's."),
+    model: str = typer.Option("", "--model", help="Name of the model at that endpoint."),
+    api_key_env: str = typer.Option("OPENAI_API_KEY", help="Variable with the API key."),
+    task: str = typer.Option("", "--task", help="Where the run has no config: essay if left out."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Score a run's stored rollouts under another rubric of its lineage.
+
+    What the run or an earlier replay has paid for is not asked again. New judgements are kept in
+    RUN/replay/: the run's own evidence, lineage and means stay as they are.
+
+    Example: mpo replay runs/essay-mpo-0 --rubric 0 --limit 200
+    """
+    folder = _folder(run)
+    with Store(folder / "mpo.db", create=False) as store:
+        target = _rubric(store, rubric, cohort)
+        cases = _spread(store.window(cohort=cohort, scored=None), limit)
+        if not cases:
+            where = f" of cohort {cohort!r}" if cohort else ""
+            raise ConfigError(f"run {run!r} has no stored rollouts{where} to replay")
+        grader = _grader(folder, chat, model, api_key_env, task)
+        now, asked = asyncio.run(_replay(folder, store, grader, target, cases))
+        then = {case.judgement.rubric_id for case in cases}
+        rubrics = {id: store.rubric(id) for id in then}
+    result = {**_compare(cases, now, rubrics, target), "asked": asked}
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        _print(result)
+
+
+# ---------------------------------------------------------------------- what is asked for
+
+
+def _folder(run: str) -> Path:
+    runs = expand(find(run))
+    if len(runs) > 1:
+        raise ConfigError(f"{run} holds several runs; name one of {', '.join(map(str, runs))}")
+    return runs[0]
+
+
+def _rubric(store: Store, which: str, cohort: str) -> Rubric:
+    """A rubric that was in force, by its number in the lineage or the first digits of its id.
+
+    Raises:
+        ConfigError: It never was.
+    """
+    ids = dict.fromkeys(d.proposed for d in store.lineage(cohort) if d.accepted and d.proposed)
+    lineage = list(ids)
+    if not lineage:
+        raise ConfigError(f"cohort {cohort!r} has no rubric in this run")
+    # An id's beginning has at least four digits; a lineage is never that long.
+    if which.isdecimal() and len(which) < 4:
+        if int(which) >= len(lineage):
+            raise ConfigError(
+                f"--rubric {which}: the lineage has rubrics 0 (the seed) to {len(lineage) - 1}"
+            )
+        return store.rubric(lineage[int(which)])
+    found = store.rubric(lineage[0] if which == "seed" else which)
+    if found.id not in ids:
+        raise ConfigError(f"--rubric {which}: {found.id} never was in force in this run")
+    return found
+
+
+def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
+    """The last attempt at each rollout; with a limit, evenly over the run."""
+    last = list({case.rollout.id: case for case in cases}.values())
+    if limit is None or limit >= len(last):
+        return last
+    return [last[n * len(last) // limit] for n in range(limit)]
+
+
+def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) -> _Grader:
+    config = read_run_config(folder)
+    if config is not None and task:
+        raise ConfigError(f"--task: {folder} says itself that its task is {config.task!r}")
+    if config is not None and not chat:
+        checked = check(config)
+        return _Grader(checked.task, checked.chat, config.seed, config.budget, config.reward.flags)
+    if not chat:
+        raise ConfigError(f"{folder} has no config.yaml that names a model: give --chat, --model")
+    if chat == SANDBOX:
+        client = make_chat(ChatConfig(sandbox=True), SandboxConfig(), config.seed if config else 0)
+    elif model:
+        client = make_chat(
+            ChatConfig(base_url=chat, model=model, api_key_env=api_key_env), SandboxConfig(), 0
+        )
+        reachable(client)
+    else:
+        raise ConfigError(f"--model is missing: which model of {chat} is to be asked?")
+    loaded = check(config).task if config is not None else load_task(task or TASK)
+    return _Grader(
+        loaded,
+        client,
+        config.seed if config else 0,
+        config.budget if config else BudgetConfig(),
+        config.reward.flags if config else "observe",
+    )
+
+
+# ---------------------------------------------------------------------- asking
+
+
+async def _replay(
+    folder: Path, store: Store, grader: _Grader, rubric: Rubric, cases: Sequence[Case]
+) -> tuple[dict[str, Judgement], int]:
+    """Judgements under the rubric by rollout id, and how many were asked for."""
+    answers = BoxedAnswers() if grader.task.spec.rm.answer_check != "off" else None
+    grader.task.check_rubric(rubric)
+    with Store(_side(folder, rubric)) as side:
+        side.put_rubric(rubric)
+        chats = compose(grader.chat, grader.chat, grader.budget, side, cache=True)
+        # The run's own fences: with others the answers would be to another question.
+        model = make_reward_model(grader.task, chats.rm, store.secret, grader.seed, answers=answers)
+        scorer = Scorer(
+            grader.task,
+            side,
+            model,
+            Normalized(),
+            lambda cohort: rubric,
+            flags=grader.flags,
+            max_unscored=1.0,  # who is missing is said in the result
+            seed=grader.seed,
+        )
+        side.append(list(_paid(store, cases, rubric, model)))
+        known = {case.rollout.id for case in side.window(cohort=None)}
+        try:
+            found = await _ask(scorer, [case.rollout for case in cases])
+        finally:
+            chats.keep()
+            await grader.chat.aclose()
+    return found, sum(case.rollout.id not in known for case in cases)
+
+
+def _side(folder: Path, rubric: Rubric) -> Path:
+    """One file for each rubric: in a store, a group of completions has one rubric only."""
+    place = folder / "replay"
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{place}: cannot be made: {error.strerror}") from error
+    return place / f"{rubric.id}.db"
+
+
+def _paid(
+    store: Store, cases: Sequence[Case], rubric: Rubric, model: RewardModel
+) -> Iterator[Case]:
+    """What the run itself has asked under the rubric."""
+    for case in cases:
+        for judgement in store.judgements_of(case.rollout.id):
+            if (
+                judgement.rubric_id == rubric.id
+                and judgement.reward is not None
+                and (judgement.model, judgement.template_hash) == (model.model, model.template_hash)
+            ):
+                yield Case(rollout=case.rollout, judgement=judgement)
+
+
+async def _ask(scorer: Scorer, rollouts: Sequence[Rollout]) -> dict[str, Judgement]:
+    found: dict[str, Judgement] = {}
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("scoring", total=len(rollouts))
+        for start in range(0, len(rollouts), CHUNK):
+            chunk = rollouts[start : start + CHUNK]
+            for judgement in await scorer.score(chunk):
+                found[judgement.rollout_id] = judgement
+            progress.advance(bar, len(chunk))
+            if all(j.reward is None for j in found.values()):
+                # Going on would ask a dead endpoint for every rollout, with all its retries.
+                first = next(iter(found.values()))
+                raise ChatTransportError(
+                    f"none of the first {len(found)} rollouts could be scored; the first because "
+                    f"of: {first.unscored}"
+                )
+    return found
+
+
+# ---------------------------------------------------------------------- comparing
+
+
+def _compare(
+    cases: Sequence[Case],
+    now: Mapping[str, Judgement],
+    rubrics: Mapping[str, Rubric],
+    target: Rubric,
+) -> dict[str, Any]:
+    """Agreement of then and now, over the rollouts that both have scored; JSON values."""
+    both: list[tuple[Judgement, Judgement]] = []
+    by_step: dict[int, list[tuple[float, float]]] = {}
+    equal = common = 0
+    for case in cases:
+        one, other = case.judgement, now[case.rollout.id]
+        if one.normalized is None or other.normalized is None:
+            continue
+        both.append((one, other))
+        pair = (one.normalized, other.normalized)
+        by_step.setdefault(case.rollout.step, []).append(pair)
+        same = _common(rubrics[one.rubric_id], target)
+        scores = {s.criterion: s.score for s in other.scores}
+        for score in one.scores:
+            if score.criterion in same and score.criterion in scores:
+                common += 1
+                equal += score.score == scores[score.criterion]
+    pairs = [pair for step in by_step.values() for pair in step]
+    return {
+        "rubric": target.id,
+        "rollouts": len(cases),
+        "compared": len(both),
+        "unscored_then": sum(case.judgement.reward is None for case in cases),
+        "unscored_now": sum(now[case.rollout.id].reward is None for case in cases),
+        "common_scores": common,
+        "agreement": equal / common if common else None,
+        "mean_difference": fmean(abs(a - b) for a, b in pairs) if pairs else None,
+        "spearman": spearman([a for a, _ in pairs], [b for _, b in pairs]),
+        "steps": [
+            {
+                "step": step,
+                "n": len(found),
+                "then": fmean(a for a, _ in found),
+                "now": fmean(b for _, b in found),
+            }
+            for step, found in sorted(by_step.items())
+        ],
+    }
+
+
+def _common(one: Rubric, other: Rubric) -> set[str]:
+    """Keys of the criteria that both have with the same scores; their texts may differ."""
+    theirs = {key: c.scores for key, c in zip(other.criterion_ids, other.criteria, strict=True)}
+    keyed = zip(one.criterion_ids, one.criteria, strict=True)
+    return {key for key, criterion in keyed if theirs.get(key) == criterion.scores}
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Rank correlation, ties sharing their mean rank; None where one side is all alike."""
+    try:
+        return correlation(_ranks(one), _ranks(other))
+    except StatisticsError:
+        return None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(values)
+    return [(bisect_left(order, v) + bisect_right(order, v) - 1) / 2 for v in values]
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    title = (
+        f"{result['rollouts']} rollouts under rubric {result['rubric']}: {result['asked']} asked, "
+        f"{result['compared']} scored then and now"
+    )
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("step", "n", "then", "now"):
+        table.add_column(name, justify="right")
+    for step in result["steps"]:
+        table.add_row(str(step["step"]), str(step["n"]), number(step["then"]), number(step["now"]))
+    Console().print(table)
+    for name, key in (
+        ("equal scores of common criteria", "agreement"),
+        ("mean difference of rewards (0 to 1)", "mean_difference"),
+        ("rank correlation (Spearman)", "spearman"),
+    ):
+        value = result[key]
+        typer.echo(f"{name}: {'–' if value is None else number(value)}")

@@ -1,0 +1,60 @@
+"""`mpo serve`: the reward over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import typer
+
+from ..config import RunFolder, load_config
+from ..config.served import build_served
+from ..service.metrics import Metrics
+from ..service.server import TOKEN_ENV, door_for
+from ..service.server import serve as run_server
+from ..service.service import RewardService
+from .train import default_name, run_path
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def serve(
+    config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
+    overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
+    name: str = typer.Option("", help="The run's folder is runs/NAME; from the config if empty."),
+    host: str = typer.Option("127.0.0.1", help="Address to bind; others want MPO_TOKEN."),
+    port: int = typer.Option(8000, min=0, max=65535, help="0 picks a free one."),
+) -> None:
+    """Serve the reward over HTTP, for engines that score in many processes.
+
+    State lies in the run's folder: the same command continues it, also after a crash. The config's
+    model and data are the engine's business, and not looked at.
+
+    Example: mpo serve config.yaml service.every_items=640 --name a --port 8000
+    """
+    # The meta steps' log is what a person looks for here; access logs are not.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    loaded = load_config(config, list(overrides or []))
+    label = name or default_name(loaded)
+    door = door_for(host, os.environ.get(TOKEN_ENV) or None)
+    # How the service is driven may change between two starts of one run; what it grades, not.
+    with RunFolder(run_path(label), loaded, ignore=("service", "model", "data", "trainer")) as run:
+        served = build_served(loaded, run.path)
+        service = RewardService(
+            served.reward,
+            run_id=label,
+            settings=loaded.service,
+            concurrency=served.concurrency,
+            metrics=Metrics(),
+            keep=served.chats.keep,
+        )
+        sandbox = " (sandbox)" if loaded.is_sandbox else ""
+
+        def ready(url: str) -> None:
+            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
+
+        run_server(service, host=host, port=port, door=door, ready=ready)
+    typer.echo(f"stopped; the same command continues {run.path}")

@@ -1,0 +1,301 @@
+"""From what the published code logged to rollouts, judgements and decisions in a store.
+
+An interval's rollouts get its last update as their step: the files do not tell the updates of an
+interval apart. The rubric that the meta step of that update wrote is decided at the same step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DataError, RubricError
+from ..records import Case, Decision, Judgement, Proposal, Refinement, Rollout, content_hash
+from ..rubric import read_rubric
+from ..scale import Normalized, Raw
+from ..store import Store
+from .files import Experiment, MetaEvaluation, PublishedRollout, RubricFile
+from .scores import UnparsedError, read_scores
+
+__all__ = ["Imported", "write_experiment"]
+
+PROTOCOL = "imported"
+"""`Judgement.protocol`, `model` of what the published RM said."""
+
+_BATCH = 512
+_PROMPTS = (
+    re.compile(r"user\n.*?Instructions:\n(.*?)\n+Your Writing:", re.DOTALL),
+    re.compile(r"user\n.*?Problem:(.+?)Your solution with answer", re.DOTALL),
+    re.compile(r"user\n(.*)\nassistant\s*\Z", re.DOTALL),
+)
+"""The prompt in a chat that was decoded without its special tokens."""
+_OWN = frozenset(
+    "update rank index rubric_iteration junior_scores junior_evaluations queries "
+    "student_responses".split()
+)
+# The dataset's columns of the published math rows, under the names of our task.
+_COLUMNS = {"solutions": "solution", "gold_answers": "answer"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What arrived."""
+
+    rollouts: int
+    rubrics: int
+    meta_evaluations: int
+    unparsed: tuple[Mapping[str, Any], ...]
+    """Rollouts that stayed unscored: update, rank, index, reason."""
+    notes: tuple[str, ...]
+    """What else did not fit, one line each."""
+
+
+def write_experiment(experiment: Experiment, store: Store) -> Imported:
+    """Write a run of the published code into an empty store.
+
+    Raises:
+        DataError: A rollout of an update for which there is no rubric.
+        StoreError: The store cannot be written.
+    """
+    versions: dict[str, dict[int, RubricFile]] = defaultdict(dict)
+    for file in experiment.rubrics:
+        versions[file.cohort][file.number] = file
+    numbers = {cohort: _numbers(experiment, cohort, versions[cohort]) for cohort in versions}
+    for file in experiment.rubrics:
+        store.put_rubric(file.rubric)
+    cases, unparsed = _cases(experiment, versions, numbers)
+    for start in range(0, len(cases), _BATCH):
+        store.append(cases[start : start + _BATCH])
+    notes = [
+        f"{file.cohort}{' ' if file.cohort else ''}rubric {file.number}: {note}"
+        for file in experiment.rubrics
+        for note in file.notes
+    ]
+    rollouts = _by_text(case.rollout for case in cases)
+    for step, decision in _decisions(experiment, versions, numbers, rollouts, notes):
+        store.decide(decision, versions[decision.cohort][step].rubric)
+    return Imported(
+        rollouts=len(experiment.rollouts),
+        rubrics=len(experiment.rubrics),
+        meta_evaluations=len(experiment.evaluations),
+        unparsed=tuple(unparsed),
+        notes=tuple(notes),
+    )
+
+
+# ---------------------------------------------------------------------- which rubric
+
+
+def _numbers(
+    experiment: Experiment, cohort: str, files: Mapping[int, RubricFile]
+) -> dict[int, int]:
+    """Number of the rubric in force, by update.
+
+    A row says it, or the evaluation quotes the rubric; otherwise the updates with files are
+    counted: each meta step writes the next version.
+    """
+    updates = sorted(
+        {r.update for r in experiment.rollouts} | {e.update for e in experiment.evaluations}
+    )
+    by_order = sorted(files)
+    found = dict(zip(updates, by_order, strict=False))
+    texts: dict[str, list[int]] = defaultdict(list)
+    for number, file in files.items():
+        texts[file.text.strip()].append(number)
+    for entry in experiment.evaluations:
+        quoted = entry.row.get("junior_prompt", entry.row.get("meta_level_guidelines"))
+        alike = texts.get(quoted.strip(), []) if isinstance(quoted, str) else []
+        if entry.cohort == cohort and len(alike) == 1:
+            found[entry.update] = alike[0]
+    for rollout in experiment.rollouts:
+        if rollout.cohort == cohort and rollout.rubric is not None:
+            found[rollout.update] = rollout.rubric
+    return found
+
+
+def _decided_after(numbers: Mapping[int, int], number: int) -> int:
+    """The update whose meta step wrote a rubric: the last one under an earlier version."""
+    before = [update for update, in_force in numbers.items() if in_force < number]
+    return max(before, default=0)
+
+
+# ---------------------------------------------------------------------- cases
+
+
+def _cases(
+    experiment: Experiment,
+    versions: Mapping[str, Mapping[int, RubricFile]],
+    numbers: Mapping[str, Mapping[int, int]],
+) -> tuple[list[Case], list[Mapping[str, Any]]]:
+    cases: list[Case] = []
+    unparsed: list[Mapping[str, Any]] = []
+    counted: dict[int, int] = defaultdict(int)
+    for published in experiment.rollouts:
+        number = numbers[published.cohort].get(published.update)
+        file = versions[published.cohort].get(number) if number is not None else None
+        if file is None:
+            raise DataError(
+                f"{experiment.folder}, update {published.update}: its rubric "
+                f"evaluation_rubric_iter_{'N' if number is None else number}.txt is missing"
+            )
+        rollout = _rollout(published, counted[published.update])
+        counted[published.update] += 1
+        judgement = _judgement(published, rollout, file)
+        cases.append(Case(rollout=rollout, judgement=judgement))
+        if judgement.unscored is not None:
+            unparsed.append(
+                {
+                    "update": published.update,
+                    "rank": published.rank,
+                    "index": published.index,
+                    "reason": judgement.unscored,
+                }
+            )
+    return cases, unparsed
+
+
+def _rollout(published: PublishedRollout, index: int) -> Rollout:
+    row = published.row
+    columns = {_COLUMNS.get(key, key): value for key, value in row.items() if key not in _OWN}
+    return Rollout(
+        prompt=_prompt(row["queries"]),
+        completion=row["student_responses"],
+        columns=columns,
+        step=published.update,
+        index=index,
+        cohort=published.cohort,
+    )
+
+
+def _prompt(query: str) -> str:
+    for pattern in _PROMPTS:
+        match = pattern.search(query)
+        if match:
+            return match[1].strip()
+    return query.strip()
+
+
+def _judgement(published: PublishedRollout, rollout: Rollout, file: RubricFile) -> Judgement:
+    rubric, row = file.rubric, published.row
+    reward = share = unscored = None
+    try:
+        scores = read_scores(row.get("junior_evaluations"), row.get("junior_scores"), rubric)
+        reward, share = Raw().reward(rubric, scores), Normalized().reward(rubric, scores)
+    except UnparsedError as error:
+        scores, unscored = (), str(error)
+    return Judgement(
+        key=content_hash([PROTOCOL, rollout.id, rubric.id]),
+        rollout_id=rollout.id,
+        rubric_id=rubric.id,
+        step=rollout.step,
+        cohort=rollout.cohort,
+        scores=scores,
+        reward=reward,
+        normalized=share,
+        unscored=unscored,
+        protocol=PROTOCOL,
+        model=PROTOCOL,
+    )
+
+
+# ---------------------------------------------------------------------- decisions
+
+_Texts = Mapping[tuple[int, str], Sequence[Rollout]]
+
+
+def _by_text(rollouts: Any) -> _Texts:
+    found: dict[tuple[int, str], list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        found[rollout.step, rollout.completion.strip()].append(rollout)
+    return found
+
+
+def _decisions(
+    experiment: Experiment,
+    versions: Mapping[str, Mapping[int, RubricFile]],
+    numbers: Mapping[str, Mapping[int, int]],
+    rollouts: _Texts,
+    notes: list[str],
+) -> list[tuple[int, Decision]]:
+    """The lineage of all cohorts by step, each decision with the number of its rubric."""
+    found: list[tuple[int, Decision]] = []
+    used: set[tuple[str, int]] = set()
+    for cohort, files in versions.items():
+        parent: str | None = None
+        for number in sorted(files):
+            proposed = files[number]
+            step = 0 if parent is None else _decided_after(numbers[cohort], number)
+            used.add((cohort, step))
+            decision = Decision(
+                step=step,
+                cohort=cohort,
+                kind="seed" if parent is None else "evolve",
+                parent=parent,
+                proposed=proposed.rubric.id,
+                accepted=True,
+                reason="imported",
+                due=None if parent is None else step,
+                refinement=None
+                if parent is None
+                else _refinement(experiment, cohort, step, proposed, rollouts),
+            )
+            found.append((number, decision))
+            parent = proposed.rubric.id
+    for update, cohort in sorted({(e.update, e.cohort) for e in experiment.evaluations}):
+        if (cohort, update) not in used:
+            notes.append(f"update {update}: its analyses led to no rubric file, and are left out")
+    return sorted(found, key=lambda pair: pair[1].step)
+
+
+def _refinement(
+    experiment: Experiment, cohort: str, step: int, proposed: RubricFile, rollouts: _Texts
+) -> Refinement:
+    """What the meta step of an update left behind.
+
+    An analysis stands as the reason of the rubric that it led to: it gives no verdict that an
+    `Analysis` could hold.
+    """
+    proposals: list[Proposal] = []
+    skipped: list[str] = []
+    labels: dict[str, str] = {}
+    evidence: list[str] = []
+    entries = [e for e in experiment.evaluations if (e.update, e.cohort) == (step, cohort)]
+    for position, entry in enumerate(entries, start=1):
+        id = _evidence(entry, rollouts)
+        analysis = str(entry.row.get("meta_analysis") or "")
+        if id:
+            evidence.append(id)
+            if entry.row.get("prescreened_verdict"):
+                labels[id] = str(entry.row["prescreened_verdict"])
+        try:
+            rubric = read_rubric(str(entry.row.get("meta_refinement") or "")).rubric
+        except RubricError as error:
+            if cohort:  # one joint analysis, and the guidelines that it led to
+                rubric = proposed.rubric
+            else:
+                skipped.append(f"case {position} ({id or 'not found'}): {error}: {analysis}")
+                continue
+        proposals.append(Proposal(rollout_id=id, rubric=rubric, reasons=analysis))
+    return Refinement(
+        rubric=proposed.rubric,
+        reasons=f"{len(entries)} analyses of the published run; each is kept as the reason of the "
+        "rubric that it led to",
+        evidence=tuple(evidence),
+        labels=labels,
+        proposals=tuple(proposals),
+        skipped=tuple(skipped),
+        model=PROTOCOL,
+    )
+
+
+def _evidence(entry: MetaEvaluation, rollouts: _Texts) -> str:
+    """Id of the rollout that was analysed; empty where none or several fit."""
+    text = str(entry.row.get("student_generation") or "").strip()
+    fitting = rollouts.get((entry.update, text), []) if text else []
+    prompt = str(entry.row.get("student_prompt") or "").strip()
+    if len(fitting) > 1:
+        fitting = [rollout for rollout in fitting if prompt and prompt in rollout.prompt]
+    return fitting[0].id if len(fitting) == 1 else ""

@@ -1,0 +1,62 @@
+"""What an engine gets that cannot take "unscored": the mean of the group, else of the run.
+
+A mean is a guess, so it is flagged, and never stored. It is of rewards that were given: where there
+is none yet there is no fallback either, and 0 is none.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from statistics import fmean
+
+from ..records import Judgement, Mode, Rollout
+from ..store import Store
+
+__all__ = ["Means"]
+
+_GROUPS = 4096
+_RECENT = 1024
+"""Rewards that make the run's mean: rubrics change, and with them what a usual reward is."""
+_STEPS = 5
+"""Last steps of the store that stand for the run after a restart."""
+
+
+class Means:
+    """Means of the rewards that were given."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget, and read from the store how the run did; after a start or a restore."""
+        self._groups: OrderedDict[tuple[str, int, str, Mode], dict[str, float]] = OrderedDict()
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        for summary in self._store.steps()[-_STEPS:]:
+            if summary.mean_reward is not None:
+                self._recent.extend([summary.mean_reward] * min(summary.scored, 64))
+
+    def add(self, rollout: Rollout, judgement: Judgement) -> None:
+        """Take in a judgement; an unscored one changes nothing (DESIGN law 3)."""
+        if judgement.reward is None:
+            return
+        place = _place(rollout)
+        rewards = self._groups.setdefault(place, {})
+        if rollout.id not in rewards:
+            self._recent.append(judgement.reward)
+        rewards[rollout.id] = judgement.reward
+        self._groups.move_to_end(place)
+        if len(self._groups) > _GROUPS:
+            self._groups.popitem(last=False)
+
+    def of(self, rollout: Rollout) -> float | None:
+        """The mean of its group, else of the run; None where nothing was scored yet."""
+        rewards = self._groups.get(_place(rollout)) or {}
+        others = [reward for id, reward in rewards.items() if id != rollout.id]
+        if others:
+            return fmean(others)
+        return fmean(self._recent) if self._recent else None
+
+
+def _place(rollout: Rollout) -> tuple[str, int, str, Mode]:
+    return rollout.group, rollout.step, rollout.cohort, rollout.mode

@@ -1,0 +1,142 @@
+"""OpenRLHF's own dialect (0.11): what its client sends to `--reward.remote_url`.
+
+    POST {"query": [prompt + response], "prompts": [prompt], "labels": [label]}
+    200  {"rewards": [0.5], "scores": [0.5], "extra_logs": {"mpo_unscored": [0.0], ...}}
+
+Lists of one, in practice; texts are decoded with their special tokens. The client knows no step and
+no group, so these come from the count and the prompt, or from the label: a JSON object in it may
+have `id` (of the dataset's row: its completions are a group), `prompt` (as the RM should read it),
+`cohort`, `mode` ("eval") and `columns`.
+
+The client cannot take "unscored": it gets a mean, flagged in `extra_logs`. Where there is none yet
+the request fails, and the client sends it again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..records import Mode
+from ..task import Task
+from .wire import MAX_ITEMS, METRICS, Item, Options, Refusal, Result
+
+__all__ = ["DEADLINE_S", "Query", "Rewards", "read", "write"]
+
+DEADLINE_S = 170.0
+"""The client gives up after 180 s."""
+
+_TOKEN = r"(?:<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|eos|bos|unk|end_of_turn|start_of_turn)>)"
+_ANY = re.compile(_TOKEN)
+_AT_END = re.compile(rf"(?:\s*{_TOKEN})+\s*\Z")
+_AT_START = re.compile(rf"\A\s*(?:{_TOKEN}\s*)+")
+
+
+class Query(BaseModel):
+    """What the client sends."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    query: Annotated[list[str], Field(max_length=MAX_ITEMS)]
+    prompts: Annotated[list[str], Field(max_length=MAX_ITEMS)]
+    labels: Annotated[list[Any], Field(max_length=MAX_ITEMS)] = Field(default_factory=list)
+
+
+class Rewards(BaseModel):
+    """What it is told."""
+
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+OPTIONS = Options(on_failure="group_mean", deadline_s=DEADLINE_S)
+
+
+def read(query: Query, task: Task) -> list[tuple[Item, Mode]]:
+    """The items of a query, each with its mode.
+
+    Raises:
+        Refusal: The lists do not match, or a query does not begin with its prompt.
+    """
+    labels = query.labels or [None] * len(query.query)
+    if not len(query.query) == len(query.prompts) == len(labels):
+        raise Refusal(
+            422,
+            f"{len(query.query)} queries, {len(query.prompts)} prompts and {len(labels)} labels: "
+            "they must be as many",
+        )
+    return [
+        _item(text, prompt, label, task)
+        for text, prompt, label in zip(query.query, query.prompts, labels, strict=True)
+    ]
+
+
+def write(results: Sequence[Result]) -> Rewards:
+    """What the client is told; every key for every item, and nothing but numbers."""
+    rewards: list[float] = []
+    scores: list[float] = []
+    for result in results:
+        # None is refused before: OPTIONS ask for a mean.
+        assert result.reward is not None
+        rewards.append(result.reward)
+        scores.append(result.reward if result.score is None else result.score)
+    logs = {key: [result.metrics[key] for result in results] for key in METRICS}
+    return Rewards(rewards=rewards, scores=scores, extra_logs=logs)
+
+
+def _item(text: str, prompt: str, label: Any, task: Task) -> tuple[Item, Mode]:
+    facts = _facts(label, task)
+    mode: Mode = "eval" if facts.pop("mode", "train") == "eval" else "train"
+    shown = facts.pop("prompt", None)
+    try:
+        item = Item(
+            prompt=shown if shown is not None else _ANY.sub("", prompt).strip(),
+            completion=completion_of(text, prompt),
+            # A label belongs to a row of the dataset: what shares it is a group.
+            group_id=str(facts.pop("id", "")),
+            **facts,
+        )
+    except (ValidationError, TypeError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise Refusal(422, f"a label cannot be used: {first}") from None
+    return item, mode
+
+
+def _facts(label: Any, task: Task) -> dict[str, Any]:
+    """What a label says: our JSON object, or else the dataset's answer."""
+    if isinstance(label, str) and label.lstrip().startswith("{"):
+        try:
+            facts = json.loads(label)
+        except (ValueError, RecursionError):
+            facts = None
+        known = ("id", "prompt", "cohort", "mode", "columns")
+        if isinstance(facts, dict) and facts and all(key in known for key in facts):
+            return facts
+    if label is None or label == "":
+        return {}
+    data = task.spec.dataset
+    return {"columns": {data.answer_column or data.reference_column or "label": label}}
+
+
+def completion_of(query: str, prompt: str) -> str:
+    """What the policy wrote: the query without its prompt, and without special tokens around it.
+
+    Raises:
+        Refusal: The query does not begin with the prompt.
+    """
+    # A tokenizer may put a token of its own before the prompt (<s>), and only there.
+    lead = _AT_START.match(query)
+    start = query.find(prompt, 0, len(prompt) + (lead.end() if lead else 0))
+    if start < 0:
+        raise Refusal(
+            422,
+            "a query does not begin with its prompt, so the completion cannot be told from it "
+            "(was the prompt truncated?)",
+        )
+    text = query[start + len(prompt) :]
+    return _AT_START.sub("", _AT_END.sub("", text)).strip()
