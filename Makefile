@@ -29,7 +29,7 @@ demo: $(STAMP)  ## watch a policy game a vague rubric, and MPO repair it (sandbo
 	$(VENV)/bin/mpo compare sandbox/essay --arms fixed,mpo --name demo $(CHAT_ARGS)
 
 test: $(VENV)/.installed-dev  ## the default tests, under 6 minutes on 2 cores
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not servers"
 
 test-slow: $(VENV)/.installed-dev  ## real training: 2 ranks, kill and resume
 	$(PY) -m pytest -m slow
