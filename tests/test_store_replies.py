@@ -194,9 +194,7 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
         chat = CachedChat(DedupedChat(inner), store)
 
         async def again() -> list[str]:
-            asked: list[list[Message]] = [
-                [{"role": "user", "content": str(n)}] for n in range(6)
-            ]
+            asked: list[list[Message]] = [[{"role": "user", "content": str(n)}] for n in range(6)]
             return [(await chat.complete(messages)).text for messages in asked]
 
         assert asyncio.run(again()) == ["first"] * 5 + ["second"]

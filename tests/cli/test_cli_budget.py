@@ -41,20 +41,16 @@ def test_a_spent_budget_stops_training_and_a_larger_one_goes_on(run: Mpo, model:
     folder = run.folder / "runs" / "a"
     assert not (folder / "summary.json").exists()
     assert calls(folder) == 5
-    again = run.refused("train", "c.yaml", "--name", "a")
-    assert "budget.calls is used up: 5 of 5" in again, "a resumed run remembers what it has spent"
 
-    done = run("train", "c.yaml", "budget.calls=50", "--name", "a", "--progress", "plain")
+    done = run("train", "c.yaml", "budget.calls=8", "--name", "a", "--progress", "plain")
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     cost = summary["cost"]["rm"]
-    assert cost["calls"] == calls(folder) == 8, "nothing was paid for twice"
+    # It fits only if what was spent is remembered, and nothing is paid for twice.
+    assert cost["calls"] == calls(folder) == 8
     assert cost["usd"] == 0.0, "the simulated model is free"
     assert summary["unscored"] == {}
     assert f"rm: 8 calls, {cost['prompt_tokens']:,} prompt tokens" in done.stdout
-    assert "another config (trainer.steps" in run.refused(
-        "train", "c.yaml", "trainer.steps=3", "--name", "a"
-    )
 
 
 def calls(folder: Path) -> int:

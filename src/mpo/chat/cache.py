@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ..records import Usage
 from .base import Chat, Completion, Message, Schema
 from .keys import call_key
+from .structured import conforms
 
 __all__ = ["Cache", "CachedChat", "DedupedChat", "MemoryCache"]
 
@@ -53,7 +54,8 @@ class MemoryCache:
 class CachedChat:
     """A chat that asks only what it does not know.
 
-    Only whole answers are kept (`finish_reason` is `stop`): a truncated one should be asked again.
+    Only whole answers of the shape that was asked for are kept: another one would be unusable for
+    ever, and should be asked for again.
 
     Attributes:
         hits: Calls that were answered from the cache.
@@ -90,7 +92,7 @@ class CachedChat:
             completion = await self.inner.share(key, asked, messages)  # the key is known already
         else:
             completion = await asked.of(self.inner, messages)
-        if key and completion.finish_reason == "stop":
+        if key and _usable(completion, schema):
             self.cache.put(key, _written(completion))
         return completion
 
@@ -202,6 +204,12 @@ class _Asked:
 
     async def of(self, chat: Chat, messages: Sequence[Message]) -> Completion:
         return await chat.complete(messages, **self.__dict__)
+
+
+def _usable(completion: Completion, schema: Schema | None) -> bool:
+    return completion.finish_reason == "stop" and (
+        schema is None or conforms(completion.text, schema)
+    )
 
 
 def _written(completion: Completion) -> dict[str, Any]:

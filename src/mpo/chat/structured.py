@@ -18,7 +18,15 @@ from typing import Any, Literal, get_args
 
 from .base import Message, Schema
 
-__all__ = ["TIERS", "Tier", "ask_in_lines", "read_lines", "response_format", "unwrap"]
+__all__ = [
+    "TIERS",
+    "Tier",
+    "ask_in_lines",
+    "conforms",
+    "read_lines",
+    "response_format",
+    "unwrap",
+]
 
 Tier = Literal["json_schema", "json_object_schema", "json_object", "lines"]
 
@@ -128,6 +136,53 @@ def read_lines(text: str, schema: Schema) -> str:
     except (KeyError, ValueError):
         return text
     return json.dumps(answer, ensure_ascii=False)
+
+
+def conforms(text: str, schema: Schema) -> bool:
+    """Whether an answer is one JSON value of the schema's shape, each key once.
+
+    For what is kept for later; whoever asked checks for itself, and more closely.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    try:
+        return _fits(json.loads(unwrap(text), strict=False, object_pairs_hook=once), schema)
+    except (ValueError, RecursionError):
+        return False
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+
+
+def _fits(value: Any, schema: Any) -> bool:
+    kind = schema.get("type")
+    if isinstance(value, bool) and kind != "boolean":
+        return False
+    if kind in _KINDS and not isinstance(value, _KINDS[kind]):
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if kind == "array":
+        return all(_fits(part, schema.get("items", {})) for part in value)
+    if kind != "object":
+        return True
+    properties = schema.get("properties", {})
+    if schema.get("additionalProperties") is False and not set(value) <= set(properties):
+        return False
+    return all(name in value for name in schema.get("required", ())) and all(
+        _fits(value[name], part) for name, part in properties.items() if name in value
+    )
 
 
 def _put(answer: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

@@ -28,7 +28,7 @@ COMMANDS = {
     "report": "Write one HTML file about one or more runs.",
     "replay": "Score a run's stored rollouts under another rubric of its lineage.",
     "import": "Read a run of the published MPO code, for report, rubric and replay.",
-    "task": "Write and check task folders, and build the cohorts of their data.",
+    "task": "Write and check task folders; build cohorts.",
     "serve": "Serve the reward over HTTP, for engines that score in many processes.",
     "sandbox": "Serve the simulated model over HTTP.",
     "bench": "Measure this installation.",

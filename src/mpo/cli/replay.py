@@ -307,11 +307,11 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    title = (
+    typer.echo(
         f"{result['rollouts']} rollouts under rubric {result['rubric']}: {result['asked']} asked, "
         f"{result['compared']} scored then and now"
     )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in ("step", "n", "then", "now"):
         table.add_column(name, justify="right")
     for step in result["steps"]:

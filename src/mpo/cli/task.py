@@ -24,7 +24,7 @@ DEFAULT_CLUSTERS = 3
 
 @app.callback()
 def task() -> None:
-    """Write and check task folders, and build the cohorts of their data."""
+    """Write and check task folders; build cohorts."""
 
 
 @app.command()

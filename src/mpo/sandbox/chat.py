@@ -100,7 +100,7 @@ class SimulatedChat:
         if schema is None:
             raise ChatReplyError("unsupported: the simulated model needs a JSON schema")
         prompt = "\n\n".join(message["content"] for message in messages)
-        text = json.dumps(self._answer(prompt, schema), ensure_ascii=False)
+        text = json.dumps(self._answer(prompt, schema, seed), ensure_ascii=False)
         usage = Usage(
             calls=1, prompt_tokens=len(prompt.split()), completion_tokens=len(text.split())
         )
@@ -111,7 +111,7 @@ class SimulatedChat:
 
     # ------------------------------------------------------------------ what is asked
 
-    def _answer(self, prompt: str, schema: Schema) -> Any:
+    def _answer(self, prompt: str, schema: Schema, seed: int | None) -> Any:
         fences = _fences(prompt)
         title = schema.get("title")
         if title == "judgement":
@@ -121,7 +121,7 @@ class SimulatedChat:
         if title == "analysis":
             return self.supervisor.analyze(_cases(fences))
         if title == "rubric":
-            return self._rewrite(prompt, fences)
+            return self._rewrite(prompt, fences, seed)
         return _smallest(schema)
 
     def _judge(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
@@ -134,12 +134,15 @@ class SimulatedChat:
         scores = self.judge.score(criteria, asked, response)
         return {key: {"rationale": why, "score": score} for key, (score, why) in scores.items()}
 
-    def _rewrite(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
+    def _rewrite(
+        self, prompt: str, fences: Sequence[_Fenced], seed: int | None
+    ) -> Mapping[str, Any]:
         rubric = _criteria(_outside(prompt))
         proposals = [_criteria(f.body) for f in fences if f.label == "PROPOSAL"]
         if proposals:
             merged = self.supervisor.merge(rubric, proposals)
-            return spoil(merged, key=prompt) if self.bad else merged
+            # The seed too: where nothing is proposed, all merge prompts of a run are the same.
+            return spoil(merged, key=f"{seed}\n{prompt}") if self.bad else merged
         analysis = "\n".join(f.body for f in fences if f.label == "ANALYSIS")
         return self.supervisor.refine(rubric, analysis)
 
