@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Mpo
+from mpo.cli.compare import given_rubrics
 from mpo.config import ARMS, arm_rubric, check, load_config, read_rubric_file
 from mpo.errors import ConfigError
 from mpo.lint import has_errors, lint
@@ -93,3 +94,13 @@ def test_compare_refuses_before_anything_runs(
         arguments = [*arguments, f"data.path={run.write('rows.jsonl', rows)}"]
     assert words in run.refused("compare", "sandbox/essay", *arguments)
     assert not list(run.folder.glob("runs/**/mpo.db"))
+
+
+def test_a_given_rubric_is_autoprompts_alone_where_it_is_compared() -> None:
+    config = load_config("sandbox/essay", ["rubric=mine.md"])
+    assert given_rubrics(config, ["fixed", "autoprompt", "mpo"]) == {
+        "fixed": None,
+        "autoprompt": "mine.md",
+        "mpo": None,
+    }
+    assert given_rubrics(config, ["fixed", "mpo"]) == {"fixed": "mine.md", "mpo": "mine.md"}

@@ -33,7 +33,7 @@ from .children import Job, run_jobs
 from .results import gather, next_commands, report_or_why, results_table
 from .train import run_path
 
-__all__ = ["app"]
+__all__ = ["app", "given_rubrics"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -116,7 +116,7 @@ def _run_missing(
     missing = [label for label in labels if finished(folder / label) is None]
     if not missing:
         return {}, 0.0
-    given = _given(config, arms)
+    given = given_rubrics(config, arms)
     # One clear line now, not one for each child.
     check(config.model_copy(update={"arm": arms[0], "rubric": given[arms[0]]}))
     task = load_task(config.task)
@@ -152,7 +152,7 @@ def _train_policy(board: Board) -> None:
     board.take(POLICY, {"kind": "done"})
 
 
-def _given(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
+def given_rubrics(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
     """The config's rubric by arm. Where one of several arms is there to try a given rubric, it is
     that arm's alone: the others start from the task's own."""
     mine = [arm for arm in arms if ARMS[arm].given]

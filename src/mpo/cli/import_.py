@@ -33,10 +33,10 @@ def import_(
     name: str = typer.Option(..., "--name", help="The run's folder is runs/NAME."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Read a run of the published MPO code, for report, rubric and replay.
+    """Read a run of the published MPO code.
 
-    What the published reward model answered is read strictly: a row whose scores do not fit its
-    rubric, or do not add up, is listed and stays unscored.
+    Report, rubric and replay work on it as on any other run. Answers are read strictly: a row
+    whose scores do not fit its rubric, or do not add up, is listed and stays unscored.
 
     Example: mpo import models/mpo_essay_writing --name theirs
     """

@@ -1,4 +1,4 @@
-"""`mpo plan`: what a run will ask and cost, before it is started."""
+"""`mpo plan`: what a run will ask and cost, before it starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def plan(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Say what a run will ask and cost, without loading or asking a model.
+    """Say what a run will ask and cost.
+
+    Nothing is loaded or asked.
 
     Tokens are estimated from the task's own prompts; what was assumed is printed too.
 

@@ -65,7 +65,7 @@ def replay(
     task: str = typer.Option("", "--task", help="Where the run has no config: essay if left out."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Score a run's stored rollouts under another rubric of its lineage.
+    """Score stored rollouts under another rubric of the run.
 
     What the run or an earlier replay has paid for is not asked again. New judgements are kept in
     RUN/replay/: the run's own evidence, lineage and means stay as they are.

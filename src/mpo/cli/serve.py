@@ -28,7 +28,7 @@ def serve(
     host: str = typer.Option("127.0.0.1", help="Address to bind; others want MPO_TOKEN."),
     port: int = typer.Option(8000, min=0, max=65535, help="0 picks a free one."),
 ) -> None:
-    """Serve the reward over HTTP, for engines that score in many processes.
+    """Serve the reward to other engines over HTTP.
 
     State lies in the run's folder: the same command continues it, also after a crash. The config's
     model and data are the engine's business, and not looked at.
