@@ -171,7 +171,7 @@ def test_the_simulated_model_follows_the_seed_and_can_be_honest() -> None:
     chat = ChatConfig(sandbox=True)
     assert make_chat(chat, SandboxConfig(), 4).name == "sandbox-4"
     assert make_chat(chat, SandboxConfig(seed=2), 4).name == "sandbox-2"
-    assert make_chat(chat, SandboxConfig(biases=False), 4).name == "sandbox-4-unbiased"
+    assert make_chat(chat, SandboxConfig(judge="unbiased"), 4).name == "sandbox-4-unbiased"
 
 
 # ---------------------------------------------------------------------- rows

@@ -64,8 +64,8 @@ def make_chat(
     """
     if chat.sandbox:
         drawn = seed if sandbox.seed is None else sandbox.seed
-        honest, bad = "" if sandbox.biases else "-unbiased", "-bad" if sandbox.bad_mrm else ""
-        return SimulatedChat(f"sandbox-{drawn}{honest}{bad}")
+        kind = {"biased": "", "unbiased": "-unbiased", "bad_mrm": "-bad"}[sandbox.judge]
+        return SimulatedChat(f"sandbox-{drawn}{kind}")
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()

@@ -166,10 +166,9 @@ class SandboxConfig(_Part):
 
     seed: int | None = Field(default=None, ge=0)
     """Draws its biases; the run's seed if None."""
-    biases: bool = True
-    """Without them it grades honestly."""
-    bad_mrm: bool = False
-    """A third of its merges is truncated, off the topic, or poisoned: for testing gates."""
+    judge: Literal["biased", "unbiased", "bad_mrm"] = "biased"
+    """`unbiased` grades honestly; `bad_mrm` is biased, and a third of its merges is truncated, off
+    the topic or poisoned: for testing gates."""
 
 
 class Config(_Part):

@@ -273,7 +273,8 @@ def _norm_function() -> Any:
             if ctx.needs_input_grad[0]:
                 weighted = gradient * weight
                 along = torch.linalg.vecdot(weighted, normed).unsqueeze_(-1)
-                back = torch.addcmul(weighted, normed, along.mul_(-1 / normed.shape[-1])).mul_(scale)
+                back = torch.addcmul(weighted, normed, along.mul_(-1 / normed.shape[-1]))
+                back.mul_(scale)
             return back, grown, None
 
     return RMSNorm
