@@ -1,4 +1,4 @@
-"""verifiers finds judge plugins by the name of a top-level module: `id = "mpo-judge"` is this one."""
+"""verifiers finds judge plugins by a top-level module's name: `id = "mpo-judge"` is this one."""
 
 from mpo.service.verifiers import MPOJudge
 

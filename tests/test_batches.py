@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_every_result_is_committed_once_whatever_their_number() -> None:
             return item
 
         run(count, work, committed)
-        assert sorted(sum(committed, [])) == list(range(count))
+        assert sorted(itertools.chain.from_iterable(committed)) == list(range(count))
 
 
 def test_what_comes_in_together_is_committed_together() -> None:
@@ -91,5 +92,5 @@ def test_an_error_cancels_the_rest_and_loses_no_result() -> None:
 
     with pytest.raises(ValueError, match="five"):
         run(10, work, committed)
-    assert sorted(sum(committed, [])) == [0, 1, 2, 3, 4]
+    assert sorted(itertools.chain.from_iterable(committed)) == [0, 1, 2, 3, 4]
     assert set(cancelled) <= {6, 7, 8, 9}

@@ -3,7 +3,8 @@
     pip install mpo-rl verifiers
     mpo serve config.yaml service.every_items=640 &          # the reward, on port 8000
     vf-eval tea-essays -n 4 -r 2 --no-push --no-rich \
-        --env.agent.harness.id null --model my-policy --client.base-url http://localhost:9000/v1
+        --env.agent.harness.id null --env.agent.runtime.type subprocess \
+        --model my-policy --client.base-url http://localhost:9000/v1
 
 prime-rl takes the same environment: the judge is part of the taskset, and each rollout carries
 `mpo_rubric_version`. The rubric changes after every 640 training rollouts, while training goes on.

@@ -1,6 +1,6 @@
 """A policy behind OpenAI's chat API, with streaming: what verifiers' harness talks to.
 
-    python tests/service/fake_policy.py       prints its port; ends with its stdin
+python tests/service/fake_policy.py       prints its port; ends with its stdin
 """
 
 from __future__ import annotations

@@ -270,4 +270,5 @@ class BudgetedChat:
 
 
 def _tokens(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return size // 3 + 1

@@ -54,8 +54,9 @@ class MemoryCache:
 class CachedChat:
     """A chat that asks only what it does not know.
 
-    Only whole answers of the shape that was asked for are kept: another one would be unusable for
-    ever, and should be asked for again.
+    Only whole answers are kept (`finish_reason` is `stop`), and only those of the shape that was
+    asked for are given out again: others would be unusable for ever. That is looked into where an
+    answer is found, which is seldom, and not where one is put.
 
     Attributes:
         hits: Calls that were answered from the cache.
@@ -83,7 +84,7 @@ class CachedChat:
     ) -> Completion:
         asked = _Asked(schema, temperature, max_tokens, seed)
         key = asked.key(messages, self.name)
-        known = _read(self.cache.get(key)) if key else None
+        known = _read(self.cache.get(key), schema) if key else None
         if known is not None:
             self.hits += 1
             self.saved = self.saved + known.usage
@@ -92,7 +93,7 @@ class CachedChat:
             completion = await self.inner.share(key, asked, messages)  # the key is known already
         else:
             completion = await asked.of(self.inner, messages)
-        if key and _usable(completion, schema):
+        if key and completion.finish_reason == "stop":
             self.cache.put(key, _written(completion))
         return completion
 
@@ -206,12 +207,6 @@ class _Asked:
         return await chat.complete(messages, **self.__dict__)
 
 
-def _usable(completion: Completion, schema: Schema | None) -> bool:
-    return completion.finish_reason == "stop" and (
-        schema is None or conforms(completion.text, schema)
-    )
-
-
 def _written(completion: Completion) -> dict[str, Any]:
     return {
         "text": completion.text,
@@ -221,7 +216,7 @@ def _written(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _read(value: Mapping[str, Any] | None) -> Completion | None:
+def _read(value: Mapping[str, Any] | None, schema: Schema | None) -> Completion | None:
     if value is None:
         return None
     try:
@@ -229,4 +224,6 @@ def _read(value: Mapping[str, Any] | None) -> Completion | None:
         usage = Usage(**value["usage"])
     except (KeyError, TypeError, ValueError):
         return None  # written by something else: ask again
-    return Completion(text, usage, model=model) if isinstance(text, str) else None
+    if not isinstance(text, str) or (schema is not None and not conforms(text, schema)):
+        return None
+    return Completion(text, usage, model=model)

@@ -27,15 +27,15 @@ def without_fence_ids(messages: Sequence[Message]) -> list[Message]:
                 numbers.setdefault(found, f"{len(numbers):016d}")
     if not numbers:
         return [{"role": m["role"], "content": m["content"]} for m in messages]
-    found_in: list[Message] = []
+    changed: list[Message] = []
     for message in messages:
         content = message["content"]
         # Not a pattern of all ids: it would be compiled anew for each prompt, which costs more
         # than asking.
         for id, number in numbers.items():
             content = content.replace(id, number)
-        found_in.append({"role": message["role"], "content": content})
-    return found_in
+        changed.append({"role": message["role"], "content": content})
+    return changed
 
 
 def call_key(

@@ -58,6 +58,8 @@ def dump(value: Any) -> str:
         text = _ENCODER.encode(plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"a value cannot be stored as JSON: {error}") from error
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

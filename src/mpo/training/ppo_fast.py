@@ -236,7 +236,7 @@ def _scale(x: Tensor, eps: float) -> Tensor:
     """One over the root of the mean square, per row."""
     import torch
 
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return length.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
 
 
