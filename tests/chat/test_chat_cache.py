@@ -58,12 +58,51 @@ def test_a_known_answer_costs_nothing() -> None:
     ],
 )
 def test_another_question_is_asked(options: dict[str, Any]) -> None:
-    inner = ScriptedChat(echo)
+    inner = ScriptedChat(lambda messages, schema, seed: '{"said": "hello"}')
     chat = CachedChat(inner, MemoryCache())
     ask(chat)
     ask(chat, **options)
     ask(chat, **options)
     assert len(inner.calls) == 2
+
+
+GRADE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["score", "why"],
+    "properties": {"score": {"type": "integer", "enum": [0, 1]}, "why": {"type": "string"}},
+}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "no json",
+        '{"score": 1, "why": "cut',
+        '{"score": 1}',
+        '{"score": 2, "why": ""}',
+        '{"score": true, "why": ""}',
+        '{"score": "1", "why": ""}',
+        '{"score": 1, "why": null}',
+        '{"score": 0, "why": "", "score": 1}',
+        '{"score": 1, "why": "", "more": 1}',
+        '[{"score": 1, "why": ""}]',
+        "[" * 100_000,
+    ],
+)
+def test_an_answer_of_another_shape_is_asked_for_again(bad: str) -> None:
+    inner = ScriptedChat([bad, '{"score": 1, "why": "a\nb"}'])
+    chat = CachedChat(inner, MemoryCache())
+    assert ask(chat, schema=GRADE).text == bad
+    assert ask(chat, schema=GRADE).text != bad
+
+
+@pytest.mark.parametrize(
+    "good", ['{"score": 1, "why": "a\nb"}', '```json\n{"score": 0, "why": ""}\n```']
+)
+def test_an_answer_of_the_right_shape_is_known(good: str) -> None:
+    chat = CachedChat(ScriptedChat([good]), MemoryCache())
+    assert ask(chat, schema=GRADE).text == ask(chat, schema=GRADE).text == good
 
 
 def test_another_model_is_asked() -> None:

