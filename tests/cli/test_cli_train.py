@@ -111,7 +111,12 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_children(tmp_path: Path, number: signal.Signals) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", WAITING], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE
+        [sys.executable, "-c", WAITING],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        # As at a terminal: a shell lets what it runs in the background ignore the interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 20
     while len(children := children_of(parent.pid)) < 2 and time.monotonic() < deadline:
