@@ -2,9 +2,10 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow test-servers check format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +34,17 @@ test: $(VENV)/.installed-dev  ## the default tests, under 6 minutes on 2 cores
 
 test-slow: $(VENV)/.installed-dev  ## real training: 2 ranks, kill and resume
 	$(PY) -m pytest -m slow
+
+# A venv of its own: servers pin what the library must not. llama.cpp is compiled, in 10 minutes or
+# more; it is made once, and `make clean` leaves it.
+$(SERVERS)/.installed:
+	python3 -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(SERVERS)/bin/python -m pip install -q gguf 'llama-cpp-python[server]' 'transformers[serving]'
+	touch $@
+
+test-servers: $(VENV)/.installed-dev $(SERVERS)/.installed  ## the chat client against llama.cpp and transformers serve
+	$(PY) -m pytest -m servers tests/servers
 
 check: $(VENV)/.installed-dev  ## format, lint, types
 	$(VENV)/bin/ruff format --check .
