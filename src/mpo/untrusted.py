@@ -195,6 +195,11 @@ def fence(text: str, *, secret: bytes, label: str = "RESPONSE") -> str:
         raise ValueError("the fence needs a secret, else its id can be computed by the policy")
     if not _LABEL.fullmatch(label):
         raise ValueError(f"a fence label is upper-case letters and underscores, not {label!r}")
+    return (_fenced if len(text) <= _REMEMBERED else _fenced.__wrapped__)(text, secret, label)
+
+
+@lru_cache(maxsize=64)  # the prompt of a group stands in the question of each of its completions
+def _fenced(text: str, secret: bytes, label: str) -> str:
     keyed = label + text
     counter = 0
     while True:
@@ -446,7 +451,8 @@ def _phrase_patterns() -> tuple[
     occur, half a dozen others need not be looked for.
     """
     # Compiled at first use: it takes 20 ms, which `mpo --help` does not have.
-    every = sorted({hint for _, hints, _ in _PHRASES for hint in hints.split("|")} | {"{"}, key=len)
+    single = set("{[</(#>")  # found, or not, in no time
+    every = sorted({h for _, hints, _ in _PHRASES for h in hints.split("|")} | single, key=len)
     root = {hint: next(short for short in every if short in hint) for hint in every}
     phrases = tuple(
         (

@@ -25,6 +25,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import replace
@@ -44,6 +45,9 @@ from .structured import Tier, ask_in_lines, read_lines, response_format, unwrap
 __all__ = ["OpenAIChat"]
 
 _log = logging.getLogger(__name__)
+
+_UNSUPPORTED = re.compile(r"[Uu]nsupported (?:parameter|value): '(\w+)'")
+"""OpenAI's words for a field that a model does not take."""
 
 _CONNECT_S = 10.0
 """Longest wait for a connection, in seconds: a host that is silent for so long is down."""
@@ -137,13 +141,13 @@ class OpenAIChat:
     ) -> Completion:
         options = (temperature, max_tokens, seed)
         if schema is None:
-            return await self._ask(self._body(messages, None, *options))
+            return await self._ask(messages, None, *options)
         tier, probing = self.tier, Usage()
         if tier == "auto":
             tier, probing = await self._finder.find(self._probe)
         if tier == "lines":
             messages = ask_in_lines(messages, schema)
-        completion = await self._ask(self._body(messages, response_format(schema, tier), *options))
+        completion = await self._ask(messages, response_format(schema, tier), *options)
         if probing.calls:
             completion = replace(completion, usage=probing + completion.usage)
         if completion.finish_reason != "stop" or tier not in ("json_object", "lines"):
@@ -181,14 +185,49 @@ class OpenAIChat:
         self, messages: Sequence[Message], schema: Schema | None, tier: Tier
     ) -> Completion | Failure:
         format = response_format(schema or {}, tier)
-        return await self._in_flight(
-            self._body(messages, format, 0.0, PROBE_TOKENS, None), NOT_TAKEN
-        )
+        return await self._adapting((messages, format, 0.0, PROBE_TOKENS, None), NOT_TAKEN)
 
-    async def _ask(self, payload: bytes) -> Completion:
-        outcome = await self._in_flight(payload)
-        assert isinstance(outcome, Completion)  # no status was given up on
+    async def _ask(self, *asked: Any) -> Completion:
+        outcome = await self._adapting(asked, (400,))
+        if isinstance(outcome, Failure):
+            raise ChatTransportError(self._explain(outcome, 1, 0.0, 0.0))
         return outcome
+
+    async def _adapting(
+        self, asked: tuple[Any, ...], accept: Collection[int]
+    ) -> Completion | Failure:
+        """Ask, and again where the model only refused a field that can be written otherwise.
+
+        Args:
+            asked: Arguments of `_body`.
+            accept: Statuses that come back as a failure.
+        """
+        payload = self._body(*asked)
+        while True:
+            outcome = await self._in_flight(payload, accept)
+            if isinstance(outcome, Completion):
+                return outcome
+            self._adapt(outcome)
+            # Compared, since another call may have been faster to find it out.
+            again = self._body(*asked)
+            if again == payload:
+                return outcome
+            payload = again
+
+    def _adapt(self, failure: Failure) -> None:
+        """Take out what the model says that it does not take: OpenAI's newer ones want
+        `max_completion_tokens`, and no temperature."""
+        found = _UNSUPPORTED.search(failure.what)
+        if failure.status != 400 or found is None:
+            return
+        field = found[1]
+        if field == "max_tokens" and "max_completion_tokens" in failure.what:
+            self.max_tokens_field = "max_completion_tokens"
+        elif field in ("temperature", "seed") and self.extra_body.get(field, 0) is not None:
+            self.extra_body[field] = None
+        else:
+            return
+        _log.info("%s, %s: requests go without %s from now on", self.shown_url, self.model, field)
 
     async def _in_flight(
         self, payload: bytes, accept: Collection[int] = ()

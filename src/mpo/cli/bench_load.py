@@ -29,6 +29,8 @@ from .group import GC_THRESHOLD
 
 __all__ = ["main"]
 
+WARM_UP = 16
+
 
 class SDKChat:
     """The official openai client behind the same protocol, for comparison. Not part of the
@@ -87,15 +89,16 @@ async def _measure(load: Mapping[str, Any]) -> dict[str, Any]:
         chat = SDKChat(url, "bench", in_flight)
     else:
         chat = OpenAIChat(url, "bench", concurrency=in_flight, tier="json_schema")
-    rollouts = make_rollouts(int(load["rollouts"]))
+    rollouts = make_rollouts(int(load["rollouts"]) + WARM_UP)
+    # Texts of their own: those that are measured must not be known from them.
+    first, rollouts = rollouts[-WARM_UP:], rollouts[:-WARM_UP]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "mpo.db") as store:
         chats = compose(chat, chat, BudgetConfig(), store, cache=True)
         reward = EvolvingReward(
             "essay", chats.rm, store, rubric=make_rubric(int(load["criteria"])), max_unscored=0.0
         )
         # Imports, connections and the first compiled patterns are no part of a long run.
-        warm_up = [r.model_copy(update={"id": f"w{r.id}", "mode": "eval"}) for r in rollouts[:16]]
-        await reward.score(warm_up)
+        await reward.score([rollout.model_copy(update={"mode": "eval"}) for rollout in first])
         wall, cpu = time.perf_counter(), time.process_time()
         judgements = await reward.score(rollouts)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
