@@ -363,6 +363,18 @@ def test_a_missing_end_costs_a_share_of_the_span_or_an_amount(model: str, tmp_pa
 # ---------------------------------------------------------------------- mistakes
 
 
+def test_importing_ppo_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, mpo.training.ppo, mpo.training.bench\n"
+        "print(*[m for m in ('torch', 'transformers', 'peft', 'trl') if m in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "")
+
+
 def test_mistakes_are_named_before_anything_is_asked(model: str, tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from mpo.training.ppo_engine import Engine, make_accelerator  # noqa: E402
 from mpo.training.ppo_math import AdaptiveKL  # noqa: E402
-from mpo.training.ppo_rollout import Sample  # noqa: E402
+from mpo.training.ppo_rollout import Sample, Sampling, sample  # noqa: E402
 from mpo.training.ppo_update import before, learn  # noqa: E402
 from training.tiny_ppo import LORA, ppo  # noqa: E402
 
@@ -34,8 +36,9 @@ class Recorded(Engine):
         return super().step()
 
 
-def engine(model: str, **changes) -> Recorded:
-    made = Recorded(model, ppo(max_grad_norm=None, **changes), make_accelerator(), seed=0)
+def engine(model: str, accelerator=None, **changes) -> Recorded:
+    settings = ppo(max_grad_norm=None, **changes)
+    made = Recorded(model, settings, accelerator or make_accelerator(), seed=0)
     torch.manual_seed(6)
     with torch.no_grad():  # a reference and values that differ from what is trained
         made.ac.value_head.weight.normal_()
@@ -130,6 +133,65 @@ def test_the_gradient_of_the_first_step_is_the_policy_gradient(model: str) -> No
     expected = {n: p.grad for n, p in fresh.ac.modules.named_parameters() if p.grad is not None}
     for name, gradient in expected.items():
         assert torch.allclose(made.steps[0][name], gradient, atol=1e-6), name
+
+
+class Wrapping:
+    """An accelerator of the sharding kind, which shards nothing and counts the calls it wraps."""
+
+    distributed_type = "DistributedType.FSDP"
+    num_processes, process_index, is_main_process = 1, 0, True
+    device = torch.device("cpu")
+    state = None
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.waited = 0
+        self.registered: list[object] = []
+
+    def prepare(self, module, optimizer):
+        module.register_forward_pre_hook(lambda _, inputs: self.calls.append(inputs[0]))
+        return module, optimizer
+
+    def register_for_checkpointing(self, schedule) -> None:
+        self.registered.append(schedule)
+
+    def no_sync(self, module):
+        self.waited += 1
+        return contextlib.nullcontext()
+
+    def backward(self, loss) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters, limit):
+        return torch.nn.utils.clip_grad_norm_(list(parameters), limit)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"micro_batch_size": 2}, {"critic": "separate", "lora": LORA.model_dump()}]
+)
+def test_a_sharded_model_is_only_called_through_its_wrapper(model: str, changes: dict) -> None:
+    scores = [0.2, None, 0.4, 0.0]
+    wrapping = Wrapping()
+    wrapped = engine(model, wrapping, **changes)
+    plain = engine(model, **changes)
+    update(wrapped, SAMPLES, scores)
+    update(plain, SAMPLES, scores)
+    assert_same(wrapped.steps[:1], plain.steps[:1])
+    passes = 2 if "micro_batch_size" in changes else 1
+    assert wrapping.calls.count("evaluate") == passes * (1 + 2)  # before, and two epochs
+    assert wrapping.waited == 2 * (passes - 1)
+    if "lora" in changes:
+        assert wrapping.calls.count("reference_log_probs") == 1
+    assert wrapping.registered == [wrapped.schedule]
+    wrapping.calls.clear()
+    sampling = Sampling(5, frozenset({1}), 0, top_p=1e-6)
+    prompts = [[3, 4, 5], [6]]
+    found = [
+        sample(e.sampler(), e.sampling_weights(), prompts, sampling, torch.Generator(), e.all_done)
+        for e in (wrapped, plain)
+    ]
+    assert set(wrapping.calls) == {"next_logits"}
+    assert len(wrapping.calls) == max(len(one.completion) for one in found[0])
 
 
 def test_mini_batches_take_a_step_each_in_an_order_of_their_own(model: str) -> None:

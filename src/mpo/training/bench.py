@@ -37,7 +37,7 @@ from .ppo_settings import PPOSettings
 from .run import StepReport
 from .settings import LoraSettings
 
-__all__ = ["CONDITIONS", "compare", "make_inputs", "run_ours", "run_peer"]
+__all__ = ["CONDITIONS", "compare", "make_inputs", "ratios", "run_ours", "run_peer"]
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 CONDITIONS: Mapping[str, Any] = {
@@ -145,7 +145,7 @@ def _prompts(tokenizer: Any, conditions: Mapping[str, Any], n: int = 512) -> lis
 
 
 def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
-    """Wall and CPU seconds of each step after the first, in this process."""
+    """In this process: wall and CPU seconds of each step after the first, tokens per response."""
     import torch
 
     torch.set_num_threads(1)
@@ -173,7 +173,7 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
         marks.append((time.perf_counter(), time.process_time()))
 
     with tempfile.TemporaryDirectory() as scratch:
-        train_ppo(
+        summary = train_ppo(
             reward=EvolvingReward(
                 task,
                 ScriptedChat(_same_score),
@@ -187,10 +187,12 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
             seed=0,
             progress=mark,
         )
+        state = json.loads((Path(summary["checkpoint"]) / "trainer_state.json").read_text())
     pairs = list(pairwise(marks))
     return {
         "wall": [b[0] - a[0] for a, b in pairs],
         "cpu": [b[1] - a[1] for a, b in pairs],
+        "length": [line["completions/length"] for line in state["log_history"]],
     }
 
 
@@ -260,7 +262,7 @@ def compare(
         if peer is not None:
             row["peer"] = _rates(run_peer(peer, folder, updates + 1))
         rows.append(row)
-    return _table(rows)
+    return ratios(rows)
 
 
 def _rates(run: Mapping[str, Any]) -> dict[str, float]:
@@ -268,8 +270,9 @@ def _rates(run: Mapping[str, Any]) -> dict[str, float]:
     return {kind: batch / median(run[kind]) for kind in ("wall", "cpu")}
 
 
-def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"rounds": rows}
+def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians over rounds, and ratios to the peer of the same round."""
+    found: dict[str, Any] = {"rounds": list(rows)}
     for name in ("shared", "separate", "peer"):
         if name in rows[0]:
             found[name] = {
@@ -278,10 +281,10 @@ def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if "peer" in rows[0]:
         for name in ("shared", "separate"):
             for kind in ("wall", "cpu"):
-                ratios = sorted(row[name][kind] / row["peer"][kind] for row in rows)
+                each = sorted(row[name][kind] / row["peer"][kind] for row in rows)
                 found.setdefault("ratio", {}).setdefault(name, {})[kind] = {
-                    "median": round(median(ratios), 3),
-                    "min": round(ratios[0], 3),
+                    "median": round(median(each), 3),
+                    "min": round(each[0], 3),
                 }
     return found
 

@@ -186,12 +186,12 @@ class _Run:
             figures, kl = self.step(step)
             self.history.append({**figures, "step": step + 1})
             meta.on_step_end(None, self._place(step + 1), None)
-            snapshot = meta.state()["snapshot"] if self._due(step + 1) else None
+            callback = meta.state() if self._due(step + 1) else None
             if main:
                 trackers.log(step + 1, figures)
                 reporter.tell(step + 1, kl)
-            if snapshot is not None:
-                self._save(step + 1, snapshot)
+            if callback is not None:
+                self._save(step + 1, callback)
         trackers.end()
 
     def _place(self, step: int, stateful: Mapping[str, Any] | None = None) -> Any:
@@ -207,19 +207,19 @@ class _Run:
             meta.on_train_begin(None, self._place(0), None)
             return 0
         position = load_position(self.newest)
+        stateful = {"MPOCallback": position.callback}
+        meta.on_train_begin(None, self._place(position.step, stateful), None)
         load_checkpoint(self.newest, self.engine)
         self.kl.coefficient = position.kl_coef
         self.history = [dict(line) for line in position.history]
-        entry = {"MPOCallback": {"snapshot": position.snapshot}}
-        meta.on_train_begin(None, self._place(position.step, entry), None)
         return position.step
 
     def _due(self, step: int) -> bool:
         every = self.settings.save_every
         return step == self.settings.steps or bool(every and step % every == 0)
 
-    def _save(self, step: int, snapshot: Mapping[str, Any]) -> None:
-        position = Position(step, self.kl.coefficient, snapshot, self.history)
+    def _save(self, step: int, callback: Mapping[str, Any]) -> None:
+        position = Position(step, self.kl.coefficient, callback, self.history)
         folder = self.folder / "checkpoints"
         save_checkpoint(folder, self.engine, position, self.settings, self.tokenizer)
 

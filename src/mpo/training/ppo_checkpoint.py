@@ -41,8 +41,8 @@ class Position:
 
     step: int
     kl_coef: float
-    snapshot: Mapping[str, Any]
-    """Of the store."""
+    callback: Mapping[str, Any]
+    """State of the meta steps' callback: where the store stands, and how many ranks there are."""
     history: Sequence[Mapping[str, Any]] = ()
     """What was logged."""
 
@@ -167,12 +167,11 @@ def _critic_state(engine: Engine) -> dict[str, Any]:
 def _save_position(part: Path, position: Position, settings: PPOSettings) -> None:
     ppo = {"settings": settings.model_dump(mode="json"), "kl_coef": position.kl_coef}
     (part / "ppo.json").write_text(json.dumps(ppo, indent=2), "utf-8")
-    entry = {"args": {}, "attributes": {}, "snapshot": dict(position.snapshot)}
     state = {
         "global_step": position.step,
         "log_history": list(position.history),
         # Where a trainer of transformers would put it: the same readers find it.
-        "stateful_callbacks": {"MPOCallback": entry},
+        "stateful_callbacks": {"MPOCallback": dict(position.callback)},
     }
     (part / "trainer_state.json").write_text(json.dumps(state, indent=2), "utf-8")
 
@@ -187,7 +186,7 @@ def load_position(checkpoint: Checkpoint) -> Position:
     return Position(
         step=checkpoint.step,
         kl_coef=float(ppo["kl_coef"]),
-        snapshot=state["stateful_callbacks"]["MPOCallback"]["snapshot"],
+        callback=state["stateful_callbacks"]["MPOCallback"],
         history=state["log_history"],
     )
 
@@ -204,7 +203,9 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine) -> None:
             engine.accelerator.load_state(str(folder / "accelerate"))
         else:
             _load_weights(folder, engine)
-        _load_random(folder / _rng_name(engine.accelerator))
+        random_states = folder / _rng_name(engine.accelerator)
+        if random_states.exists():  # otherwise another number of processes wrote them
+            _load_random(random_states)
     except Exception as error:  # torch, pickle and safetensors each have their own
         raise StoreError(
             f"{folder} cannot be read: {error}; delete it, and the run continues from the "
@@ -216,15 +217,13 @@ def _load_weights(folder: Path, engine: Engine) -> None:
     import torch
     from safetensors.torch import load_file
 
-    state = load_file(str(folder / "critic.safetensors"), device=str(engine.device))
+    state = load_file(str(folder / "critic.safetensors"))
     found = engine.ac.modules.load_state_dict(state, strict=False)
     lacking = [key for key in found.missing_keys if not key.startswith("policy.")]
     if lacking or found.unexpected_keys:
         raise ValueError(f"its critic does not fit: {[*lacking, *found.unexpected_keys][:3]}")
-    where = engine.device
-    engine.optimizer.load_state_dict(
-        torch.load(folder / "optimizer.pt", map_location=where, weights_only=True)
-    )
+    states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    engine.optimizer.load_state_dict(states)  # to where the weights are
     engine.schedule.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
 

@@ -71,9 +71,7 @@ class Engine:
         self.schedule = self._schedule()
         self.whole = self.ac.modules
         if self.sharded:
-            self.whole, self.optimizer, self.schedule = accelerator.prepare(
-                _collective(self.ac), self.optimizer, self.schedule
-            )
+            self._shard()
         elif self.world > 1:
             self._same_weights()
 
@@ -106,6 +104,15 @@ class Engine:
             )
         except ValueError as error:
             raise ConfigError(f"lr_schedule={self.settings.lr_schedule!r}: {error}") from error
+
+    def _shard(self) -> None:
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if plugin is not None:  # which otherwise wants to read it off a data loader
+            size = self.settings.micro_batch_size or self.settings.share(self.world)
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = size
+        self.whole, self.optimizer = self.accelerator.prepare(_collective(self.ac), self.optimizer)
+        # A prepared schedule would step once per process.
+        self.accelerator.register_for_checkpointing(self.schedule)
 
     def _same_weights(self) -> None:
         import torch.distributed as dist

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .ppo_fast import FastBody, FastDecoder, fast_body, sees_everything
+from .ppo_decode import FastDecoder
+from .ppo_fast import FastBody, fast_body, sees_everything
 from .ppo_math import log_probs
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class LanguageModel:
     def decoder(self, weights: Weights, rows: int, length: int) -> Decoder:
         """For `rows` sequences of at most `length` tokens, padding included."""
         if self.fast is not None:
-            return Decoder(self, weights, FastDecoder(self.fast, weights.body, rows, length))
+            return Decoder(self, weights, FastDecoder(self.body, weights.body, rows, length))
         return Decoder(self, weights)
 
 
