@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-servers check format bench clean
+.PHONY: help demo test test-slow test-servers test-verl test-verifiers test-install check format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,27 @@ $(SERVERS)/.installed:
 
 test-servers: $(VENV)/.installed-dev $(SERVERS)/.installed  ## the chat client against llama.cpp and transformers serve
 	$(PY) -m pytest -m servers tests/servers
+
+# Engines pin torch, transformers and each other: each gets a venv of its own, made once.
+.venv-verl/.installed:
+	python3 -m venv .venv-verl
+	.venv-verl/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	.venv-verl/bin/python -m pip install -q 'verl==0.9.1' TransferQueue cachetools pytest -e '.[serve]'
+	touch $@
+
+test-verl: .venv-verl/.installed  ## the reward manager in veRL's own Ray workers (installs 2 GB)
+	.venv-verl/bin/python -m pytest tests/service/test_service_verl.py
+
+.venv-verifiers/.installed:
+	python3 -m venv .venv-verifiers
+	.venv-verifiers/bin/python -m pip install -q 'verifiers==0.4.0' pytest -e '.[serve]'
+	touch $@
+
+test-verifiers: .venv-verifiers/.installed  ## the judge plugin in verifiers' own runner (installs 0.6 GB)
+	.venv-verifiers/bin/python -m pytest tests/service/test_service_verifiers.py
+
+test-install:  ## whether pip resolves this package beside each engine (dry runs)
+	scripts/test_install.sh python3
 
 check: $(VENV)/.installed-dev  ## format, lint, types
 	$(VENV)/bin/ruff format --check .

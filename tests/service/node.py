@@ -55,7 +55,13 @@ class SlowChat(ScriptedChat):
 
 
 def make_service(
-    folder: Path, *, k: int = 10, chat: Any = None, metrics: bool = False, **settings: Any
+    folder: Path,
+    *,
+    k: int = 10,
+    chat: Any = None,
+    metrics: bool = False,
+    apply_after: int = 0,
+    **settings: Any,
 ) -> RewardService:
     folder.mkdir(parents=True, exist_ok=True)
     reward = EvolvingReward(
@@ -68,6 +74,7 @@ def make_service(
         others=1,
         earlier=1,
         lint=False,
+        apply_after=apply_after,
     )
     return RewardService(
         reward,

@@ -284,6 +284,21 @@ def test_a_meta_step_is_held_once_however_many_ask(tmp_path: Path) -> None:
     held(test, tmp_path, k=10)
 
 
+def test_a_meta_step_may_count_some_updates_later(tmp_path: Path) -> None:
+    async def test(service: RewardService) -> None:
+        await service.score(request(*(item(f"e{i}", step=9) for i in range(4))))
+        begun = await step(service, 10)
+        assert (begun.due, begun.changed) == (True, False)
+        for n in (11, 12):
+            assert not (await step(service, n)).changed
+        decided = await step(service, 13)
+        assert decided.changed
+        assert decided.rubric_version == 1
+        assert not (await step(service, 10)).changed, "the same answer as before"
+
+    held(test, tmp_path, apply_after=3)
+
+
 def test_the_count_drives_meta_steps_where_the_engine_cannot(tmp_path: Path) -> None:
     async def test(service: RewardService) -> None:
         for i in range(5):

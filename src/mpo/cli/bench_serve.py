@@ -41,10 +41,10 @@ class Settings:
 
     items: int = 20_000
     """At full speed; memory is compared between its first and its last fifth."""
-    rated_s: float = 20.0
+    rated_s: float = 30.0
     """Seconds at `RATE`, for batches and again for single items."""
     kills: int = 20
-    kill_items: int = 8_000
+    kill_items: int = 16_000
     """Sent while the service is killed and started again."""
     clients: int = 2
 
@@ -167,8 +167,8 @@ def _killed(folder: Path, settings: Settings) -> dict[str, Any]:
     committed: dict[str, None] = {}
     heads_lost = 0
     with _MetaSteps(node) as meta:
-        for _ in range(settings.kills):
-            time.sleep(1.0)
+        for kill in range(settings.kills):
+            time.sleep((1.0, 6.0)[kill % 2])  # with and without a meta step in between
             node.stop(signal.SIGKILL)
             with Store(node.folder / "mpo.db", create=False) as store:
                 cases = store.window(cohort=None, scored=None)

@@ -14,7 +14,7 @@ from ..store import Store
 
 __all__ = ["Means"]
 
-_GROUPS = 4096
+_GROUPS = 1024
 _RECENT = 1024
 """Rewards that make the run's mean: rubrics change, and with them what a usual reward is."""
 _STEPS = 5

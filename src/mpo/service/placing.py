@@ -21,9 +21,9 @@ from .wire import Item, flatten
 
 __all__ = ["Placer"]
 
-_RECENT = 8192
+_RECENT = 2048
 """Items that are remembered; others are looked up in the store."""
-_GROUPS = 8192
+_GROUPS = 4096
 
 
 class Placer:

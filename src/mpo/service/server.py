@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -71,6 +72,9 @@ def serve(
     door = door if door is not None else Door()
     app = make_app(service, door)
     _many_files()
+    # A meta step computes in a thread. By default it may keep the interpreter for 5 ms each time
+    # that the loop has waited for a socket, which it does thousands of times a second.
+    sys.setswitchinterval(0.0005)
     asyncio.run(_serve(app, host, port, door, ready))
 
 

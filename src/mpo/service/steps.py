@@ -141,7 +141,7 @@ class MetaSteps:
             if n not in self._done and n >= self.decided:
                 await self._now(n, due)
             decisions = tuple(d for d in self._evolved() if d.step == n)
-            if due and not decisions and n < self.decided:
+            if due and n < self.decided and not any(d.due == n for d in self._evolved()):
                 raise Refusal(
                     409,
                     f"the meta step of step {self.decided} was held already, and {n} comes before "
