@@ -47,9 +47,11 @@ def test_the_others_start_from_the_tasks_rubric_or_the_configs(arm: str, tmp_pat
     assert check(config).rubric == read_rubric_file(tmp_path / "mine.md")
 
 
-def test_an_arms_own_rubric_goes_before_the_configs() -> None:
-    path = arm_rubric("expert", load_task("essay"), "mine.md")
+def test_an_arm_with_a_rubric_of_its_own_takes_no_other() -> None:
+    path = arm_rubric("expert", load_task("essay"), None)
     assert path == BUILTIN / "essay" / "rubrics" / "expert.md"
+    with pytest.raises(ConfigError, match=r"rubric=mine\.md would not be used.*arm=fixed"):
+        arm_rubric("expert", load_task("essay"), "mine.md")
 
 
 @pytest.mark.parametrize("task", ["summarization", "ethics", "math"])

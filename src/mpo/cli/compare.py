@@ -90,8 +90,8 @@ def _arms(text: str) -> list[str]:
     for arm in chosen:
         if arm not in ARMS:
             near = difflib.get_close_matches(arm, ARMS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"unknown arm {arm!r}{hint} There are {', '.join(ARMS)}")
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(f"unknown arm {arm!r}{hint}: there are {', '.join(ARMS)}")
     if not chosen:
         raise ConfigError(f"--arms names none; there are {', '.join(ARMS)}")
     return chosen
@@ -153,10 +153,12 @@ def _train_policy(board: Board) -> None:
 
 
 def given_rubrics(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
-    """The config's rubric by arm. Where one of several arms is there to try a given rubric, it is
-    that arm's alone: the others start from the task's own."""
+    """The config's rubric by arm; None for an arm that runs with one of its own. Where one of
+    several arms is there to try a given rubric, it is that arm's alone: the others start from the
+    task's own."""
     mine = [arm for arm in arms if ARMS[arm].given]
-    return {arm: config.rubric if not mine or arm in mine else None for arm in arms}
+    takers = mine or [arm for arm in arms if ARMS[arm].rubric is None]
+    return {arm: config.rubric if arm in takers else None for arm in arms}
 
 
 def _job(folder: Path, label: str, budget: BudgetConfig, given: dict[str, str | None]) -> Job:

@@ -58,11 +58,17 @@ def arm_rubric(arm: str, task: Task, given: str | None) -> Path | None:
         given: The config's `rubric`.
 
     Raises:
-        ConfigError: The arm runs with a rubric of its own, and the task has none.
+        ConfigError: The arm runs with a rubric of its own, and the task has none, or another one
+            is given.
     """
     name = ARMS[arm].rubric
     if name is None or (given and ARMS[arm].given):
         return Path(given) if given else None
+    if given:
+        raise ConfigError(
+            f"arm {arm!r} runs with the task's own {name}.md, and rubric={given} would not be "
+            "used: leave it out, or take arm=fixed to keep a rubric of yours in force"
+        )
     folder = task.folder / "rubrics"
     path = folder / f"{name}.md"
     if path.is_file():

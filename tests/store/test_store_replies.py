@@ -20,7 +20,7 @@ from mpo.records import Decision, Usage
 from mpo.rubric import parse_rubric
 from mpo.store import Store
 
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).parents[2] / "src"
 SEED = parse_rubric("# Seed\n## Flow  (weight 1)\nIdeas follow.\n- 0: no\n- 5: yes\n")
 ANSWER = {"text": "Grüße \ud800 🌊", "usage": {"calls": 1}, "finish_reason": "stop"}
 
