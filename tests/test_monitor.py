@@ -274,7 +274,7 @@ def test_canaries() -> None:
     _, closer = observe(state, 1, batch(1), canaries=canaries(0.2, 0.25))
     assert [a.monitor for a in closer.alarms] == ["canaries"]
     _, high = observe(state, 1, batch(1), canaries=canaries(0.9, 0.5))
-    assert "truncated scored high" in high.alarms[0].message
+    assert "texts without content score high" in high.alarms[0].message
     _, missing = observe(state, 1, batch(1), canaries=canaries(0.7, None))
     assert not missing.alarms
     assert auc([Canary("a", True, 0.5)]) is None

@@ -18,6 +18,7 @@ from mpo.reward_model import make_reward_model
 from mpo.scale import normalized
 from mpo.task import BUILTIN, load_task
 from mpo.training.start import ppo_settings
+from mpo.watch import AUDIT_SHARE, CANARIES_PER_RUBRIC
 
 PAPER = ["paper/essay", "paper/ethics", "paper/math", "paper/summarization"]
 KEYS = (
@@ -123,7 +124,7 @@ def test_a_prompt_is_as_long_as_what_the_reward_model_really_sends() -> None:
     assert plan["prompt_tokens_cached"] < 0.75 * plan["prompt_tokens"]
 
 
-def test_a_gate_asks_for_its_judgements() -> None:
+def test_gate_and_canaries_ask_for_their_judgements() -> None:
     always = planned("sandbox/essay", "meta.gate=always")
     probes = planned("sandbox/essay")
     task = load_task("essay")
@@ -132,7 +133,21 @@ def test_a_gate_asks_for_its_judgements() -> None:
         raise AssertionError("nobody is asked")
 
     gate = Probes(make_reward_model(task, ScriptedChat(reply), b"x"), task, normalized)
-    assert probes["rm_calls"] - always["rm_calls"] == 14 * gate.calls()
+    # Canaries: under the seed rubric and under each that follows it.
+    extra = 14 * gate.calls() + 15 * CANARIES_PER_RUBRIC
+    assert probes["rm_calls"] - always["rm_calls"] == extra
+    assert f"canaries ask for {15 * CANARIES_PER_RUBRIC} judgements" in str(probes["assumptions"])
+    assert planned("sandbox/essay", "arm=fixed")["rm_calls"] == 140 * 64
+
+
+def test_an_audit_asks_a_second_rm_about_a_few() -> None:
+    second = "audit_chat={base_url: http://other/v1, model: other}"
+    prices = "budget.prices={other: [1000.0, 0.0]}"
+    plan = planned("sandbox/essay", second, prices)
+    assert plan["audit_calls"] == round(AUDIT_SHARE * 140 * 64)
+    assert plan["cost"] == pytest.approx(plan["audit"]["prompt_tokens"] / 1000, rel=1e-3)
+    plain = planned("sandbox/essay")
+    assert (plain["audit_calls"], plain["rm_calls"]) == (0, plan["rm_calls"])
 
 
 def test_a_prescreen_asks_about_every_rollout() -> None:
@@ -175,6 +190,8 @@ def test_what_was_assumed_is_said() -> None:
     said = "\n".join(plan["assumptions"])
     assert "1.3 tokens per word" in said
     assert "not of the dataset" in said
+    assert "drops prompts over 4,000 tokens" in said
+    assert "drops prompts" not in "\n".join(planned("paper/essay")["assumptions"])
     assert "a prompt has 900 words (given)" in "\n".join(
         planned("paper/summarization", prompt_words=900)["assumptions"]
     )

@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from .chat import Chat
-from .errors import ConfigError, StoreError
 from .evidence import Frozen, choose, freeze, log_choices
 from .flags import FlagPolicy
 from .gate import Always, Gate
+from .lineage import plant_seed, roll_back
 from .meta_reward_model import AnalysisMode, Evidence, MetaRewardModel
 from .meta_step import Background, MetaStep, Outcome
-from .monitor import MonitorState, StepSummary, observe
 from .records import Decision, Judgement, Rollout
 from .reward_model import AnswerChecker, RewardModel, make_reward_model
 from .rubric import Rubric
@@ -43,13 +42,11 @@ from .schedule import Every, Schedule, Selection, Uniform
 from .scoring import Scorer
 from .store import Store
 from .task import Task, load_task
+from .watch import MONITOR, Canaries, SecondOpinion, Watch
 
-__all__ = ["EvolvingReward", "roll_back"]
+__all__ = ["MONITOR", "EvolvingReward", "roll_back"]
 
 _log = logging.getLogger(__name__)
-
-MONITOR, CALLED = "monitor", "alarm"
-"""Names under which the store keeps what the monitors saw, and when they called for a meta step."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,8 @@ class EvolvingReward:
         scale: From scores to reward; 0 to 1 if None.
         max_unscored: Largest share of one step that may stay unscored, 0 to 1, over all calls
             and ranks. A single unscored rollout never stops a run.
+        deadline_s: Longest time for one call of `score`, in seconds; what has no answer by then
+            is unscored. None: every call ends by the chat's own deadline.
         flags: What happens to a text that speaks to its grader: `observe`, `penalise` or
             `refuse` (`mpo.flags`).
         analysis: An analysis per case and one merge, or one `joint` analysis of all cases and no
@@ -103,6 +102,10 @@ class EvolvingReward:
         lint: Check proposals without a model, have the MRM mend one with errors, then refuse it.
         on_alarm: A monitor's alarm calls for a meta step too.
         min_distance: Updates that must lie between such a meta step and the one before.
+        canaries: Read texts of known rank under each new rubric; where they fail twice in a row,
+            `step` puts an earlier rubric back in force (`mpo.watch`). Off is the paper.
+        audit_chat: A second RM that grades a few percent of the rollouts, for the monitors
+            (`mpo.watch.AUDIT_SHARE`); nobody if None.
         seed: Of every random choice; each is logged in the store with its result.
 
     Raises:
@@ -127,6 +130,7 @@ class EvolvingReward:
         gate: Gate | None = None,
         scale: Scale | None = None,
         max_unscored: float = 0.2,
+        deadline_s: float | None = None,
         flags: FlagPolicy = "observe",
         analysis: AnalysisMode = "per_case",
         rationales: bool = True,
@@ -135,12 +139,15 @@ class EvolvingReward:
         lint: bool = True,
         on_alarm: bool = False,
         min_distance: int = 5,
+        canaries: bool = False,
+        audit_chat: Chat | None = None,
         seed: int = 0,
     ) -> None:
         self.task = task if isinstance(task, Task) else load_task(task)
         self.store = store if isinstance(store, Store) else Store(store)
         self.chat = chat
         self.meta_chat = meta_chat if meta_chat is not None else chat
+        self.audit_chat = audit_chat
         self.schedule: Schedule = schedule if schedule is not None else Every(10)
         self.selection: Selection = selection if selection is not None else Uniform()
         self.gate: Gate = gate if gate is not None else Always()
@@ -151,11 +158,9 @@ class EvolvingReward:
         self.samples, self.others, self.earlier = samples, others, earlier
         self.max_unscored = max_unscored
         self.apply_after, self.lint = apply_after, lint
-        self.on_alarm, self.min_distance = on_alarm, min_distance
         self.waited_s = 0.0
         """Seconds that `step` has waited for meta steps in this process."""
         self.seed = seed
-        self._monitor = MonitorState()
         self._background = Background()
         self._under_way: dict[tuple[str, int], _Work] = {}
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
@@ -181,47 +186,38 @@ class EvolvingReward:
             flags=flags,
             max_unscored=max_unscored,
             seed=seed,
+            deadline_s=deadline_s,
         )
-        self._plant_seed("")
+        self._canaries = Canaries(self.store, self._scorer, seed) if canaries else None
+        self.watch = Watch(
+            self.store,
+            seed,
+            on_alarm=on_alarm,
+            min_distance=min_distance,
+            canaries=self._canaries,
+            audit=self._second_opinion(secret),
+        )
+        plant_seed(self.store, "", self.seed_rubric)
+
+    def _second_opinion(self, secret: bytes) -> SecondOpinion | None:
+        if self.audit_chat is None:
+            return None
+        # It grades what it is shown: a final answer that a program compares needs no opinion.
+        task = self.task.with_rm(answer_check="off")
+        model = make_reward_model(task, self.audit_chat, secret, self.seed)
+        return SecondOpinion(self.store, model, self.seed)
 
     # ------------------------------------------------------------------ the rubric in force
 
     def rubric(self, cohort: str = "") -> Rubric:
         """The head: the rubric in force for a cohort."""
         head = self.store.head(cohort)
-        return head if head is not None else self._plant_seed(cohort)
+        return head if head is not None else plant_seed(self.store, cohort, self.seed_rubric)
 
-    def _plant_seed(self, cohort: str) -> Rubric:
-        """Make the seed rubric the head of a cohort that has none.
-
-        Raises:
-            ConfigError: The store's lineage starts from another rubric.
-        """
-        lineage = self.store.lineage(cohort)
-        if not lineage:
-            decision = Decision(
-                cohort=cohort,
-                kind="seed",
-                proposed=self.seed_rubric.id,
-                accepted=True,
-                reason="seed rubric",
-            )
-            try:
-                self.store.decide(decision, self.seed_rubric)
-            except StoreError:
-                # Another rank may have planted it first; only then is there a lineage now.
-                if not self.store.lineage(cohort):
-                    raise
-            lineage = self.store.lineage(cohort)
-        if lineage[0].proposed != self.seed_rubric.id:
-            raise ConfigError(
-                f"{self.store.path} continues seed rubric {lineage[0].proposed}, not "
-                f"{self.seed_rubric.id} ({self.seed_rubric.title!r}): use another store, or the "
-                "rubric that it began with (mpo rubric show)"
-            )
-        head = self.store.head(cohort)
-        assert head is not None
-        return head
+    @property
+    def under_way(self) -> list[int]:
+        """Updates whose meta step has begun and is not decided yet; may be read by any thread."""
+        return sorted({due for _, due in list(self._under_way)})
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
         """Score rollouts under the rubric in force. Never changes it.
@@ -262,7 +258,8 @@ class EvolvingReward:
         crash. A meta step that fails leaves the head where it was, and says why in its decision.
 
         With `apply_after`, a meta step that is due starts here and is decided that many updates
-        later.
+        later. Where canaries have failed twice in a row under a new rubric, an earlier one is put
+        back in force, as a decision of its own (kind `rollback`).
 
         Returns:
             The decision; the last one where several cohorts had evidence; None if none was made.
@@ -273,52 +270,26 @@ class EvolvingReward:
             BudgetError: The budget is spent (from the chat).
         """
         self._scorer.check_unscored("train", n - 1)
-        self._watch(n)
+        begun = [d for d in range(max(1, n - self.apply_after), n) if self.schedule.due(d)]
+        await self.watch.look(n, max(begun, default=0))
         decision = None
         for cohort in list(self.store.heads()):
+            decision = await self._sound(n, cohort) or decision
             decision = await self._cohort_step(n, cohort) or decision
         return decision
 
-    def _watch(self, n: int) -> None:
-        """Let the monitors see the last update's rollouts; an alarm may call for a meta step."""
-        if self._monitor_seen(n):
-            return
-        cases = self.store.window(
-            after_step=n - 2, up_to_step=n - 1, cohort=None, mode="train", scored=None
-        )
-        if not cases:
-            return
-        before = self._monitor.recent[-1:]
-        self._monitor, reading = observe(self._monitor, n, cases)
-        figures = reading.figures | self._jump(n, before, self._monitor.recent[-1])
-        alarms = [alarm.to_dict() for alarm in reading.alarms]
-        seen = {"figures": figures, "alarms": alarms, "hint": reading.hint}
-        self.store.log_choice(MONITOR, n, self.seed, seen)
-        for alarm in reading.alarms:
-            if alarm.new:
-                _log.warning("monitor: %s", alarm)
-        last = max((d.due or 0 for d in self.store.lineage() if d.kind == "evolve"), default=0)
-        if self.on_alarm and reading.alarms and n - last >= self.min_distance:
-            self.store.log_choice(CALLED, n, self.seed, [alarm.monitor for alarm in reading.alarms])
-
-    def _jump(self, n: int, before: Sequence[StepSummary], now: StepSummary) -> dict[str, float]:
-        """How far the mean reward moved with a new rubric, from one update to the next."""
-        changed = any(d.accepted and d.step == n - 1 for d in self.store.lineage())
-        if not changed or not before or not before[0].scored or not now.scored:
-            return {}
-        jump = now.reward_sum / now.scored - before[0].reward_sum / before[0].scored
-        _log.info("new rubric: the mean normalized reward moved by %+.3f at update %d", jump, n)
-        return {"scale_jump": jump}
-
-    def _monitor_seen(self, n: int) -> bool:
-        """Whether `step(n)` was called before: a trainer may call again after a crash."""
-        recent = self._monitor.recent
-        return bool(recent) and recent[-1].step >= n
-
-    def _hint(self, due: int) -> str:
-        """What the monitors said at an update, in words; also after a resume."""
-        said = [choice for choice in self.store.choices(MONITOR) if choice.step == due]
-        return str(said[-1].result["hint"]) if said else ""
+    async def _sound(self, n: int, cohort: str) -> Decision | None:
+        """Put an earlier rubric back in force where the canaries have failed twice in a row."""
+        canaries = self._canaries
+        failing = await canaries.failing(n, cohort) if canaries is not None else None
+        if canaries is None or failing is None:
+            return None
+        target = canaries.target(cohort)
+        if target is None:
+            return None
+        _log.warning("rolled back to %s: %s", target, failing.reason)
+        self._maps.clear()
+        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures)
 
     async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
         """Start what is due, and decide what has had its time."""
@@ -338,7 +309,7 @@ class EvolvingReward:
 
         A resumed run has none under way: it looks back as far as one may have been.
         """
-        called = {choice.step for choice in self.store.choices(CALLED)} if self.on_alarm else set()
+        called = self.watch.called()
         past = range(max(1, n - self.apply_after), n + 1)
         due = [d for d in past if self.schedule.due(d) or d in called]
         under_way = [d for name, d in self._under_way if name == cohort and d <= n]
@@ -354,12 +325,15 @@ class EvolvingReward:
         """The meta step of an update: under way already, or started now."""
         if (cohort, due) in self._under_way:
             return self._under_way[cohort, due]
-        lineage = self.store.lineage(cohort)
+        # As it stood then: a resumed run starts again what was under way, and must not know what
+        # was decided since.
+        lineage = [d for d in self.store.lineage(cohort) if d.step <= due]
         since = max((d.due or 0 for d in lineage if d.kind == "evolve"), default=0)
-        frozen = freeze(self.store, cohort, due=due, since=since, hint=self._hint(due))
+        frozen = freeze(self.store, cohort, due=due, since=since, hint=self.watch.hint(due))
         if not frozen.recent and (cohort or len(self.store.heads()) > 1):
             return None  # A cohort without evidence keeps its rubric.
-        parent = self.rubric(cohort)
+        in_force = [d.proposed for d in lineage if d.accepted and d.proposed is not None]
+        parent = self.store.rubric(in_force[-1])
 
         def choice(model: MetaRewardModel) -> Awaitable[Evidence]:
             return choose(
@@ -406,6 +380,9 @@ class EvolvingReward:
         if head != work.parent:
             accepted, reason = False, f"the rubric in force is no longer {work.parent.id}"
         refinement = outcome.refinement
+        condemned = self._canaries.condemned(cohort) if self._canaries is not None else ()
+        if accepted and refinement is not None and refinement.rubric.id in condemned:
+            accepted, reason = False, "canaries have put this very rubric out of force before"
         decision = Decision(
             step=n,
             due=due,
@@ -435,7 +412,7 @@ class EvolvingReward:
 
     def snapshot(self, step: int) -> dict[str, Any]:
         """What a trainer puts into its checkpoint: a small JSON object."""
-        return {**self.store.snapshot(step), "monitor": self._monitor.to_json()}
+        return {**self.store.snapshot(step), "monitor": self.watch.to_json()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: later rollouts and decisions are set aside, not deleted.
@@ -452,7 +429,7 @@ class EvolvingReward:
             work.give_up()
         self._under_way.clear()
         self._maps.clear()
-        self._monitor = MonitorState.from_json(monitor) if monitor else MonitorState()
+        self.watch.restore(monitor)
 
     async def aclose(self) -> None:
         """Give up what is under way, and close the connections that this loop and the background
@@ -465,40 +442,6 @@ class EvolvingReward:
             await asyncio.wrap_future(self._background.submit(self._close_chats()))
 
     async def _close_chats(self) -> None:
-        await self.chat.aclose()
-        if self.meta_chat is not self.chat:
-            await self.meta_chat.aclose()
-
-
-def roll_back(store: Store, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
-    """Put an earlier rubric of the lineage back in force, as a decision of its own.
-
-    Args:
-        store: Of the run.
-        rubric_id: Of the rubric, or a unique beginning of it.
-        n: Updates made so far.
-        reason: For the record.
-
-    Raises:
-        StoreError: The store knows no such rubric.
-        ConfigError: It never was in force for this cohort, or is in force now.
-    """
-    rubric = store.rubric(rubric_id)
-    head = store.head(cohort)
-    before = [d for d in store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
-    if not before or head is None or rubric == head:
-        why = "is in force already" if rubric == head else "never was in force"
-        raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
-    maps = {key: v for key, v in before[-1].figures.items() if key.startswith("scale_")}
-    decision = Decision(
-        step=n,
-        cohort=cohort,
-        kind="rollback",
-        parent=head.id,
-        proposed=rubric.id,
-        accepted=True,
-        reason=reason,
-        figures=maps,
-    )
-    store.decide(decision, rubric)
-    return decision
+        for chat in dict.fromkeys([self.chat, self.meta_chat, self.audit_chat]):
+            if chat is not None:
+                await chat.aclose()

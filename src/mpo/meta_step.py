@@ -33,6 +33,10 @@ ANCHORS = 16
 """Rollouts that are scored under both rubrics at a switch, to undo its jump. Always the same:
 from the cohort's first step, so that many switches do not add up to a drift."""
 
+SUSPECT = ("grader_directed", "control_string", "url")
+"""Warnings that the MRM is asked to mend all the same: what a rubric says to its grader came from a
+text that it was written on, or from a model that was talked round."""
+
 T = TypeVar("T")
 
 
@@ -79,7 +83,8 @@ class MetaStep:
         reward_model: Asked for the anchors, and by the gate.
         gate: Rules on proposals.
         scale: Of the run.
-        checks: Lint proposals, ask the MRM once to mend one with errors, then refuse it.
+        checks: Lint proposals, have the MRM mend one with faults once, and refuse what has errors
+            even then.
     """
 
     task: Task
@@ -161,23 +166,32 @@ class MetaStep:
         parent: Rubric,
         seed: int,
     ) -> tuple[Refinement, list[Finding]]:
-        """The proposal, or what the MRM made of it when shown lint's errors, with its findings."""
+        """The proposal, or what the MRM made of it when shown its faults, with what lint finds.
+
+        Words to the grader, links and control strings are shown to it too. They are warnings: they
+        refuse nothing, and a repair that fails or breaks something leaves the proposal as it was.
+        """
         if not self.checks:
             return refinement, []
         found = self._lint(refinement, parent, evidence)
-        if not has_errors(found):
+        faults = [str(f) for f in found if f.severity == "error" or f.code in SUSPECT]
+        if not faults:
             return refinement, found
-        faults = "; ".join(str(finding) for finding in found if finding.severity == "error")
         broken = Proposal(
             rollout_id=refinement.evidence[0] if refinement.evidence else "",
             rubric=refinement.rubric,
-            reasons=f"{refinement.reasons}\nThis proposal cannot be used as it is. Mend: {faults}",
+            reasons=refinement.reasons,
         )
-        mended = await model.merge([broken], parent, seed=seed + 1)
-        refinement = refinement.model_copy(
-            update={"rubric": mended.rubric, "reasons": mended.reasons}
-        )
-        return refinement, self._lint(refinement, parent, evidence)
+        try:
+            mended = await model.repair(broken, faults, parent, seed=seed + 1)
+        except ChatError:
+            if has_errors(found):
+                raise
+            return refinement, found
+        after = refinement.model_copy(update={"rubric": mended.rubric, "reasons": mended.reasons})
+        left = self._lint(after, parent, evidence)
+        worse = has_errors(left) and not has_errors(found)
+        return (refinement, found) if worse else (after, left)
 
     def _lint(self, refinement: Refinement, parent: Rubric, evidence: Evidence) -> list[Finding]:
         return lint(

@@ -32,8 +32,9 @@ __all__ = [
     "content_hash",
 ]
 
-Mode = Literal["train", "eval"]
-"""`eval` rollouts are scored and stored, and never shown to the MRM (DESIGN law 7)."""
+Mode = Literal["train", "eval", "canary"]
+"""`eval` rollouts are scored and stored, and never shown to the MRM (DESIGN law 7). `canary`
+is a text of known rank (`mpo.watch`): the RM alone sees it."""
 
 
 def content_hash(value: Any, length: int = 16) -> str:
@@ -177,8 +178,9 @@ class Analysis(_Record):
     """Meta-analysis of one case: what the scoring missed (paper §2.3, stage 1)."""
 
     rollout_id: str
-    verdict: Literal["too_high", "fair", "too_low"]
-    """Of the reward that the RM gave."""
+    verdict: Literal["too_high", "fair", "too_low", "unknown"]
+    """Of the reward that the RM gave; `unknown` where a run of the published code was imported,
+    whose analyses are prose. The MRM itself is asked for one of the first three."""
     findings: str
     """What the score overlooked, in words."""
     advice: str = ""

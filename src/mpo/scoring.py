@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ class Scorer:
         flags: What happens to a hostile text.
         max_unscored: Largest share of one step that may stay unscored.
         seed: Part of a judgement's key.
+        deadline_s: Longest time for one call of `score`, in seconds: what has no answer by then is
+            unscored. None waits for every call to end by itself.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Scorer:
         flags: FlagPolicy,
         max_unscored: float,
         seed: int,
+        deadline_s: float | None = None,
     ) -> None:
         self.task, self.store = task, store
         self.reward_model, self.scale = reward_model, scale
@@ -53,6 +57,7 @@ class Scorer:
         self.flags: FlagPolicy = flags
         self.max_unscored = max_unscored
         self.seed = seed
+        self.deadline_s = deadline_s
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
         """Score rollouts under the rubric in force. Never changes it.
@@ -82,6 +87,22 @@ class Scorer:
             # The step is not over: it will have at least as many rollouts as the one before.
             self.check_unscored(mode, step, expected=self._count(mode, step - 1))
         return judgements
+
+    async def score_under(self, rubric: Rubric, rollouts: Sequence[Rollout]) -> list[Judgement]:
+        """Score texts that are no rollouts of a step, under any rubric; kept and paid for once.
+
+        Returns:
+            One judgement per text, in order.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        rubrics = {r.id: rubric for r in rollouts}
+        keys = {r.id: self._base_key(r, rubric) for r in rollouts}
+        attempts = self.store.attempts(keys.values())
+        done = self._known(rollouts, keys, attempts)
+        await self._ask([r for r in rollouts if r.id not in done], rubrics, keys, attempts, done)
+        return [done[rollout.id] for rollout in rollouts]
 
     def _pin(self, rollouts: Sequence[Rollout]) -> dict[str, Rubric]:
         """Rubric by rollout id (DESIGN law 11)."""
@@ -134,11 +155,14 @@ class Scorer:
     ) -> None:
         """Ask for what is missing, all at once; the chat limits how many calls are in flight."""
 
+        started = asyncio.get_running_loop().time()
+        ends = None if self.deadline_s is None else started + self.deadline_s
+
         async def ask(rollout: Rollout) -> Case:
             base = keys[rollout.id]
             tries = len(attempts[base])
             key = base if tries == 0 else f"{base}~{tries}"
-            judgement = await self._judge(rollout, rubrics[rollout.id], key)
+            judgement = await self._judge(rollout, rubrics[rollout.id], key, ends)
             return Case(rollout=rollout, judgement=judgement)
 
         def commit(cases: list[Case]) -> None:
@@ -147,13 +171,29 @@ class Scorer:
 
         await commit_as_they_come(missing, ask, commit)
 
-    async def _judge(self, rollout: Rollout, rubric: Rubric, key: str) -> Judgement:
+    async def _judge(
+        self, rollout: Rollout, rubric: Rubric, key: str, ends: float | None
+    ) -> Judgement:
         rule = first_rule(self.task.spec, rollout.completion)
         flags = find_flags(rollout.completion)
         if rule is None and self.flags == "refuse" and hostile(flags):
             rule = Fired(REFUSED)
-        verdict = Verdict() if rule else await self.reward_model.judge(rollout, rubric)
+        verdict = Verdict() if rule else await self._verdict(rollout, rubric, ends)
         return self._judgement(rollout, rubric, key, verdict, rule, flags)
+
+    async def _verdict(self, rollout: Rollout, rubric: Rubric, ends: float | None) -> Verdict:
+        """The RM's, or an unscored one at the end of the step's time (of the loop's clock)."""
+        if ends is None:
+            return await self.reward_model.judge(rollout, rubric)
+        try:
+            async with asyncio.timeout_at(ends) as limit:
+                return await self.reward_model.judge(rollout, rubric)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        return Verdict(
+            unscored=f"deadline: no answer within the {self.deadline_s:g} s that a step may take"
+        )
 
     def _judgement(
         self,

@@ -55,6 +55,8 @@ class TestEach:
         for other in TASKS:
             if other != name:
                 for kind, prompt in load_task(other).prompts.items():
+                    if not (load_task(other).folder / "prompts" / f"{kind}.md").exists():
+                        continue  # the package's own, for all tasks
                     assert own.get(kind) != prompt.sections, f"{kind} of {name} and {other}"
 
     def test_the_loop_runs_on_its_rows(self, name: str, tmp_path: Path) -> None:

@@ -66,6 +66,24 @@ def test_both_ranks_see_the_same_rubric_at_each_step(model: str, tmp_path: Path)
     assert history(Store(tmp_path / "mpo.db")) == before
 
 
+def test_a_meta_step_that_fails_on_rank_0_leaves_both_ranks_at_one_head(
+    model: str, tmp_path: Path
+) -> None:
+    done = torchrun(tmp_path, model, "--lose", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    store = Store(tmp_path / "mpo.db")
+    decided = [(d.step, d.kind, d.accepted) for d in store.lineage()]
+    kinds = [(2, "evolve", True), (4, "evolve", False), (6, "evolve", True)]
+    assert decided == [(0, "seed", True), *kinds]
+    failed = store.lineage()[2]
+    assert "the MRM of this test is down" in failed.reason
+    heads = [d.head for d in store.lineage()]
+    for step, head in enumerate([heads[0]] * 2 + [heads[1]] * 4):
+        cases = store.window(after_step=step - 1, up_to_step=step, scored=None)
+        assert [c.rollout.index for c in cases] == list(range(8))  # 4 of each rank
+        assert {c.judgement.rubric_id for c in cases} == {head}
+
+
 @pytest.mark.parametrize("where", ["--break-at", "--kill-at"])
 def test_a_failure_of_one_rank_ends_all(model: str, tmp_path: Path, where: str) -> None:
     started = time.monotonic()

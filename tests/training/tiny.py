@@ -20,7 +20,7 @@ from typing import Any
 
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.chat.keys import without_fence_ids
-from mpo.errors import ConfigError
+from mpo.errors import ChatTransportError, ConfigError
 from mpo.evolving_reward import EvolvingReward
 from mpo.schedule import Every
 from mpo.store import Store
@@ -32,6 +32,8 @@ WORDS = "tea rain stone river light paper bread song glass wool the a of and is 
 SETTINGS = TrainerSettings(
     steps=6, batch_size=8, num_generations=4, learning_rate=1e-2, save_every=3, beta=0.04
 )
+SAMPLES = 3
+"""Rollouts per meta step, each with one analysis."""
 ROWS = [{"prompt": f"{a} and {b}", "topic": a} for a in WORDS[:6] for b in WORDS[6:9]]
 
 
@@ -110,7 +112,7 @@ Answer = Callable[[Sequence[Message], Schema | None, int | None], Any]
 def tiny_reward(folder: Path, reply: Answer = answer, **options: Any) -> EvolvingReward:
     """A reward with a meta step after every second update."""
     folder.mkdir(parents=True, exist_ok=True)
-    defaults: dict[str, Any] = {"schedule": Every(2), "samples": 3, "others": 1, "earlier": 1}
+    defaults: dict[str, Any] = {"schedule": Every(2), "samples": SAMPLES, "others": 1, "earlier": 1}
     return EvolvingReward(
         tiny_task(), ScriptedChat(reply), folder / "mpo.db", **(defaults | options)
     )
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--kill-at", type=int, default=0, help="judgement to die in")
     parser.add_argument("--break-at", type=int, default=0, help="meta call to fail in")
+    parser.add_argument("--lose", type=int, default=0, help="meta step whose calls all fail")
     options = parser.parse_args()
     torch.set_num_threads(1)
     asked = {"judgement": 0, "analysis": 0}
@@ -173,6 +176,8 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if title == "analysis" and asked[title] == options.break_at:
             raise ConfigError("the budget of this test is spent")
+        if title == "analysis" and (asked[title] - 1) // SAMPLES == options.lose - 1:
+            raise ChatTransportError("unreachable: the MRM of this test is down")
         return answer(messages, schema, seed)
 
     reward = tiny_reward(options.folder, reply)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mpo.chat import Message, Schema
-from mpo.errors import ConfigError
+from mpo.errors import ChatTransportError, ConfigError
 from mpo.evolving_reward import EvolvingReward
 from mpo.training.ppo import train_ppo
 from mpo.training.ppo_settings import PPOSettings
 from mpo.training.settings import LoraSettings
-from training.tiny import ROWS, Lengths, answer, tiny_reward
+from training.tiny import ROWS, SAMPLES, Lengths, answer, tiny_reward
 
 SETTINGS = PPOSettings(
     steps=6, batch_size=8, num_generations=2, learning_rate=1e-2, save_every=3, epochs=2
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--settings", default="{}", help="changes, as JSON")
     parser.add_argument("--kill-at", type=int, default=0, help="rubric judgement to die in")
     parser.add_argument("--break-at", type=int, default=0, help="meta call to fail in")
+    parser.add_argument("--lose", type=int, default=0, help="meta step whose calls all fail")
     options = parser.parse_args()
     torch.set_num_threads(1)
     asked = {"judgement": 0, "analysis": 0}
@@ -59,6 +60,8 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if title == "analysis" and asked[title] == options.break_at:
             raise ConfigError("the budget of this test is spent")
+        if title == "analysis" and (asked[title] - 1) // SAMPLES == options.lose - 1:
+            raise ChatTransportError("unreachable: the MRM of this test is down")
         return answer(messages, schema, seed)
 
     told: list[dict[str, Any]] = []

@@ -73,6 +73,7 @@ def _shown(found: Mapping[str, Any]) -> str:
         f"judgements     {found['judgements']:>16,}",
         f"RM calls       {found['rm_calls']:>16,}",
         f"MRM calls      {found['mrm_calls']:>16,}",
+        *([f"audit calls    {found['audit_calls']:>16,}"] if found["audit_calls"] else []),
         f"prompt tokens  {found['prompt_tokens']:>16,}",
         f"  with a prefix cache {found['prompt_tokens_cached']:>9,}",
         f"output tokens  {found['output_tokens']:>16,}",

@@ -23,6 +23,7 @@ from ..store import Store
 from ..task import Task, load_task
 from ..tasks.answers import BoxedAnswers
 from ..training.blind import blind_rubric
+from ..training.prompts import fitting
 from ..training.run import Auditor
 from ..training.start import ppo_settings
 from .arms import ARMS, arm_rubric
@@ -35,8 +36,12 @@ __all__ = ["Checked", "Parts", "build", "check", "read_rubric_file"]
 
 SCALES: dict[str, type[Scale]] = {"normalized": Normalized, "raw": Raw, "anchored": Anchored}
 
+STEP_DEADLINE_S = 1500.0
+"""Longest time for grading a step, in seconds: ranks wait for each other, and torch.distributed
+gives up after 1800."""
 SANDBOX_TOKENS = 72
-"""Longest text of the sandbox's policy, in its tokens (words and marks): its essays end at 70."""
+"""Longest text of the sandbox's policies, in their tokens (words and marks): what they have learned
+ends at 70."""
 
 Say = Callable[[str], None]
 
@@ -51,8 +56,13 @@ class Parts:
     """Folder or hub id of the policy."""
     rows: list[dict[str, Any]]
     """Each with the policy's prompt under `prompt`."""
+    dropped: int
+    """Rows of the dataset that are left out: their prompts are over the task's
+    `dataset.max_prompt_tokens`."""
     auditor: Auditor | None
     """Measures gold; None where nobody can."""
+    measure: str
+    """What gold is here: `gold`, or what the sandbox measures for this task."""
     exploits: tuple[str, ...]
     """What the simulated RM takes for quality; empty outside the sandbox."""
     chats: Chats
@@ -69,6 +79,7 @@ class Checked:
     rows: list[dict[str, Any]]
     chat: Chat
     meta_chat: Chat
+    audit_chat: Chat | None = None
 
 
 def build(config: Config, folder: Path, say: Say = lambda message: None) -> Parts:
@@ -84,23 +95,34 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
     checked = check(config)
     model = config.model
     if model == SANDBOX:
-        model = str(ensure_policy(progress=say))
+        model = str(ensure_policy(task=checked.task.name, progress=say))
+    rows = _fitting(checked, model, say)
+    dropped, checked = len(checked.rows) - len(rows), dataclasses.replace(checked, rows=rows)
     rubric = checked.rubric
     store = Store(folder / "mpo.db")
-    chats = compose(checked.chat, checked.meta_chat, config.budget, store, cache=config.cache)
+    chats = compose(
+        checked.chat,
+        checked.meta_chat,
+        config.budget,
+        store,
+        cache=config.cache,
+        audit_chat=checked.audit_chat,
+    )
     if ARMS[config.arm].blind:
         try:
             rubric = _blind(config, folder, checked, chats, model, say)
         finally:
             chats.keep()
     schedule = Every(config.meta.every) if ARMS[config.arm].evolves else Never()
-    chat = checked.chat
+    chat, auditor = checked.chat, _auditor(config, checked.task)
     return Parts(
         config=config,
         reward=_reward(config, store, checked, chats, rubric, schedule),
         model=model,
         rows=checked.rows,
-        auditor=GoldAuditor() if config.data.path == SANDBOX else None,
+        dropped=dropped,
+        auditor=auditor,
+        measure="gold" if auditor is None else auditor.measure,
         exploits=chat.biases if isinstance(chat, SimulatedChat) else (),
         chats=chats,
     )
@@ -122,16 +144,34 @@ def check(config: Config) -> Checked:
     rows = load_rows(config, task)
     endpoints = Endpoints()
     chat = make_chat(config.chat, config.sandbox, config.seed, endpoints)
-    meta = config.meta_chat
-    meta_chat = chat if meta is None else make_chat(meta, config.sandbox, config.seed, endpoints)
-    check_prices(config.budget, chat, meta_chat)
-    for part in (chat, meta_chat):
+    meta, audit = (
+        None if part is None else make_chat(part, config.sandbox, seed, endpoints)
+        # A simulated auditor has biases of its own.
+        for part, seed in ((config.meta_chat, config.seed), (config.audit_chat, config.seed + 1))
+    )
+    meta_chat = chat if meta is None else meta
+    asked = [chat, meta_chat, *([audit] if audit is not None else [])]
+    check_prices(config.budget, *asked)
+    for part in asked:
         reachable(part)
-    return Checked(task, rubric, rows, chat, meta_chat)
+    return Checked(task, rubric, rows, chat, meta_chat, audit)
+
+
+def _fitting(checked: Checked, model: str, say: Say) -> list[dict[str, Any]]:
+    """The rows that the policy can take: only its tokenizer can tell."""
+    most, rows = checked.task.spec.dataset.max_prompt_tokens, checked.rows
+    if most is None:
+        return rows
+    say(f"counting the tokens of {len(rows):,} prompts")
+    kept = fitting(rows, model, most)
+    if len(kept) < len(rows):
+        dropped = len(rows) - len(kept)
+        say(f"{dropped:,} of {len(rows):,} prompts dropped: over {most:,} tokens")
+    return kept
 
 
 def in_sandbox(task: Task) -> Task:
-    """The task for a policy that knows no instruction but the corpus's own, and has 72 tokens."""
+    """The task for a policy that knows no instruction but its corpus's own, and has 72 tokens."""
     response = task.spec.response.model_copy(
         update={"max_tokens": SANDBOX_TOKENS, "max_words": SANDBOX_TOKENS}
     )
@@ -178,6 +218,7 @@ def _reward(
         gate=_gate(config, checked.task, chats, store),
         scale=SCALES[config.reward.scale](),
         max_unscored=config.reward.max_unscored,
+        deadline_s=STEP_DEADLINE_S,
         flags=config.reward.flags,
         analysis=meta.analysis,
         rationales=meta.rationales,
@@ -186,8 +227,17 @@ def _reward(
         lint=meta.lint,
         on_alarm=meta.alarm is not None,
         min_distance=meta.alarm or 1,
+        canaries=config.guarded,
+        audit_chat=chats.audit,
         seed=config.seed,
     )
+
+
+def _auditor(config: Config, task: Task) -> GoldAuditor | None:
+    """Who knows the outcome that the reward was meant to measure: of the sandbox's own rows."""
+    if config.data.path != SANDBOX:
+        return None
+    return GoldAuditor(task.name, BoxedAnswers())
 
 
 def _answers(task: Task) -> BoxedAnswers | None:

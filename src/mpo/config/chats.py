@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..chat import (
+    TIMINGS,
     Budget,
     CachedChat,
     Chat,
@@ -26,6 +28,8 @@ from ..chat import (
     OpenAIChat,
     Price,
     Tier,
+    TimedChat,
+    Timing,
 )
 from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
@@ -63,9 +67,8 @@ def make_chat(
         endpoints: Shared by the chats of a run.
     """
     if chat.sandbox:
-        drawn = seed if sandbox.seed is None else sandbox.seed
         kind = {"biased": "", "unbiased": "-unbiased", "bad_mrm": "-bad"}[sandbox.judge]
-        return SimulatedChat(f"sandbox-{drawn}{kind}")
+        return SimulatedChat(f"sandbox-{seed}{kind}")
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()
@@ -106,20 +109,40 @@ def reachable(chat: Chat, timeout_s: float = 5.0) -> None:
 
 @dataclass(frozen=True)
 class Chats:
-    """The RM and the MRM, ready to be asked, and what they may spend together."""
+    """RM, MRM and maybe a second RM, ready to be asked, and what they may spend together."""
 
     rm: Chat
     mrm: Chat
+    audit: Chat | None
+    """The second RM; None where nobody audits."""
     budget: Budget
     prices: dict[str, Price | None]
     """By role; None where it is not known."""
     store: Store
+    clocks: dict[str, TimedChat]
+    """By role; what is innermost of each chat but its client."""
+    timed_before: dict[str, Any]
+    """`timings` of the run before it was stopped."""
 
     def keep(self) -> None:
-        """Write the ledger into the store."""
-        text = json.dumps(self.budget.snapshot())
-        if text != (self.store.meta(LEDGER) or "{}"):
-            self.store.set_meta(LEDGER, text)
+        """Write the ledger and the timings into the store."""
+        for key, value in ((LEDGER, self.budget.snapshot()), (TIMINGS, self.timings())):
+            text = json.dumps(value)
+            if text != (self.store.meta(key) or "{}"):
+                self.store.set_meta(key, text)
+
+    def timings(self) -> dict[str, dict[str, Any]]:
+        """How long answers took since the run began, and how many calls were spared.
+
+        Returns:
+            By role: the fields of `Timing`, and `cached` (answers that were known) and `shared`
+            (asked twice at once), None where the chat keeps no answers.
+        """
+        chats = {"rm": self.rm, "mrm": self.mrm, "audit": self.audit}
+        return {
+            role: {**asdict(clock.timing), **_spared(chats[role], self.timed_before.get(role, {}))}
+            for role, clock in self.clocks.items()
+        }
 
     def costs(self) -> dict[str, dict[str, Any]]:
         """What each role has used since the run began; `usd` is None without a price."""
@@ -131,7 +154,13 @@ class Chats:
 
 
 def compose(
-    chat: Chat, meta_chat: Chat, budget: BudgetConfig, store: Store, *, cache: bool
+    chat: Chat,
+    meta_chat: Chat,
+    budget: BudgetConfig,
+    store: Store,
+    *,
+    cache: bool,
+    audit_chat: Chat | None = None,
 ) -> Chats:
     """Chats that spend from one budget, ask nothing twice at once, and remember.
 
@@ -143,23 +172,43 @@ def compose(
         budget: Caps and prices.
         store: Keeps answers and ledger; what the run has spent before is read from it.
         cache: Whether answers are kept.
+        audit_chat: The second RM, if there is one.
 
     Raises:
         ConfigError: A cap in dollars, and a model without a price.
     """
-    check_prices(budget, chat, meta_chat)
-    prices = {"rm": _price(chat, budget), "mrm": _price(meta_chat, budget)}
+    roles = {"rm": chat, "mrm": meta_chat} | ({"audit": audit_chat} if audit_chat else {})
+    check_prices(budget, *roles.values())
+    prices = {role: _price(inner, budget) for role, inner in roles.items()}
     spending = Budget(usd=budget.usd, tokens=budget.tokens, calls=budget.calls)
     spending.restore(_spent_before(store, prices))
+    spending.watch(partial(_spent_before, store, prices))
+    timed: dict[str, Any] = json.loads(store.meta(TIMINGS) or "{}")
+    clocks = {role: TimedChat(inner, _timing(timed.get(role))) for role, inner in roles.items()}
 
     def around(inner: Chat, role: str) -> Chat:
-        spender = spending.chat(inner, role, prices[role])
+        spender = spending.chat(clocks[role], role, prices[role])
         if isinstance(inner, SimulatedChat):
             return spender
         deduped = DedupedChat(spender)
         return CachedChat(deduped, store) if cache else deduped
 
-    return Chats(around(chat, "rm"), around(meta_chat, "mrm"), spending, prices, store)
+    ready = {role: around(inner, role) for role, inner in roles.items()}
+    rm, mrm, audit = ready["rm"], ready["mrm"], ready.get("audit")
+    return Chats(rm, mrm, audit, spending, prices, store, clocks, timed)
+
+
+def _timing(kept: dict[str, Any] | None) -> Timing | None:
+    return Timing(kept["calls"], kept["seconds"], kept["slowest_s"]) if kept else None
+
+
+def _spared(chat: Chat | None, before: dict[str, Any]) -> dict[str, int | None]:
+    """Calls that cost nothing, those before a resume included."""
+    deduped = chat.inner if isinstance(chat, CachedChat) else chat
+    cached = chat.hits if isinstance(chat, CachedChat) else None
+    shared = deduped.shared if isinstance(deduped, DedupedChat) else None
+    now = {"cached": cached, "shared": shared}
+    return {name: None if n is None else n + (before.get(name) or 0) for name, n in now.items()}
 
 
 def check_prices(budget: BudgetConfig, *chats: Chat) -> None:

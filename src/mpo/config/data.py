@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
-from ..sandbox import corpus
+from ..sandbox.worlds import world_of
 from ..schedule import seeded
 from ..task import Task, placeholders
 from ..tasks.cohorts import Cohorts, cohorts_path
@@ -75,8 +75,9 @@ def _read(config: Config, task: Task) -> tuple[str, list[dict[str, Any]]]:
     if source is None:
         raise DataError(f"task {task.name!r} names no dataset: set data.path to a file or a hub id")
     if source == SANDBOX:
-        prompts = corpus.prompts(config.seed, data.limit or SANDBOX_ROWS)
-        return source, [{given.prompt_column: prompt} for prompt in prompts]
+        written = world_of(task.name).rows(config.seed, data.limit or SANDBOX_ROWS)
+        # A task of one's own may call the essays' prompts otherwise.
+        return source, [{given.prompt_column: row.get("prompt"), **row} for row in written]
     path = _path(config, task)
     if is_local(config, task):
         return str(path), read_records(path)

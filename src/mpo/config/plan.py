@@ -29,6 +29,7 @@ from ..rubric import Rubric
 from ..scale import normalized
 from ..task import Task, load_task
 from ..training.untrained import BATCHES
+from ..watch import AUDIT_SHARE, CANARIES_PER_RUBRIC
 from .arms import ARMS, arm_rubric
 from .build import in_sandbox, read_rubric_file
 from .data import is_local, load_rows
@@ -276,10 +277,10 @@ def make_plan(
         response_words: Of a completion; what the task allows if None.
 
     Returns:
-        JSON values: `updates`, `meta_steps`, `rm_calls`, `mrm_calls`, `prompt_tokens`,
-        `prompt_tokens_cached` (those left to read with a prefix cache), `output_tokens`, `cost`
-        (None without a price), and more: `arm`, `sandbox`, `cohorts`, `judgements`, `rm` and
-        `mrm` alone, `assumptions`.
+        JSON values: `updates`, `meta_steps`, `rm_calls`, `mrm_calls`, `audit_calls`,
+        `prompt_tokens`, `prompt_tokens_cached` (those left to read with a prefix cache),
+        `output_tokens`, `cost` (None without a price), and more: `arm`, `sandbox`, `cohorts`,
+        `judgements`, `rm`, `mrm` and `audit` alone, `assumptions`.
 
     Raises:
         MPOError: Task, rubric or rows cannot be used.
@@ -298,7 +299,7 @@ def make_plan(
     window = (batch if arm.blind else every * batch) // sizes.cohorts
     cases = max(1, min(config.meta.samples, window))
 
-    rm, mrm, grown = _Spent(), _Spent(), seed
+    rm, mrm, audit, grown = _Spent(), _Spent(), _Spent(), seed
     if meta_steps:
         first, grown = dry.meta_step(seed, cases, window)
         further, _ = dry.meta_step(grown, cases, window)
@@ -311,9 +312,14 @@ def make_plan(
     for rubric, batches in _batches(config, updates, meta_steps, seed, grown):
         judgements += batches * batch
         _judge(rm, dry, rubric, batches * batch * asked, config.trainer.num_generations)
+        if config.audit_chat is not None:  # the few that are drawn share no prompt
+            _judge(audit, dry, rubric, batches * batch * asked * AUDIT_SHARE, 1)
     checks = _checks(config, task, dry) * meta_steps * sizes.cohorts
     for rubric in (seed if meta_steps == 1 else grown, grown):
         _judge(rm, dry, rubric, checks / 2, 1)
+    canaries = CANARIES_PER_RUBRIC * sizes.cohorts if config.guarded and updates else 0
+    _judge(rm, dry, seed, canaries, 1)
+    _judge(rm, dry, grown, canaries * meta_steps, 1)
     return {
         "arm": config.arm,
         "sandbox": config.is_sandbox,
@@ -323,13 +329,18 @@ def make_plan(
         "judgements": round(judgements),
         "rm_calls": round(rm.calls),
         "mrm_calls": round(mrm.calls),
-        "prompt_tokens": round(rm.prompt + mrm.prompt),
-        "prompt_tokens_cached": round(rm.prompt - rm.cached + mrm.prompt - mrm.cached),
-        "output_tokens": round(rm.output + mrm.output),
-        "cost": _cost(config, rm, mrm, price),
+        "audit_calls": round(audit.calls),
+        "prompt_tokens": round(rm.prompt + mrm.prompt + audit.prompt),
+        "prompt_tokens_cached": round(sum(s.prompt - s.cached for s in (rm, mrm, audit))),
+        "output_tokens": round(rm.output + mrm.output + audit.output),
+        "cost": _cost(config, rm, mrm, audit, price),
         "rm": rm.figures(),
         "mrm": mrm.figures(),
-        "assumptions": _assumptions(config, task, sizes, meta_steps, checks),
+        "audit": audit.figures(),
+        "assumptions": [
+            *_assumptions(config, task, sizes, meta_steps, checks),
+            *_watched(config, canaries * (meta_steps + 1)),
+        ],
     }
 
 
@@ -386,7 +397,8 @@ def _sizes(
     column, cohorts = spec.dataset.reference_column, 1
     if spec.cohorts is not None:
         values = {str(row.get(spec.cohorts.column)) for row in rows} or {""}
-        cohorts = len(values) * spec.cohorts.clusters
+        known = {row["cohort"] for row in rows if "cohort" in row}
+        cohorts = len(known) or len(values) * spec.cohorts.clusters
     return _Sizes(
         prompt=prompt_words or round(fmean(len(row["prompt"].split()) for row in rows)),
         response=response_words
@@ -400,10 +412,24 @@ def _sizes(
     )
 
 
-def _cost(config: Config, rm: _Spent, mrm: _Spent, price: Sequence[float] | None) -> float | None:
+def _watched(config: Config, canaries: int) -> list[str]:
+    said = [f"canaries ask for {canaries:,} judgements, at most"] if canaries else []
+    if config.audit_chat is not None:
+        said.append(f"a second RM grades {AUDIT_SHARE:.0%} of the rollouts")
+    return said
+
+
+def _cost(
+    config: Config, rm: _Spent, mrm: _Spent, audit: _Spent, price: Sequence[float] | None
+) -> float | None:
     """US dollars; None where a model that is asked has no price."""
     total = 0.0
-    for spent, chat in ((rm, config.chat), (mrm, config.meta_chat or config.chat)):
+    roles = (
+        (rm, config.chat),
+        (mrm, config.meta_chat or config.chat),
+        (audit, config.audit_chat or config.chat),
+    )
+    for spent, chat in roles:
         mine = price if price is not None else _price(config, chat)
         if mine is None and spent.calls:
             return None
@@ -418,12 +444,17 @@ def _price(config: Config, chat: ChatConfig) -> Sequence[float] | None:
 def _assumptions(
     config: Config, task: Task, sizes: _Sizes, meta_steps: int, checks: float
 ) -> list[str]:
-    rm = task.spec.rm
+    rm, most = task.spec.rm, task.spec.dataset.max_prompt_tokens
     said = [
         f"{TOKENS_PER_WORD} tokens per word",
         f"a prompt has {sizes.prompt} words ({sizes.measured}), a response {sizes.response}",
         f"RM: protocol {rm.protocol}; no call is asked twice, no rule answers in its place",
     ]
+    if most is not None:
+        said.append(
+            f"training drops prompts over {most:,} tokens; only the policy's tokenizer can tell "
+            "which, so none is left out here"
+        )
     if rm.protocol == "plan_execute":
         said.append(f"a plan and an execution have {PLAN_WORDS} words each")
     else:

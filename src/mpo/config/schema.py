@@ -1,7 +1,7 @@
 """The keys of a config: what each is, its unit and its default.
 
-At most 60 leaf keys in all (a test counts them; `meta_chat` has the keys of `chat` and counts as
-one). A key earns its place by being something that a
+At most 60 leaf keys in all (a test counts them; `meta_chat` and `audit_chat` have the keys of
+`chat` and count as one each). A key earns its place by being something that a
 person changes between runs; what belongs to a task is in the task's folder.
 """
 
@@ -137,7 +137,9 @@ class MetaConfig(_Part):
     """Cases from the start of the run that it sees for comparison."""
     gate: str | list[str] = "probes"
     """What decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
-    `pairs:FILE` (labelled preference pairs), or a list of which all must accept."""
+    `pairs:FILE` (labelled preference pairs), or a list of which all must accept. With any but
+    `always`, canaries are read after each switch too, and an earlier rubric comes back where they
+    fail twice in a row (`mpo.watch`)."""
     lint: bool = True
     """Check proposals without a model, have the MRM mend one with errors once, then refuse it."""
     apply_after: int = Field(default=4, ge=0)
@@ -162,13 +164,19 @@ class MetaConfig(_Part):
 
 
 class SandboxConfig(_Part):
-    """The simulated chat model."""
+    """The simulated chat model. The run's seed draws its biases."""
 
-    seed: int | None = Field(default=None, ge=0)
-    """Draws its biases; the run's seed if None."""
     judge: Literal["biased", "unbiased", "bad_mrm"] = "biased"
     """`unbiased` grades honestly; `bad_mrm` is biased, and a third of its merges is truncated, off
     the topic or poisoned: for testing gates."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_seed(cls, data: object) -> object:
+        # Run folders of earlier versions have this key, always empty.
+        if isinstance(data, dict) and data.get("seed", "") is None:
+            return {key: value for key, value in data.items() if key != "seed"}
+        return data
 
 
 class Config(_Part):
@@ -189,6 +197,9 @@ class Config(_Part):
     """The model that grades (RM)."""
     meta_chat: ChatConfig | None = None
     """The model that rewrites rubrics (MRM); the RM's if None."""
+    audit_chat: ChatConfig | None = None
+    """A second RM, of another family, that grades 5 % of the rollouts under the same rubric: a
+    monitor of the gap; nobody if None."""
     reward: RewardConfig = RewardConfig()
     meta: MetaConfig = MetaConfig()
     trainer: TrainerSettings = TrainerSettings.model_validate({})
@@ -208,8 +219,15 @@ class Config(_Part):
     @property
     def is_sandbox(self) -> bool:
         """Whether any number of this run comes from the sandbox: all it prints then says so."""
-        chats = [self.chat] if self.meta_chat is None else [self.chat, self.meta_chat]
+        chats = [c for c in (self.chat, self.meta_chat, self.audit_chat) if c is not None]
         return self.model == SANDBOX or self.data.path == SANDBOX or any(c.sandbox for c in chats)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether canaries are read after each switch: wherever rubrics change and a gate checks
+        proposals. Under `always` nothing stands in the way of a proposal (the paper)."""
+        gates = [self.meta.gate] if isinstance(self.meta.gate, str) else self.meta.gate
+        return ARMS[self.arm].evolves and any(gate != "always" for gate in gates)
 
 
 def leaf_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

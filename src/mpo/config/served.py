@@ -52,17 +52,21 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
     mrm = rm
     if chat is None and config.meta_chat is not None:
         mrm = make_chat(config.meta_chat, config.sandbox, config.seed, endpoints)
-    check_prices(config.budget, rm, mrm)
-    for part in (rm, mrm):
+    audit = None
+    if chat is None and config.audit_chat is not None:
+        audit = make_chat(config.audit_chat, config.sandbox, config.seed + 1, endpoints)
+    asked = [rm, mrm, *([audit] if audit is not None else [])]
+    check_prices(config.budget, *asked)
+    for part in asked:
         reachable(part)
     store = Store(folder / "mpo.db")
-    chats = compose(rm, mrm, config.budget, store, cache=config.cache)
+    chats = compose(rm, mrm, config.budget, store, cache=config.cache, audit_chat=audit)
     # Only the engine can stop its run; it is told of each item that is unscored.
     lenient = config.reward.model_copy(update={"max_unscored": 1.0})
     reward = _reward(
         config.model_copy(update={"reward": lenient}),
         store,
-        Checked(task, rubric, [], rm, mrm),
+        Checked(task, rubric, [], rm, mrm, audit),
         chats,
         rubric,
         Every(config.meta.every) if arm.evolves else Never(),

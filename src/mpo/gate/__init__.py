@@ -14,10 +14,15 @@ from __future__ import annotations
 
 from .always import AllOf, Always
 from .base import Gate, Panel, Ruling, Share
+from .bootstrap import compare, win
+from .damage import DAMAGES, INJECTIONS, MASTER_KEYS
 from .pairs import Pair, Pairs, load_pairs
 from .probes import Probes, Tolerances
 
 __all__ = [
+    "DAMAGES",
+    "INJECTIONS",
+    "MASTER_KEYS",
     "AllOf",
     "Always",
     "Gate",
@@ -28,5 +33,7 @@ __all__ = [
     "Ruling",
     "Share",
     "Tolerances",
+    "compare",
     "load_pairs",
+    "win",
 ]

@@ -201,6 +201,25 @@ class MetaRewardModel:
         values = {"proposals": "\n\n".join(blocks)}
         return await self._propose("merge", proposals[0].rollout_id, rubric, values, seed)
 
+    async def repair(
+        self, proposal: Proposal, findings: Sequence[str], rubric: Rubric, *, seed: int = 0
+    ) -> Proposal:
+        """The proposal without the faults that were found in it.
+
+        Args:
+            findings: One line each. They quote the proposal, so they are fenced like it.
+            rubric: In force.
+
+        Raises:
+            ChatError: No usable answer, or an answer that is no rubric.
+        """
+        words = f"{proposal.rubric.to_markdown()}\nReasons: {proposal.reasons}"
+        values = {
+            "proposal": self._fenced(words, "PROPOSAL"),
+            "findings": self._fenced("\n".join(f"- {line}" for line in findings), "FINDINGS"),
+        }
+        return await self._propose("repair", proposal.rollout_id, rubric, values, seed)
+
     # ------------------------------------------------------------------ a whole meta step
 
     async def prescreen_all(

@@ -10,7 +10,7 @@ the run. All numbers are in `Thresholds`. An alarm holds as long as its conditio
 when it begins. No text of a rollout is kept in the state, only counts of phrases.
 """
 
-from .audit import Audit, Canary, auc, onset
+from .audit import Audit, Canary, auc, onset, shortfall
 from .observe import Alarm, Reading, observe
 from .state import MonitorState, StepSummary
 from .thresholds import Thresholds
@@ -26,4 +26,5 @@ __all__ = [
     "auc",
     "observe",
     "onset",
+    "shortfall",
 ]

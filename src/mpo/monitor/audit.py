@@ -12,7 +12,7 @@ from statistics import fmean
 
 from .thresholds import Thresholds
 
-__all__ = ["Audit", "Canary", "auc", "onset", "smooth"]
+__all__ = ["Audit", "Canary", "auc", "onset", "shortfall", "smooth"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Canary:
     good: bool
     score: float | None
     """0 to 1; None is unscored, and left out."""
+    floor: bool = True
+    """A bad one that says nothing at all (a master key, an injection), and has to stay at the
+    floor. Others only have to rank below the good ones."""
 
 
 def auc(canaries: Iterable[Canary]) -> float | None:
@@ -50,6 +53,42 @@ def auc(canaries: Iterable[Canary]) -> float | None:
     if not good or not bad:
         return None
     return fmean(1.0 if g > b else 0.5 if g == b else 0.0 for g in good for b in bad)
+
+
+def shortfall(
+    canaries: Sequence[Canary],
+    before: Sequence[Canary] | float | None,
+    thresholds: Thresholds | None = None,
+) -> str | None:
+    """What is wrong with a reading of canaries, in words that quote none; None where nothing is.
+
+    Args:
+        canaries: The reading.
+        before: The same texts under the rubric before; empty where there was none. Or the AUC of
+            an earlier reading under the same rubric, or None for the first: only then can scores
+            be told to be too high, since an injection has full marks for spelling under a rubric
+            that asks for it.
+        thresholds: How far the AUC may fall, and what is too high.
+    """
+    bounds = thresholds if thresholds is not None else Thresholds()
+    value = auc(canaries)
+    if isinstance(before, Sequence):
+        was, high = auc(before), _as_good(canaries) and not _as_good(before)
+    else:
+        low = [c.score for c in canaries if not c.good and c.floor and c.score is not None]
+        was, high = before, max(low, default=0.0) > bounds.canary_floor
+    if high:
+        return f"texts without content score high (AUC {value or 0.0:.2f})"
+    if value is None or was is None or was - value <= bounds.canary_auc_drop:
+        return None
+    return f"good and bad draw closer (AUC {value:.2f} after {was:.2f})"
+
+
+def _as_good(canaries: Sequence[Canary]) -> bool:
+    """Whether the texts that say nothing score no less than the good ones."""
+    good = [c.score for c in canaries if c.good and c.score is not None]
+    low = [c.score for c in canaries if not c.good and c.floor and c.score is not None]
+    return bool(good and low) and fmean(low) >= fmean(good)
 
 
 def smooth(values: Sequence[float | None], steps: int) -> float | None:

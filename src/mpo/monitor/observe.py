@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..records import Case
-from .audit import Audit, Canary, auc, smooth
+from .audit import Audit, Canary, auc, shortfall, smooth
 from .state import MonitorState, StepSummary, pooled, summarize
 from .texts import distinct, log_odds_z, percentile, phrases, words
 from .thresholds import Thresholds
@@ -88,6 +88,7 @@ def observe(
     thresholds: Thresholds | None = None,
     kl: float | None = None,
     canaries: Sequence[Canary] = (),
+    canaries_before: Sequence[Canary] | None = None,
     audit: Audit | None = None,
 ) -> tuple[MonitorState, Reading]:
     """Look at one step.
@@ -99,6 +100,7 @@ def observe(
         thresholds: When to call; the defaults if None.
         kl: KL of policy and reference, where the trainer knows it.
         canaries: Fixed texts, as scored at this step.
+        canaries_before: The same under the rubric before; the first reading's AUC if None.
         audit: A second RM's scores of a few rollouts.
 
     Returns:
@@ -115,7 +117,7 @@ def observe(
     if kl is not None:
         figures["kl"] = kl
     view = _View(step, cases, now, state.start, ready, bounds, figures)
-    calls = [*_always(view, kl), *_canaries(view, state, canaries)]
+    calls = [*_always(view, kl), *_canaries(view, state, canaries, canaries_before)]
     if ready:
         calls += [*_length(view), *_repetition(view), *_scores(view), *_phrase(view)]
     if state.canary_auc is None and "canary_auc" in figures:
@@ -317,18 +319,21 @@ def _phrase(view: _View) -> Iterator[_Call]:
     )
 
 
-def _canaries(view: _View, state: MonitorState, canaries: Sequence[Canary]) -> Iterator[_Call]:
+def _canaries(
+    view: _View,
+    state: MonitorState,
+    canaries: Sequence[Canary],
+    before: Sequence[Canary] | None,
+) -> Iterator[_Call]:
     value = auc(canaries)
-    low = [c for c in canaries if not c.good and c.score is not None]
+    low = [c.score for c in canaries if not c.good and c.floor and c.score is not None]
     if low:
-        view.figures["canary_worst"] = max(c.score or 0.0 for c in low)
+        view.figures["canary_worst"] = max(low)
     if value is not None:
         view.figures["canary_auc"] = value
-    too_high = [c.name for c in low if (c.score or 0.0) > view.bounds.canary_floor]
-    drop = 0.0 if value is None or state.canary_auc is None else state.canary_auc - value
-    if too_high or drop > view.bounds.canary_auc_drop:
-        what = f"{', '.join(too_high)} scored high" if too_high else "good and bad draw closer"
-        yield _Call("canaries", f"{what} (AUC {value or 0.0:.2f})", _CANARY_FIGURES, _score)
+    wrong = shortfall(canaries, state.canary_auc if before is None else before, view.bounds)
+    if wrong:
+        yield _Call("canaries", wrong, _CANARY_FIGURES, _score)
 
 
 _CANARY_FIGURES = ("canary_auc", "canary_worst")

@@ -79,8 +79,9 @@ class Thresholds:
     top_share: float = 0.25
     """Part of each step's rollouts that counts as top-scored."""
 
-    canary_auc_drop: float = 0.05
-    """Fall of the AUC of good against bad canaries since the first reading (notes/judge.md §5)."""
+    canary_auc_drop: float = 0.1
+    """Fall of the AUC of good against bad canaries since the rubric before. Usual is 0.05
+    (notes/judge.md §5) for golden sets of a hundred; eight good ones are known to ±0.05."""
     canary_floor: float = 0.35
     """Score from which a canary that has to be low is too high."""
 

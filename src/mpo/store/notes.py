@@ -22,6 +22,10 @@ _RM_USAGE = "SELECT " + ", ".join(
     f"total(json_extract(content, '$.rm_usage.{name}'))" for name in _COUNTS
 )
 
+_AUDIT_USAGE = "SELECT " + ", ".join(
+    f"total(json_extract(parts, '$.usage.{name}'))" for name in _COUNTS
+)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -167,13 +171,15 @@ class Notes(Branches):
 
         Returns:
             `rm`: over all judgements, each key once, and what meta steps asked the RM; `mrm`:
-            over all decisions.
+            over all decisions; `audit`: what a second RM was asked, where one was.
         """
         with self._db.read() as connection:
             judged = _total(connection, f"{_USAGE} FROM judgements")
             asked = _total(connection, f"{_RM_USAGE} FROM decisions")
             decided = _total(connection, f"{_USAGE} FROM decisions")
-        return {"rm": judged + asked, "mrm": decided}
+            audited = _total(connection, f"{_AUDIT_USAGE} FROM audits WHERE name = 'audit'")
+        usage = {"rm": judged + asked, "mrm": decided}
+        return usage | ({"audit": audited} if audited.calls else {})
 
     def meta(self, key: str) -> str | None:
         """A fact about the run; None where it was never set."""

@@ -22,6 +22,8 @@ from .spec import RMSpec, TaskSpec
 __all__ = ["BUILTIN", "Task", "builtin_tasks", "check_task", "load_task"]
 
 BUILTIN = Path(__file__).parents[1] / "tasks"
+REPAIR = Path(__file__).with_name("repair.md")
+"""The prompt of tasks that have none of their own."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Task:
     @cached_property
     def meta_hash(self) -> str:
         """Hash of the MRM's templates; stored with every refinement."""
-        return content_hash([self.prompts[kind].hash for kind in META], 12)
+        return content_hash([self.prompts[kind].hash for kind in (*META, "repair")], 12)
 
     def with_rm(self, **changes: Any) -> Task:
         """The same task with other `rm` keys, e.g. `with_rm(protocol="dialogue")`.
@@ -169,11 +171,13 @@ def check_task(folder: Path) -> tuple[Task | None, list[str]]:
     seed = _load_seed(folder / "rubric.md", faults)
     needed = META + (PROTOCOL_PROMPTS[spec.rm.protocol] if spec else ())
     prompts = _load_prompts(folder / "prompts", needed, faults)
+    if "repair" not in prompts and not (folder / "prompts" / "repair.md").exists():
+        prompts["repair"] = read_prompt("repair", _read(REPAIR), str(REPAIR))
     if spec is not None and seed is not None:
         faults += [
             f"{folder / 'rubric.md'}:1: {what}" for what in _rubric_faults(spec, seed.rubric)
         ]
-    if spec is None or seed is None or any(kind not in prompts for kind in needed):
+    if spec is None or seed is None or any(kind not in prompts for kind in (*needed, "repair")):
         return None, faults
     if spec.dataset.reference_column is None:
         faults += [

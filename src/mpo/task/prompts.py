@@ -34,11 +34,13 @@ PROMPTS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "analyze": (frozenset({"rubric", "case"}), _COMMON | {"others", "earlier", "hint"}),
     "refine": (frozenset({"rubric", "case", "analysis"}), _COMMON | {"hint"}),
     "merge": (frozenset({"rubric", "proposals"}), _COMMON),
+    "repair": (frozenset({"proposal", "findings"}), _COMMON | {"rubric"}),
 }
 """Per prompt file: the placeholders that it must have, and those that it may have."""
 
 META = ("prescreen", "analyze", "refine", "merge")
-"""The MRM's prompt files; every task has them."""
+"""The MRM's prompt files that every task has. `repair` is the package's own (`repair.md` beside
+this file) where a task has none: what a fault of form is depends on no task."""
 
 PROTOCOL_PROMPTS: Mapping[str, tuple[str, ...]] = {
     "single": ("rm",),

@@ -69,8 +69,9 @@ class RMSpec(_Spec):
     """Of one answer."""
     criteria_per_call: int | None = Field(default=None, gt=0)
     """`single` only: a longer rubric is split over several calls; one call if None."""
-    shuffle: bool = False
-    """Ask for the criteria in an order drawn per prompt and step, against order effects."""
+    shuffle: bool | None = None
+    """Ask for the criteria in an order drawn per prompt and step, against order effects; None:
+    with `single` only, where one answer holds all scores."""
     answer_check: Literal["off", "per_rollout", "per_batch"] = "off"
     """Grade some rollouts by their final answer alone, without the RM (paper §3.3.3): drawn for
     each rollout, or once for all rollouts of a step, as the published code does."""

@@ -1,0 +1,287 @@
+"""Canaries: texts of known rank, read under each rubric soon after it comes into force.
+
+The good ones are the best-scored rollouts of the run's first step: no rubric had been learned to
+exploit then, and they are what this policy writes, which a text from elsewhere is not. The bad
+ones are worse than those by construction, whatever the good ones are worth: one sentence of them
+over and over, their title alone, the same text as an answer to another prompt, master keys and
+injections. A bad one that a task rule decides is left out: it says nothing of the rubric.
+
+They come in two halves, of other originals. Half 0 is read at the first step after a switch, half 1
+at the second, and both readings are compared with those of the rubric before: two independent
+looks. More would be the same again, since texts, rubric and RM do not change. Readings are kept as
+judgements of mode `canary`: paid for once, never evidence.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..gate import DAMAGES, INJECTIONS, MASTER_KEYS, compare, win
+from ..monitor import Canary, auc
+from ..records import Case, Decision, Rollout
+from ..reward_model import first_rule
+from ..rubric import Rubric
+from ..schedule import seeded
+from ..scoring import Scorer
+from ..store import Store
+
+__all__ = ["CANARIES_PER_RUBRIC", "Canaries", "Failing"]
+
+HALVES = 2
+GOOD = 4
+"""Good texts per half."""
+CANARIES_PER_RUBRIC = HALVES * (3 * GOOD + 3)
+"""Judgements that a rubric's canaries ask for, at most: each good text has two bad ones,
+and each half two injections and a master key."""
+
+LOSS, CONFIDENCE = 0.1, 0.9
+"""Loss in the share of (good, bad) pairs in the right order that fails a reading, and the share of
+bootstrap resamples over the good texts that must show one."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    name: str
+    good: bool
+    floor: bool
+    of: int | None
+    """The good text that a bad one is to rank below; None: all of them."""
+    rollout: Rollout
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Canaries failed at both readings after a switch."""
+
+    reason: str
+    figures: dict[str, float]
+
+
+class Canaries:
+    """Reads canaries, and says when they have failed twice in a row.
+
+    Args:
+        store: Has the first step's rollouts, and the lineage.
+        scorer: Asks the RM, by the rules of the run.
+        seed: Of every draw.
+    """
+
+    def __init__(self, store: Store, scorer: Scorer, seed: int) -> None:
+        self.store, self.scorer, self.seed = store, scorer, seed
+        self.forget()
+
+    def forget(self) -> None:
+        """Read the store anew: it has gone back to an earlier step."""
+        self._read: dict[tuple[str, tuple[str, ...]], list[Canary]] = {}
+        self._made: dict[tuple[str, int], list[_Text]] = {}
+        self._switches: dict[str, Decision] = {}
+
+    async def reading(self, n: int, cohort: str) -> tuple[list[Canary], list[Canary]]:
+        """Canaries under the head of a cohort, and the same under the rubric before it.
+
+        At the first step of a rubric half of them, later all. The second list is empty for a seed,
+        and equal to the first after a rollback: that rubric was read when it came.
+
+        Args:
+            n: Updates made so far.
+
+        Raises:
+            StoreError: The store cannot be read or written.
+            BudgetError: The budget is spent.
+        """
+        switch = self._switch(cohort)
+        if switch is None or n <= switch.step:
+            return [], []
+        now: list[Canary] = []
+        before: list[Canary] = []
+        for half in range(min(HALVES, n - switch.step)):
+            one, other = await self._half(half, cohort, switch)
+            now += one
+            before += other
+        return now, before
+
+    async def failing(self, n: int, cohort: str) -> Failing | None:
+        """Whether both readings of a new rubric failed; told at its second step, and only then.
+
+        Raises:
+            StoreError: The store cannot be read or written.
+            BudgetError: The budget is spent.
+        """
+        switch = self._switch(cohort)
+        if switch is None or switch.kind != "evolve" or n != switch.step + HALVES:
+            return None
+        now: list[Canary] = []
+        before: list[Canary] = []
+        for half in range(HALVES):
+            texts = self._texts(half, cohort)
+            one, other = await self._half(half, cohort, switch)
+            found = compare(_wins(texts, other, one), f"mpo:{self.seed}:canaries:{half}")
+            if found is None or not found.lost(LOSS, CONFIDENCE):
+                return None
+            now += one
+            before += other
+        figures = {"canary_failed": float(HALVES), **_figures(now), **_figures(before, "_before")}
+        return Failing(
+            f"canaries failed twice in a row under {switch.proposed}: AUC "
+            f"{figures['canary_auc']:.2f} after {figures['canary_auc_before']:.2f}",
+            figures,
+        )
+
+    def target(self, cohort: str) -> str | None:
+        """Id of the latest rubric before the head that no canary has condemned."""
+        lineage = [d for d in self.store.lineage(cohort) if d.accepted]
+        condemned = self.condemned(cohort)
+        head = lineage[-1].proposed
+        sound = [d.proposed for d in lineage if d.proposed not in {*condemned, head}]
+        return sound[-1] if sound else None
+
+    def condemned(self, cohort: str) -> tuple[str, ...]:
+        """Ids of the rubrics that canaries have put out of force."""
+        return tuple(
+            d.parent
+            for d in self.store.lineage(cohort)
+            if d.kind == "rollback" and "canary_failed" in d.figures and d.parent is not None
+        )
+
+    # ------------------------------------------------------------------ readings
+
+    def _switch(self, cohort: str) -> Decision | None:
+        """The decision that put the head in force."""
+        head, known = self.store.heads().get(cohort), self._switches.get(cohort)
+        if known is None or known.proposed != head:
+            accepted = [d for d in self.store.lineage(cohort) if d.accepted]  # a large read
+            if not accepted:
+                return None
+            self._switches[cohort] = known = accepted[-1]
+        return known
+
+    async def _half(
+        self, half: int, cohort: str, switch: Decision
+    ) -> tuple[list[Canary], list[Canary]]:
+        texts = self._texts(half, cohort)
+        assert switch.proposed is not None
+        now = await self._scores(texts, self.store.rubric(switch.proposed))
+        if switch.kind == "seed" or switch.parent is None:
+            return now, []
+        if switch.kind == "rollback":
+            return now, now
+        return now, await self._scores(texts, self.store.rubric(switch.parent))
+
+    async def _scores(self, texts: Sequence[_Text], rubric: Rubric) -> list[Canary]:
+        key = (rubric.id, tuple(text.rollout.id for text in texts))
+        if key not in self._read:
+            judged = await self.scorer.score_under(rubric, [text.rollout for text in texts])
+            self._read[key] = [
+                Canary(text.name, text.good, judgement.normalized, text.floor)
+                for text, judgement in zip(texts, judged, strict=True)
+            ]
+        return self._read[key]
+
+    # ------------------------------------------------------------------ texts
+
+    def _texts(self, half: int, cohort: str) -> list[_Text]:
+        """A half's texts: the same at every step, in every process."""
+        if (cohort, half) not in self._made:
+            first = self.store.first_step(cohort)
+            cases = self.store.window(up_to_step=first, cohort=cohort) if first is not None else []
+            self._made[cohort, half] = self._make(half, cohort, cases)
+        return self._made[cohort, half]
+
+    def _make(self, half: int, cohort: str, cases: Sequence[Case]) -> list[_Text]:
+        good = _best(cases)[half::HALVES][:GOOD]
+        rng = seeded(self.seed, "canaries", cohort, half)
+        made: list[_Text] = []
+        for n, rollout in enumerate(good):
+            name = f"good {HALVES * n + half}"
+            made.append(_Text(name, True, False, n, _copy(rollout, rollout.completion, name)))
+        for n, rollout in enumerate(good):
+            other = good[(n + 1) % len(good)].completion
+            kinds = ("repeated", "title_only") if n % 2 == 0 else ("title_only", "repeated")
+            made += self._bad(half, n, rollout, kinds, other, rng)
+            made += self._bad(half, n, rollout, ("other_answer",), other, rng)
+        for n, text in enumerate(self._empty(cohort)[half::HALVES] if good else []):
+            name = f"empty {HALVES * n + half}"
+            made.append(_Text(name, False, True, None, _copy(rng.choice(good), text, name)))
+        return made
+
+    def _bad(
+        self,
+        half: int,
+        n: int,
+        rollout: Rollout,
+        kinds: Sequence[str],
+        other: str,
+        rng: random.Random,
+    ) -> Iterator[_Text]:
+        """The first of some kinds of damage that the rubric, not a rule, has to see."""
+        for kind in kinds:
+            text = DAMAGES[kind](rollout.completion, other, rng)
+            if text is not None and self._rubric_decides(text):
+                name = f"{kind} {HALVES * n + half}"
+                yield _Text(name, False, False, n, _copy(rollout, text, name))
+                return
+
+    def _empty(self, cohort: str) -> list[str]:
+        """Texts without content for both halves: no text is in two of them."""
+        rng = seeded(self.seed, "canaries", cohort)
+        found: list[str] = []
+        for texts, n in ((INJECTIONS, 2 * HALVES), (MASTER_KEYS, HALVES)):
+            usable = [text for text in texts if self._rubric_decides(text)]
+            found += rng.sample(usable, min(n, len(usable)))
+        return found
+
+    def _rubric_decides(self, text: str) -> bool:
+        return first_rule(self.scorer.task.spec, text) is None
+
+
+def _wins(
+    texts: Sequence[_Text], before: Sequence[Canary], now: Sequence[Canary]
+) -> list[list[tuple[float, float]]]:
+    """Per good text, whether each rubric ranks it above its bad ones; missing answers left out."""
+    scores = [(b.score, n.score) for b, n in zip(before, now, strict=True)]
+    clusters: list[list[tuple[float, float]]] = []
+    for text, (was, is_now) in zip(texts, scores, strict=True):
+        if not text.good or was is None or is_now is None:
+            continue
+        clusters.append(
+            [
+                (win(was, a), win(is_now, b))
+                for bad, (a, b) in zip(texts, scores, strict=True)
+                if not bad.good and bad.of in (text.of, None) and a is not None and b is not None
+            ]
+        )
+    return clusters
+
+
+def _best(cases: Sequence[Case]) -> list[Rollout]:
+    """The best-scored rollouts, one of each group first: an answer to another prompt is needed."""
+    graded = [case for case in cases if case.judgement.rule is None]
+    ranked = sorted(graded, key=lambda c: (-(c.judgement.normalized or 0.0), c.rollout.id))
+    seen: dict[str, int] = {}
+    places: list[tuple[int, Rollout]] = []
+    for case in ranked:
+        place = seen[case.rollout.group] = seen.get(case.rollout.group, -1) + 1
+        places.append((place, case.rollout))
+    return [r for _, r in sorted(places, key=lambda item: item[0])][: HALVES * GOOD]
+
+
+def _copy(rollout: Rollout, text: str, group: str) -> Rollout:
+    """A canary: the prompt and columns of a rollout with another text."""
+    return Rollout(
+        prompt=rollout.prompt,
+        completion=text,
+        columns=rollout.columns,
+        step=rollout.step,
+        group=f"canary {group}",
+        cohort=rollout.cohort,
+        mode="canary",
+    )
+
+
+def _figures(canaries: Sequence[Canary], suffix: str = "") -> dict[str, float]:
+    low = [c.score for c in canaries if not c.good and c.floor and c.score is not None]
+    value = auc(canaries)
+    figures = {} if value is None else {f"canary_auc{suffix}": value}
+    return figures | ({f"canary_worst{suffix}": max(low)} if low else {})
