@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ def test_what_was_spent_survives_into_the_next_process(tmp_path: Path, kept: boo
         run(reward_of(chats.rm, chats.mrm, store), [1, 2])
         assert chats.costs()["rm"]["calls"] == store.usage()["rm"].calls
         assert len(inner.calls) == sum(part["calls"] for part in chats.costs().values())
+
+
+def test_what_another_process_spends_counts(tmp_path: Path) -> None:
+    """Two ranks on one store: each has its own budget object, and the cap is the run's."""
+    path, cap = tmp_path / "mpo.db", BudgetConfig(calls=12)
+    Store(path).close()
+    with Store(path) as one, Store(path) as other:
+        inner = loop_chat("m")
+        first, second = (compose(inner, inner, cap, store, cache=False) for store in (one, other))
+        asyncio.run(reward_of(first.rm, first.mrm, one).score(batch(0)))
+        spent = one.usage()["rm"].calls
+        assert 6 < spent <= 12, "less than the cap, and more than half of it"
+        with pytest.raises(BudgetError, match=rf"of 12 spent .*{spent} more by other processes"):
+            asyncio.run(reward_of(second.rm, second.mrm, other).score(batch(1)))
+        assert len(inner.calls) <= 12
+        copied = pickle.loads(pickle.dumps(second.budget))
+        assert copied.spent == second.budget.spent
 
 
 def test_the_ledger_is_written_when_it_changed(store: Store) -> None:

@@ -24,7 +24,7 @@ RUBRIC = Rubric(criteria=tuple(Criterion(name=f"c{n}", text="Look. " * 40) for n
 GUIDELINES = Rubric(criteria=(Criterion(name="Guidelines", text="Check each step. " * 20),))
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "single": ("essay", {"protocol": "single"}, 1),
-    "single, shuffled": ("essay", {"protocol": "single", "shuffle": True}, 1),
+    "single, in order": ("essay", {"protocol": "single", "shuffle": False}, 1),
     "single, split": ("essay", {"protocol": "single", "criteria_per_call": 2}, 2),
     "per_criterion": ("essay", {"protocol": "per_criterion"}, 4),
     "dialogue": ("essay", {"protocol": "dialogue"}, 8),
@@ -89,8 +89,8 @@ def test_bytes_before_the_response_are_the_same_for_a_group(tmp_path: Path, case
 
 
 def test_the_rubric_stands_before_the_response_where_it_can(tmp_path: Path) -> None:
-    """So that a group, and a whole step, pays for it once."""
-    calls = asked(tmp_path, "single")
+    """So that a group pays for it once, and in the rubric's own order a whole step does."""
+    calls = asked(tmp_path, "single, in order")
     first, other = (prefixes(calls, prompt)[0] for prompt in ("Task 0", "Task 1"))
     shared = next(n for n, (a, b) in enumerate(zip(first, other, strict=False)) if a != b)
     assert b"Look. " in first[:shared]

@@ -108,8 +108,8 @@ def judgement_chat() -> ScriptedChat:
 class TestSingle:
     def test_a_long_rubric_is_split_and_put_together_again(self) -> None:
         whole, parts = judgement_chat(), judgement_chat()
-        scores = judge(model(whole)).scores
-        split = judge(model(parts, criteria_per_call=2))
+        scores = judge(model(whole, shuffle=False)).scores
+        split = judge(model(parts, shuffle=False, criteria_per_call=2))
         assert split.scores == scores
         assert [s.criterion for s in scores] == list(KEYS)
         assert (len(whole.calls), len(parts.calls)) == (1, 2)
@@ -124,7 +124,7 @@ class TestSingle:
 
         def asked(rollout: Rollout, seed: int = 0) -> list[str]:
             chat = judgement_chat()
-            verdict = judge(model(chat, seed=seed, shuffle=True), rollout, many)
+            verdict = judge(model(chat, seed=seed), rollout, many)
             assert [s.criterion for s in verdict.scores] == list(many.criterion_ids)
             assert chat.calls[0].schema is not None
             return list(chat.calls[0].schema["required"])
@@ -136,11 +136,18 @@ class TestSingle:
         assert asked(ROLLOUT.model_copy(update={"step": 1})) != first
         assert asked(ROLLOUT, seed=1) != first
 
+    def test_the_rubrics_own_order_can_be_asked_for(self) -> None:
+        for rm in ({"shuffle": False}, {"protocol": "per_criterion"}):
+            chat = judgement_chat()
+            judge(model(chat, **rm))
+            asked = [key for call in chat.calls if call.schema for key in call.schema["required"]]
+            assert asked == list(KEYS)
+
     def test_another_way_of_asking_is_another_template(self) -> None:
         chat = judgement_chat()
         hashes = [
             model(chat, **rm).template_hash
-            for rm in ({}, {"criteria_per_call": 2}, {"shuffle": True}, {"protocol": "dialogue"})
+            for rm in ({}, {"criteria_per_call": 2}, {"shuffle": False}, {"protocol": "dialogue"})
         ]
         assert len(dict.fromkeys(hashes)) == 4
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from doubles import batch, judge_reply, loop_answer, text_of
-from mpo.chat import Message, Schema, ScriptedChat
+from mpo.chat import Completion, Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, UnscoredError
 from mpo.evolving_reward import EvolvingReward
 from mpo.records import Rollout
@@ -123,3 +123,32 @@ def test_reasons_are_counted_by_their_first_word(tmp_path: Path) -> None:
         assert store.unscored() == {"refused": 1}
         store.restore(before)
         assert store.unscored() == {"unreachable": 2, "refused": 1}
+
+
+class Slow:
+    """An RM that answers in time, or in an hour."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.inner = failing()
+
+    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
+        await asyncio.sleep(3600 if "BAD" in text_of(messages) else 0)
+        return await self.inner.complete(messages, **options)
+
+    async def aclose(self) -> None:
+        return None
+
+
+def test_a_step_ends_by_its_deadline(tmp_path: Path) -> None:
+    with Store(tmp_path / "a.db") as store:
+        reward = EvolvingReward(
+            "essay", Slow(), store, schedule=Never(), deadline_s=0.3, max_unscored=0.5
+        )
+        judgements = asyncio.run(reward.score(numbered(0, range(6), bad=[2, 4])))
+        late = [n for n, judgement in enumerate(judgements) if judgement.reward is None]
+        assert late == [2, 4]
+        assert judgements[2].unscored == "deadline: no answer within the 0.3 s that a step may take"
+        assert store.count(scored=None) == 6
+        assert store.unscored() == {"deadline": 2}

@@ -201,7 +201,7 @@ class Rubric(_Frozen):
             ids.append(unique)
         return tuple(ids)
 
-    @property
+    @cached_property
     def score_range(self) -> tuple[float, float]:
         """Lowest and highest weighted sum that a rollout can get."""
         low = sum(c.weight * c.scores[0] for c in self.criteria)

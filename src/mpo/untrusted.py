@@ -57,6 +57,7 @@ _EMOJI = (
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufff9-\ufffb\ufffe\uffff]")
+_ASCII_CONTROL = bytes(code for code in range(128) if _CONTROL.match(chr(code)))
 _TAG = "\U000e0000-\U000e007f"
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _SELECTOR = "\ufe00-\ufe0d\U000e0100-\U000e01ef\u180b-\u180d"
@@ -100,18 +101,24 @@ _SQUARE_WORDS = (
     "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|MODEL_SETTINGS|"
     r"BEGIN_TOOL_RESULTS|ARGS|CALL_ID|THINK|IMG|gMASK|sMASK|UNUSED_TOKEN_\d+"
 )
-_TEMPLATE_TOKENS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
+# A character and one of some strings that must occur; a single character is found, or not, in a
+# tenth of the time of a string.
+_TEMPLATE_TOKENS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     # ChatML, Llama 3, Phi, GLM, Harmony, Command-R. No blanks inside: real tokens have none, and
     # `f <| g |> h` is F#.
-    (("|>", "<|"), re.compile(r"<\|[^\s|<>‹›⁅⁆]{1,60}\|>|<\|\"\|>")),
+    ("|", ("|>", "<|"), re.compile(r"<\|[^\s|<>‹›⁅⁆]{1,60}\|>|<\|\"\|>")),
     # Gemma 4 writes the bar on one side only.
-    (("|>", "<|"), re.compile(r"<\|(?:turn|channel|think|tool\w*)>|<(?:turn|channel|tool\w*)\|>")),
-    (("｜",), re.compile(r"<｜[^｜<>‹›⁅⁆\n]{1,60}｜>")),  # DeepSeek, Hunyuan
-    (("SYS>>",), re.compile(r"<<\s?/?SYS>>")),
-    (("<",), re.compile(rf"</?(?:{_ANGLE_WORDS})>")),
-    (("[",), re.compile(rf"\[/?(?:{_SQUARE_WORDS})\]")),
-    (("]~",), re.compile(r"\]~!?b[\]\[]")),  # MiniMax
-    (("[e~[",), re.compile(r"\[e~\[")),
+    (
+        "|",
+        ("|>", "<|"),
+        re.compile(r"<\|(?:turn|channel|think|tool\w*)>|<(?:turn|channel|tool\w*)\|>"),
+    ),
+    ("｜", ("<｜",), re.compile(r"<｜[^｜<>‹›⁅⁆\n]{1,60}｜>")),  # DeepSeek, Hunyuan
+    ("<", ("SYS>>",), re.compile(r"<<\s?/?SYS>>")),
+    ("<", ("<",), re.compile(rf"</?(?:{_ANGLE_WORDS})>")),
+    ("[", ("[",), re.compile(rf"\[/?(?:{_SQUARE_WORDS})\]")),
+    ("]", ("]~",), re.compile(r"\]~!?b[\]\[]")),  # MiniMax
+    ("[", ("[e~[",), re.compile(r"\[e~\[")),
 )
 # These glyphs survive NFKC, which some tokenizers apply; full-width brackets would not.
 _LOOKALIKE = str.maketrans({"<": "‹", ">": "›", "[": "⁅", "]": "⁆"})
@@ -149,15 +156,22 @@ def _cleaned(text: str) -> Cleaned:
     flags: dict[str, int] = {}
     if not text.isascii():
         text = _strip_invisible(text, flags)
-    if _CONTROL.search(text):
+    if _has_control(text):
         text = _count(flags, "control_char", *_CONTROL.subn("\ufffd", text))
     # After the invisible is gone, since `<|im_<zero width>end|>` is put together by removing it.
-    for hints, pattern in _TEMPLATE_TOKENS:
-        if any(hint in text for hint in hints):
+    for char, hints, pattern in _TEMPLATE_TOKENS:
+        if char in text and any(hint in text for hint in hints):
             text = _count(flags, "template_token", *pattern.subn(_soften, text))
     if "<" in text and ("RESPONSE" in text or " id=" in text):
         text = _count(flags, "fence_tag", *_FENCE_TAG.subn(_soften, text))
     return Cleaned(text, flags)
+
+
+def _has_control(text: str) -> bool:
+    if not text.isascii():
+        return _CONTROL.search(text) is not None
+    raw = text.encode("ascii")  # a quarter of the search's time
+    return len(raw.translate(None, _ASCII_CONTROL)) < len(raw)
 
 
 def _strip_invisible(text: str, flags: dict[str, int]) -> str:
@@ -319,10 +333,12 @@ _EDIT = (
 )
 _MUST = r"(?:must|should|has to|have to|shall)"
 
-# Kind; what must occur in the text at all; and near it any of these, one to a line. Lower case.
-_PHRASES: tuple[tuple[str, str, str], ...] = (
+# Kind; characters of which one must occur in the text (none: no condition); strings of which one
+# must; and near it any of these, one to a line. Lower case.
+_PHRASES: tuple[tuple[str, str, str, str], ...] = (
     (
         "ignore_instructions",
+        "",
         "ignor|disregard|forget|overrid|overrul|bypass|do not follow"
         "|忽略|无视|無視|игнорир|تجاهل|무시",
         rf"""\b(?:ignore|disregard|forget|overrid|overrul|bypass|do not follow)\w*\s.{{,40}}?{_RULE}
@@ -333,6 +349,7 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "score_demand",
+        "",
         "score|mark|grade|rating|point|reward|credit|/5|/10|rate "
         "|满分|最高分|満点|만점|máxima|maximale|höchst|максимальн|высш",
         rf"""\b{_GIVE}\s.{{0,50}}?\b{_TOP}\b.{{0,20}}?(?:{_GRADE}|\d/\d|out of)
@@ -344,6 +361,7 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "verdict_forgery",
+        ":=<[",
         "score|verdict|grade|rating|[[|reward|rationale",
         r"""["'](?:score|grade|rating|verdict|reward|overall_score)["']\s*:\s*["'{\[]?[-\d]
         ["']rationale["']\s*:\s*["']|<(?:score|verdict|grade|rating|reward)>
@@ -353,6 +371,7 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "grader_address",
+        "",
         "grader|judge|evaluator|examiner|assessor|scorer|reward model|rating model|marker",
         rf"""\b(?:dear|attention|hey|hello|hi) (?:(?:the|all|any|ai|llm) )*{_GRADER}
         \bto (?:the|all|any) (?:ai |llm )?{_GRADER}
@@ -362,31 +381,41 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "self_praise",
+        "",
         "criteri|requirement|rubric|flawless|perfect|exceptional|outstanding",
         rf"""\bthis (?:\w+ )?{_WORK}\b.{{0,40}}?(?:flawless|perfect|exceptional|outstanding)
         \bthis (?:\w+ )?{_WORK}\b.{{0,40}}?(?:meet|satisf|fulfil|exceed)\w* (?:all|every|each)""",
     ),
     (
         "rubric_edit",
+        "",
         "criteri|rubric|guideline",
         rf"""\b{_EDIT}\s.{{0,40}}?(?:criterion|criteria|rubric|guideline)
         \bnew (?:criterion|criteria|rubric)\b|\b(?:rubric|criterion|criteria) {_MUST}\b""",
     ),
     (
         "rubric_forgery",
+        "<(#:",
         "item>|rubric>|criteri|(weight|rubric:|# rubric|guideline>",
         r"""</?(?:item|rubric|criterion|criteria|guideline)>|^#+ .{0,80}\(weight|^# rubric
         ^\W{0,4}(?:criteri\w+|rubric)\s*:""",
     ),
     (
         "role_turn",
-        "system|user|assistant|human|developer|ai:|### |begin |end ",
-        r"""^\W{0,4}(?:system|user|assistant|human|developer|ai)\W{0,3}:
-        ^### (?:instruction|response|system|input|assistant|user|human)\b
+        ":",
+        "system|user|assistant|human|developer|ai:",
+        r"""^\W{0,4}(?:system|user|assistant|human|developer|ai)\W{0,3}:""",
+    ),
+    (
+        "role_turn",
+        "",
+        "### |begin |end ",
+        r"""^### (?:instruction|response|system|input|assistant|user|human)\b
         ^[-=*#\s]{0,8}(?:begin|end) (?:of )?(?:the )?(?:system|user|response|essay|text)\b""",
     ),
     (
         "placeholder",
+        "{<",
         "{{|<<|${|{response|{rubric|{prompt",
         r"""\{\{\s*\w+\s*\}\}|<<\s*(?:conversation|rubric|rubric_item|response|prompt|case)\s*>>
         \$?\{(?:response|rubric|prompt|case|analysis|proposals|answer|question|criteria)\}""",
@@ -429,10 +458,16 @@ def flag_phrases(text: str) -> dict[str, int]:
 
 def _phrases(lowered: str) -> dict[str, int]:
     flags: dict[str, int] = {}
-    roots, phrases = _phrase_patterns()
-    present = {root for root in roots if root in lowered}
-    for flag, hints, pattern in phrases:
-        near = [hint for hint, root in hints if root in present]
+    present: dict[str, bool] = {}  # roots that were looked for
+    for flag, guard, hints, pattern in _phrase_patterns():
+        if guard and not any(char in lowered for char in guard):
+            continue
+        near = []
+        for hint, root in hints:
+            if root not in present:
+                present[root] = root in lowered
+            if present[root]:
+                near.append(hint)
         if near:
             for start, end in _near(lowered, near):
                 found = sum(1 for _ in pattern.finditer(lowered, start, end))
@@ -442,27 +477,26 @@ def _phrases(lowered: str) -> dict[str, int]:
 
 
 @cache
-def _phrase_patterns() -> tuple[
-    tuple[str, ...], tuple[tuple[str, tuple[tuple[str, str], ...], re.Pattern[str]], ...]
-]:
-    """The roots of all hints, and by kind: hints with their roots, and what is looked for.
+def _phrase_patterns() -> tuple[tuple[str, str, tuple[tuple[str, str], ...], re.Pattern[str]], ...]:
+    """By kind: its guard, its hints with their roots, and what is looked for.
 
     A hint's root is the shortest hint inside it (`rubric` in `# rubric`): where that does not
     occur, half a dozen others need not be looked for.
     """
     # Compiled at first use: it takes 20 ms, which `mpo --help` does not have.
     single = set("{[</(#>")  # found, or not, in no time
-    every = sorted({h for _, hints, _ in _PHRASES for h in hints.split("|")} | single, key=len)
-    root = {hint: next(short for short in every if short in hint) for hint in every}
-    phrases = tuple(
+    every = {hint for _, _, hints, _ in _PHRASES for hint in hints.split("|")} | single
+    by_length = sorted(every, key=lambda hint: (len(hint), hint))
+    root = {hint: next(short for short in by_length if short in hint) for hint in by_length}
+    return tuple(
         (
             flag,
+            guard,
             tuple((hint, root[hint]) for hint in hints.split("|")),
             re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE),
         )
-        for flag, hints, patterns in _PHRASES
+        for flag, guard, hints, patterns in _PHRASES
     )
-    return tuple(dict.fromkeys(root.values())), phrases
 
 
 def _near(text: str, hints: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from mpo.chat import Message, OpenAIChat
+from mpo.chat import Message, OpenAIChat, SharedSchema
 from mpo.chat.structured import ask_in_lines, read_lines, response_format, unwrap
 from mpo.errors import ChatTransportError
 
@@ -134,13 +134,19 @@ def test_without_a_schema_nothing_is_probed(endpoint: Any) -> None:
 
 
 def test_what_each_tier_sends() -> None:
-    assert response_format(LISTS, "json_schema") == {
-        "type": "json_schema",
-        "json_schema": {"name": "answer", "strict": True, "schema": LISTS},
-    }
-    assert response_format(LISTS, "json_object_schema") == {"type": "json_object", "schema": LISTS}
-    assert response_format(LISTS, "json_object") == {"type": "json_object"}
+    named = {"name": "answer", "strict": True, "schema": LISTS}
+    assert sent(LISTS, "json_schema") == {"type": "json_schema", "json_schema": named}
+    assert sent(LISTS, "json_object_schema") == {"type": "json_object", "schema": LISTS}
+    assert sent(LISTS, "json_object") == {"type": "json_object"}
     assert response_format(LISTS, "lines") is None
+    quoted = {**LISTS, "title": 'Judge "x" \\ é'}
+    assert sent(quoted, "json_schema")["json_schema"]["name"] == "Judge_x_"
+    assert sent(SharedSchema(LISTS), "json_schema") == sent(LISTS, "json_schema")
+
+
+def sent(schema: Any, tier: Any) -> Any:
+    text = response_format(schema, tier)
+    return None if text is None else json.loads(text)
 
 
 def test_lines_are_asked_for_and_read() -> None:

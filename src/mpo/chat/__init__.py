@@ -5,6 +5,7 @@
                    (how to ask for a shape, and how to find out what the endpoint enforces)
     cache.py       CachedChat, DedupedChat: what is known, or asked twice at once, costs nothing
     budget.py      Budget: caps on calls, tokens and money, with a ledger by role
+    timing.py      TimedChat: how long answers take
     doubles.py     ScriptedChat, RecordedChat
 
 They are put around each other in this order, each of them optional:
@@ -12,15 +13,17 @@ They are put around each other in this order, each of them optional:
     CachedChat(DedupedChat(budget.chat(OpenAIChat(...), role="rm")), store)
 """
 
-from .base import Chat, Completion, Message, Metered, Schema, require_complete
+from .base import Chat, Completion, Message, Metered, Schema, SharedSchema, require_complete
 from .budget import Budget, BudgetedChat, Price, Spent
 from .cache import Cache, CachedChat, DedupedChat, MemoryCache
 from .doubles import RecordedChat, Reply, ScriptedCall, ScriptedChat
 from .limiter import Limiter
 from .openai import OpenAIChat
 from .structured import Tier
+from .timing import TIMINGS, TimedChat, Timing
 
 __all__ = [
+    "TIMINGS",
     "Budget",
     "BudgetedChat",
     "Cache",
@@ -39,7 +42,10 @@ __all__ = [
     "Schema",
     "ScriptedCall",
     "ScriptedChat",
+    "SharedSchema",
     "Spent",
     "Tier",
+    "TimedChat",
+    "Timing",
     "require_complete",
 ]

@@ -6,18 +6,44 @@ knows which it holds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from ..errors import ChatReplyError
 from ..records import Usage
 
-__all__ = ["Chat", "Completion", "Message", "Metered", "Schema", "require_complete"]
+__all__ = [
+    "Chat",
+    "Completion",
+    "Message",
+    "Metered",
+    "Schema",
+    "SharedSchema",
+    "require_complete",
+    "schema_json",
+]
 
 Schema = Mapping[str, Any]
 """A JSON schema of the portable subset: `type`, `properties`, `required`, `items`, `enum`,
 `additionalProperties: false`, `title` (the name sent to the server). See notes/judge.md §2.2."""
+
+
+class SharedSchema(dict[str, Any]):
+    """A schema that many calls have in common. It is not changed once it was asked for: its JSON
+    is written a single time."""
+
+    @cached_property
+    def json(self) -> str:
+        """The schema as JSON, in ASCII."""
+        return json.dumps(self)
+
+
+def schema_json(schema: Schema | None) -> str:
+    """A schema as JSON, in ASCII; `null` for None."""
+    return schema.json if isinstance(schema, SharedSchema) else json.dumps(schema, default=dict)
 
 
 class Message(TypedDict):
@@ -124,7 +150,8 @@ class Metered:
         completion = await self.chat.complete(
             messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
         )
-        self.usage = self.usage + completion.usage
+        # Most meters see one call: nothing to add up then.
+        self.usage = self.usage + completion.usage if self.usage.calls else completion.usage
         return completion
 
     async def aclose(self) -> None:

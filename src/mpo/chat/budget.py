@@ -12,13 +12,15 @@ the calls that are done leave no room, `BudgetError` ends the run: it is no `Cha
 takes it for an unscored rollout. What was spent stays known, and a resumed run goes on from it.
 
 The cap holds to within the error of the prompt estimate (a third of the prompt's bytes, which is
-high for English and about right for Chinese).
+high for English and about right for Chinese). With several processes that share a store it holds to
+within what the others spend in `LOOK_S`: see `Budget.watch`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +32,9 @@ from .limiter import Turnstile
 __all__ = ["Budget", "BudgetedChat", "Price", "Spent"]
 
 _log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""Seconds between two looks at what other processes have spent."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,13 @@ class Budget:
         self._spent = _Amount()
         self._held = _Amount()
         self._turnstile = Turnstile()
+        self._known: Callable[[], Mapping[str, Any]] | None = None
+        self._others = _Amount()
+        self._next_look = float("-inf")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": _Amount()}  # the copy has no calls in flight
+        # The copy has no calls in flight, and a clock of its own.
+        return self.__dict__ | {"_held": _Amount(), "_next_look": float("-inf")}
 
     def chat(self, inner: Chat, role: str, price: Price | None = None) -> BudgetedChat:
         """A chat that spends from this budget.
@@ -149,13 +158,15 @@ class Budget:
         """
         if not self.capped:
             return
+        if self._known is not None and time.monotonic() >= self._next_look:
+            self._look(self._known)
         amount = _Amount.of(most)
 
         def admit() -> bool:
-            lacking = self._over(self._spent + amount)
+            lacking = self._over(self._others + self._spent + amount)
             if lacking:
                 raise BudgetError(self._message(role, lacking))
-            if self._over(self._spent + self._held + amount):
+            if self._over(self._others + self._spent + self._held + amount):
                 return False  # the calls in flight may turn out cheaper than their most
             self._held += amount
             return True
@@ -181,11 +192,25 @@ class Budget:
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a `snapshot`: what a run spent before it was stopped counts."""
-        self.ledger = {
-            role: Spent(Usage(**entry["usage"]), float(entry["usd"]))
-            for role, entry in snapshot.items()
-        }
+        self.ledger = _spent(snapshot)
         self._spent = _Amount.of(self.spent)
+
+    def watch(self, known: Callable[[], Mapping[str, Any]]) -> None:
+        """Count what other processes of the run spend.
+
+        Args:
+            known: A snapshot of what all processes have spent together, this one included, as far
+                as it is committed. Asked at most every `LOOK_S`, and only where there is a cap.
+        """
+        self._known = known
+
+    def _look(self, known: Callable[[], Mapping[str, Any]]) -> None:
+        started = time.monotonic()
+        total = _Amount.of(sum(_spent(known()).values(), Spent()))
+        rest = total - self._spent
+        self._others = _Amount(max(0, rest.calls), max(0, rest.tokens), max(0.0, rest.usd))
+        ended = time.monotonic()
+        self._next_look = ended + max(LOOK_S, 50 * (ended - started))
 
     def _free(self, amount: _Amount) -> None:
         self._held -= amount
@@ -208,11 +233,26 @@ class Budget:
             return f"{spent.usage.calls if lacking == 'calls' else spent.tokens:,}"
 
         by_role = ", ".join(f"{name} {amount(spent)}" for name, spent in self.ledger.items())
+        others = getattr(self._others, lacking)
+        if others:
+            shown = f"{others:.4f}" if lacking == "usd" else f"{others:,}"
+            by_role = f"{by_role or 'nothing here'}; {shown} more by other processes"
         return (
             f"budget.{lacking} is used up: {amount(self.spent)} of {getattr(self, lacking):,} "
             f"spent ({by_role or 'nothing yet'}), too little is left for the next call of role "
             f"{role!r}. Raise budget.{lacking} and resume the run to go on"
         )
+
+
+def _spent(snapshot: Mapping[str, Any]) -> dict[str, Spent]:
+    """The ledger of a `Budget.snapshot`."""
+    return {
+        role: Spent(Usage(**entry["usage"]), float(entry["usd"]))
+        for role, entry in snapshot.items()
+    }
+
+
+_NOTHING = Usage()
 
 
 class BudgetedChat:
@@ -245,7 +285,7 @@ class BudgetedChat:
         )
         held = self._priced(most)
         await self.budget.reserve(self.role, held)
-        spent = Usage()
+        spent = _NOTHING
         try:
             completion = await self.inner.complete(
                 messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed

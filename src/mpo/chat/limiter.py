@@ -91,6 +91,9 @@ class Turnstile:
                     self._wake(ticket, error)
 
     def _wake(self, ticket: _Ticket, error: Exception | None) -> None:
+        if asyncio._get_running_loop() is ticket.loop:
+            self._settle(ticket, error)  # no need to wake a loop that is awake: it costs two calls
+            return
         try:
             ticket.loop.call_soon_threadsafe(self._settle, ticket, error)
         except RuntimeError:  # its loop was closed: nobody is waiting any more

@@ -49,6 +49,8 @@ _log = logging.getLogger(__name__)
 _UNSUPPORTED = re.compile(r"[Uu]nsupported (?:parameter|value): '(\w+)'")
 """OpenAI's words for a field that a model does not take."""
 
+_ENCODER = json.JSONEncoder(default=dict)
+
 _CONNECT_S = 10.0
 """Longest wait for a connection, in seconds: a host that is silent for so long is down."""
 
@@ -163,7 +165,7 @@ class OpenAIChat:
     def _body(
         self,
         messages: Sequence[Message],
-        format: dict[str, Any] | None,
+        format: str | None,
         temperature: float,
         max_tokens: int,
         seed: int | None,
@@ -174,12 +176,13 @@ class OpenAIChat:
             "temperature": temperature,
             self.max_tokens_field: max_tokens,
             "seed": seed,
-            "response_format": format,
         }
         body.update(self.extra_body)
-        body = {field: value for field, value in body.items() if value is not None}
         # ASCII escapes: a lone surrogate must not stop the call.
-        return json.dumps(body, default=dict).encode("ascii")
+        text = _ENCODER.encode({field: v for field, v in body.items() if v is not None})
+        if format is not None and "response_format" not in self.extra_body:
+            text = f'{text[:-1]}, "response_format": {format}}}'
+        return text.encode("ascii")
 
     async def _probe(
         self, messages: Sequence[Message], schema: Schema | None, tier: Tier

@@ -65,7 +65,9 @@ def _open() -> aiohttp.ClientSession:
     import aiohttp  # late: `import mpo` must stay quick
 
     # No limit here: the limiter has one, and a second queue would eat into the timeout.
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60))
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+    # Calls are independent of each other, so no cookie of one is sent with another.
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _close_ended(by_loop: _ByLoop) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .base import Message, Schema
+from .base import Message, Schema, schema_json
 
 __all__ = [
     "TIERS",
@@ -33,20 +33,21 @@ Tier = Literal["json_schema", "json_object_schema", "json_object", "lines"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 """From the strictest on."""
 
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 
 
-def response_format(schema: Schema, tier: Tier) -> dict[str, Any] | None:
-    """The request's `response_format`; None where the tier sends none."""
+def response_format(schema: Schema, tier: Tier) -> str | None:
+    """The request's `response_format`, as JSON in ASCII; None where the tier sends none."""
     if tier == "json_schema":
         # Servers take letters, digits, _ and -, at most 64.
-        title = re.sub(r"[^A-Za-z0-9_-]+", "_", str(schema.get("title", "")))[:64]
-        named = {"name": title or "answer", "strict": True, "schema": schema}
-        return {"type": "json_schema", "json_schema": named}
+        title = _NO_NAME.sub("_", str(schema.get("title", "")))[:64] or "answer"
+        named = f'{{"name": "{title}", "strict": true, "schema": {schema_json(schema)}}}'
+        return f'{{"type": "json_schema", "json_schema": {named}}}'
     if tier == "json_object_schema":
-        return {"type": "json_object", "schema": schema}
+        return f'{{"type": "json_object", "schema": {schema_json(schema)}}}'
     if tier == "json_object":
-        return {"type": "json_object"}
+        return '{"type": "json_object"}'
     return None
 
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, TypeVar
 
 from ..chat import Chat, Message, Metered, Schema, require_complete
@@ -64,6 +65,13 @@ def seeded_random(seed: int, *names: object) -> random.Random:
     return random.Random(content_hash([seed, *map(str, names)], 64))
 
 
+@lru_cache(maxsize=1024)  # the completions of a group follow each other
+def _drawn_order(seed: int, prompt: str, step: int, n: int) -> tuple[int, ...]:
+    order = list(range(n))
+    seeded_random(seed, "criteria", prompt, step).shuffle(order)
+    return tuple(order)
+
+
 class Grader:
     """Base of the protocols: subclasses say how the scores of one rollout are asked for.
 
@@ -77,6 +85,8 @@ class Grader:
     protocol: str
     kinds: tuple[str, ...]
     """The prompt files that it uses."""
+    shuffles = False
+    """Whether the order of criteria is drawn where the task does not say."""
 
     def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
         self._chat = chat
@@ -89,12 +99,12 @@ class Grader:
     def model(self) -> str:
         return self._chat.name
 
-    @property
+    @cached_property
     def template_hash(self) -> str:
         prompts = [self._task.prompts[kind].hash for kind in self.kinds]
         # What changes the questions, too: judgements asked in another way are not the same.
         knobs = [self._rm.criteria_per_call, self._rm.shuffle]
-        if len(prompts) == 1 and knobs == [None, False]:
+        if len(prompts) == 1 and knobs == [None, None]:
             return prompts[0]
         return content_hash([prompts, knobs], 12)
 
@@ -121,10 +131,11 @@ class Grader:
     def _criteria(self, rollout: Rollout, rubric: Rubric) -> Keyed:
         """The criteria in the order in which they are asked for: the same for a whole group."""
         keyed = list(zip(rubric.criterion_ids, rubric.criteria, strict=True))
-        if self._rm.shuffle:
-            rng = seeded_random(self._seed, "criteria", rollout.prompt, rollout.step)
-            rng.shuffle(keyed)
-        return keyed
+        drawn = self.shuffles if self._rm.shuffle is None else self._rm.shuffle
+        if not drawn or len(keyed) == 1:
+            return keyed
+        order = _drawn_order(self._seed, rollout.prompt, rollout.step, len(keyed))
+        return [keyed[place] for place in order]
 
     def _values(self, rollout: Rollout, **values: str) -> dict[str, str]:
         """Values of the placeholders that all prompts may have."""
@@ -193,6 +204,8 @@ async def first_then_rest(calls: Sequence[Callable[[], Coroutine[Any, Any, T]]])
     (notes/judge.md §2.4). If it fails, the others are not paid for.
     """
     first = await calls[0]()
+    if len(calls) == 1:
+        return [first]
     rest = await asyncio.gather(*(call() for call in calls[1:]), return_exceptions=True)
     failures = [result for result in rest if isinstance(result, BaseException)]
     # What stops the run comes before what only leaves a rollout unscored.

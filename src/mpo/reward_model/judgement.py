@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..chat import Schema
+from ..chat import Schema, SharedSchema
 from ..errors import ChatReplyError
 from ..records import CriterionScore
 from ..rubric import Criterion, Rubric
 
 __all__ = [
     "SCORE_FORMAT",
+    "Form",
     "judgement_format",
     "judgement_schema",
     "parse_json",
@@ -77,6 +79,32 @@ def judgement_schema(rubric: Rubric, criteria: Keyed | None = None) -> Schema:
     }
 
 
+@dataclass(frozen=True)
+class Form:
+    """What one call shows of a rubric, and the answer that it asks for. The same for all rollouts
+    that are asked for the same criteria in the same order, so it is made once for them."""
+
+    criteria: tuple[tuple[str, Criterion], ...]
+    shown: str
+    format: str
+    schema: SharedSchema
+
+    @classmethod
+    def of(cls, rubric: Rubric, criteria: Keyed, shown: str | None = None) -> Form:
+        """The form for some criteria of a rubric.
+
+        Args:
+            shown: Instead of the rubric with these criteria.
+        """
+        asked = tuple(criteria)
+        return cls(
+            asked,
+            render_criteria(rubric, asked) if shown is None else shown,
+            judgement_format(rubric, asked),
+            SharedSchema(judgement_schema(rubric, asked)),
+        )
+
+
 def _criterion_schema(criterion: Criterion) -> Schema:
     return {
         "type": "object",
@@ -133,11 +161,11 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"duplicate key {key[:40]!r}")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"duplicate key {twice[:40]!r}")
     return found
 
 

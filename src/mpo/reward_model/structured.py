@@ -12,17 +12,15 @@ from functools import partial
 from ..chat import Chat, Message
 from ..records import CriterionScore, Rollout
 from ..rubric import Rubric
+from ..task import Task
 from ..untrusted import clean
 from .base import Grader, Keyed, Scores, first_then_rest
-from .judgement import (
-    judgement_format,
-    judgement_schema,
-    parse_judgement,
-    render_criteria,
-    render_criterion,
-)
+from .judgement import Form, parse_judgement, render_criterion
 
 __all__ = ["PerCriterion", "SingleCall"]
+
+_FORMS = 256
+"""Forms that are kept: a drawn order of criteria serves one group."""
 
 
 class SingleCall(Grader):
@@ -34,12 +32,19 @@ class SingleCall(Grader):
 
     protocol = "single"
     kinds = ("rm",)
+    shuffles = True
+    placeholder = "rubric"
+    """Where the prompt shows the criteria."""
+
+    def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
+        super().__init__(chat, task, secret=secret, seed=seed)
+        self._forms: dict[tuple[str, ...], Form] = {}
 
     def messages(self, rollout: Rollout, rubric: Rubric) -> tuple[list[Message], dict[str, int]]:
         """The conversation of an unsplit call, and what was found in the response and
         neutralised."""
-        asked = self._messages(rollout, rubric, self._criteria(rollout, rubric))
-        return asked, clean(rollout.completion).flags
+        form = self._form(rubric, self._criteria(rollout, rubric))
+        return self._messages(rollout, form), clean(rollout.completion).flags
 
     async def _scores(self, chat: Chat, rollout: Rollout, rubric: Rubric) -> Scores:
         criteria = self._criteria(rollout, rubric)
@@ -57,20 +62,30 @@ class SingleCall(Grader):
     async def _part(
         self, chat: Chat, rollout: Rollout, rubric: Rubric, criteria: Keyed
     ) -> tuple[CriterionScore, ...]:
+        form = self._form(rubric, criteria)
         return await self._ask(
             chat,
-            self._messages(rollout, rubric, criteria),
-            lambda text: parse_judgement(text, rubric, criteria),
-            judgement_schema(rubric, criteria),
+            self._messages(rollout, form),
+            lambda text: parse_judgement(text, rubric, form.criteria),
+            form.schema,
         )
 
-    def _messages(self, rollout: Rollout, rubric: Rubric, criteria: Keyed) -> list[Message]:
-        values = self._values(
-            rollout,
-            rubric=render_criteria(rubric, criteria),
-            format=judgement_format(rubric, criteria),
-        )
-        return self._filled("rm", values)
+    def _form(self, rubric: Rubric, criteria: Keyed) -> Form:
+        """What is asked for these criteria; remembered."""
+        name = (rubric.id, *(key for key, _ in criteria))
+        form = self._forms.get(name)
+        if form is None:
+            if len(self._forms) >= _FORMS:
+                self._forms.clear()
+            form = self._forms[name] = self._make_form(rubric, criteria)
+        return form
+
+    def _make_form(self, rubric: Rubric, criteria: Keyed) -> Form:
+        return Form.of(rubric, criteria)
+
+    def _messages(self, rollout: Rollout, form: Form) -> list[Message]:
+        shown = {self.placeholder: form.shown, "format": form.format}
+        return self._filled(self.kinds[0], self._values(rollout, **shown))
 
 
 class PerCriterion(SingleCall):
@@ -82,15 +97,12 @@ class PerCriterion(SingleCall):
 
     protocol = "per_criterion"
     kinds = ("criterion",)
+    shuffles = False
+    placeholder = "criterion"
 
     def _size(self, rubric: Rubric) -> int:
         return 1
 
-    def _messages(self, rollout: Rollout, rubric: Rubric, criteria: Keyed) -> list[Message]:
+    def _make_form(self, rubric: Rubric, criteria: Keyed) -> Form:
         ((key, criterion),) = criteria
-        values = self._values(
-            rollout,
-            criterion=render_criterion(key, criterion),
-            format=judgement_format(rubric, criteria),
-        )
-        return self._filled("criterion", values)
+        return Form.of(rubric, criteria, render_criterion(key, criterion))

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import MPOError, NewerStoreError, StoreError
 from .schema import APPLICATION_ID, SCHEMA, migrate
@@ -156,6 +157,12 @@ class Database:
             connection.execute("BEGIN")
             yield connection
             connection.execute("COMMIT")
+
+    def first(self, query: str, values: tuple[object, ...] = ()) -> tuple[Any, ...] | None:
+        """The first row of a query. A statement alone is a transaction of its own."""
+        with self._connection() as connection:
+            row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
+        return row
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:

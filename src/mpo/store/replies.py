@@ -46,9 +46,7 @@ class Replies(Branches):
         """
         content = self._waiting.get(key)
         if content is None:
-            with self._db.read() as connection:
-                found = connection.execute("SELECT content FROM replies WHERE key = ?", (key,))
-                row = found.fetchone()
+            row = self._db.first("SELECT content FROM replies WHERE key = ?", (key,))
             if row is None:
                 return None
             content = str(row[0])
@@ -69,7 +67,7 @@ class Replies(Branches):
         if self._due is None:
             self._due = now + _MOMENT_S
             try:
-                asyncio.get_running_loop().call_later(_MOMENT_S, self._flush_later)
+                asyncio.get_running_loop().call_later(_MOMENT_S, self._flush_due, self._due)
             except RuntimeError:  # no loop runs: nothing would come back to commit it
                 self.flush()
         # The timer died with its loop, or has much to do.
@@ -92,7 +90,9 @@ class Replies(Branches):
             self.flush()
         super().close()
 
-    def _flush_later(self) -> None:
+    def _flush_due(self, due: float) -> None:
+        if due != self._due:  # another commit took them along; those since then have their own time
+            return
         with suppress(StoreError):  # nobody would hear of it; the next commit raises the same
             self.flush()
 
