@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Whether pip finds a set of versions for this package beside each engine: `make test-install`.
-# Dry runs; nothing is installed. Some engines (OpenRLHF: flash-attn) have to build something to tell
+# Dry runs with the newest pip, which reads metadata only; nothing is installed. Some engines (OpenRLHF: flash-attn) have to build something to tell
 # what they need, and a GPU toolchain for that; then their own requirements are read instead.
 set -uo pipefail
 
 PYTHON=${1:-python3}
 OUT=$(mktemp -d)
 trap 'rm -rf "$OUT"' EXIT
+"$PYTHON" -m venv "$OUT/venv"
+PYTHON=$OUT/venv/bin/python
+"$PYTHON" -m pip install --quiet --upgrade pip || exit 1  # 23 and older download every wheel
 failed=0
 
 resolve() {  # name, requirements...

@@ -3,7 +3,7 @@
 #
 #   mpo serve examples/openrlhf/config.yaml --name essay --port 8000 &
 #   python examples/openrlhf/prepare.py prompts.jsonl train.jsonl
-#   bash examples/openrlhf/launch.sh
+#   bash examples/openrlhf/launch.sh --actor.model_name_or_path Qwen/Qwen2-1.5B-Instruct …
 #
 # On other nodes the service needs a token (MPO_TOKEN=… mpo serve --host 0.0.0.0). The client sends
 # no headers, so the token stands in the URL: http://mpo:$MPO_TOKEN@host:8000/openrlhf/get_reward
@@ -13,7 +13,10 @@
 # what was scored. To take the rubric back with an older checkpoint:
 #   curl -d '{"tag": "genesis"}' -H 'Content-Type: application/json' $REWARD/v1/restore
 #
-# From OpenRLHF's source; the bodies its client sends are tested (tests/service), not this script.
+# Evaluation rows (--eval.dataset eval.jsonl --eval.steps 20) must come from `prepare.py --mode eval`:
+# the client does not say that it evaluates, and unmarked rows would count as training.
+#
+# From OpenRLHF's source (its parser knows these options); the bodies its client sends are tested (tests/service), not this script.
 set -euo pipefail
 
 REWARD=${REWARD:-http://127.0.0.1:8000}

@@ -6,15 +6,16 @@
 #   vllm serve Qwen/Qwen2.5-32B-Instruct --port 8001 &     # RM
 #   vllm serve Qwen/Qwen2.5-72B-Instruct --port 8002 &     # MRM
 #   mpo serve examples/verl/config.yaml --name essay-ppo & # the reward, on port 8000
+#   python examples/verl/prepare.py essay train.jsonl data/essays/train.parquet
+#   python examples/verl/prepare.py essay test.jsonl data/essays/test.parquet --split test
 #   DATA=data/essays bash examples/verl/paper_ppo.sh
 #
-# DATA holds train.parquet and test.parquet in veRL's form: `prompt` (messages), `data_source`,
-# `reward_model.ground_truth` ("" here) and `extra_info.split` ("train" or "test": test rows are
-# graded, and never used as evidence).
+# Data of your own needs `extra_info.split`: rows of "test" (or val, eval) are graded, and never used
+# as evidence; all others are training.
 #
 # Checked against veRL's config schema (make test-verl), not run: that takes GPUs. Where the paper
-# is silent the numbers are those of its released script; three of them veRL cannot express, see the
-# end of this file.
+# is silent the numbers are those of its released script; what veRL does otherwise stands at the end of
+# this file.
 set -euo pipefail
 
 MODEL=${MODEL:-Qwen/Qwen2-1.5B-Instruct}
@@ -91,5 +92,6 @@ python -m verl.trainer.main_ppo \
   "$@"
 
 # What differs from the released script: no penalty for a missing end token (give the task a rule for
-# it), no vf_coef of 0.1 (veRL's critic has an optimizer of its own, so the factor is in its
-# learning rate), and constant learning rates.
+# it), no vf_coef of 0.1 (veRL's critic has an optimizer of its own, so the factor is in its learning
+# rate), constant learning rates instead of linear ones, and gradients clipped at 1. The config keeps
+# the probes gate, lint and a reward of 0 to 1; the preset paper/essay says what the paper has there.

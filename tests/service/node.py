@@ -1,7 +1,7 @@
 """A reward service as a process of its own, over a scripted chat: what a test kills and restarts.
 
     python tests/service/node.py FOLDER [PORT] [every=N] [delay=S] [k=N] [deadline=S] [calls=FILE]
-                                   [header=S] [body=S]
+                                   [header=S] [body=S] [write=S] [drain=S]
 
 It prints its URL. With `calls` each call to the RM is noted in a file before it is answered. A
 completion with "SLOW" in it takes 30 s, one with "BROKEN" gets no usable answer.
@@ -21,6 +21,7 @@ from typing import Any
 from doubles import loop_answer, text_of
 from mpo.chat import Completion, Message, Schema, ScriptedChat
 from mpo.evolving_reward import EvolvingReward
+from mpo.scale import Scale
 from mpo.schedule import Every
 from mpo.service.metrics import Metrics
 from mpo.service.server import door_for, serve
@@ -61,6 +62,7 @@ def make_service(
     chat: Any = None,
     metrics: bool = False,
     apply_after: int = 0,
+    scale: Scale | None = None,
     **settings: Any,
 ) -> RewardService:
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,7 @@ def make_service(
         earlier=1,
         lint=False,
         apply_after=apply_after,
+        scale=scale,
     )
     return RewardService(
         reward,
@@ -106,6 +109,8 @@ def main() -> None:
         door_for("127.0.0.1", os.environ.get("MPO_TOKEN")),
         header_timeout_s=float(given.get("header", 15)),
         body_timeout_s=float(given.get("body", 30)),
+        write_timeout_s=float(given.get("write", 30)),
+        drain_s=float(given.get("drain", 30)),
     )
     serve(service, port=port, door=door, ready=say)
 

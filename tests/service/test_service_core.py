@@ -12,6 +12,7 @@ import pytest
 from doubles import loop_answer
 from mpo.chat import Budget, ScriptedChat
 from mpo.errors import BudgetError, ChatTransportError
+from mpo.scale import Raw
 from mpo.service.service import RewardService
 from mpo.service.wire import (
     METRICS,
@@ -247,6 +248,18 @@ def test_a_fallback_is_the_groups_mean_then_the_runs_and_never_nothing(tmp_path:
         assert service.unscored_share == pytest.approx(4 / 6)
 
     held(test, tmp_path)
+
+
+def test_a_fallback_has_a_share_of_0_to_1_beside_its_reward(tmp_path: Path) -> None:
+    async def test(service: RewardService) -> None:
+        good = await service.score(request(item("good", step=1)))
+        fell = await service.score(request(item("BROKEN", step=1), on_failure="group_mean"))
+        for told, known in zip(fell.results, good.results, strict=True):
+            assert told.status == "fallback"
+            assert (told.reward, told.score) == (known.reward, known.score)
+            assert told.reward != told.score, "the raw scale ends above 1"
+
+    held(test, tmp_path, scale=Raw())
 
 
 def test_a_spent_budget_is_not_a_missing_score(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -224,6 +225,49 @@ def test_who_does_not_come_to_the_point_is_hung_up_on(start: Callable[..., Node]
     assert answers[0]["results"][0]["status"] == "ok"
     assert code == 0
     assert "Traceback" not in said
+
+
+def answered(node: Node, path: str) -> float:
+    """Requests for a path that were answered."""
+    start = f'mpo_requests_total{{code="200",path="{path}"}} '
+    lines = node.get("/metrics")[1].splitlines()
+    return next((float(line.removeprefix(start)) for line in lines if line.startswith(start)), 0)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(start: Callable[..., Node]) -> None:
+    node = start("write=0.5")
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(20)
+        line.connect((node.host, node.port))
+        line.sendall(asked * 600)  # more than the system holds for a reader
+        before, now = 0.0, 0.0
+        while not now or before != now:  # until it waits for this reader, and is tired of it
+            time.sleep(1.2)
+            before, now = now, answered(node, "other")  # not one of its own
+        assert 0 < now < 600
+        with contextlib.suppress(ConnectionError):
+            while line.recv(2**16):
+                pass  # and then the end, not a time-out
+    assert node.get("/healthz")[0] == 200
+
+
+def test_the_end_does_not_wait_for_ever(start: Callable[..., Node]) -> None:
+    node = start("drain=1")
+    slow = ITEM | {"completion": "SLOW"}
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(node.score(slow)))
+    asking.start()
+    time.sleep(0.5)
+    started = time.monotonic()
+    code, said = node.stop()
+    asking.join()
+    assert time.monotonic() - started < 6
+    assert (code, said) == (0, "")
+    (result,) = answers[0]["results"]
+    assert (result["status"], result["reward"]) == ("failed", None)
+    assert result["error"].startswith("stopped")
 
 
 def test_the_token_is_demanded(start: Callable[..., Node]) -> None:

@@ -82,6 +82,20 @@ def test_labels_of_any_kind(node: Node) -> None:
     assert "label" in answer["error"]["message"]
 
 
+def test_answers_stand_in_the_order_of_the_queries(node: Node) -> None:
+    texts = ["Tea one.", "Tea two, an evaluation.", "Tea three.", ""]
+    labels = [json.dumps({"id": f"r{i}", "mode": m}) for i, m in enumerate(("train", "eval") * 2)]
+    body = {"query": [f"Q{text}" for text in texts], "prompts": ["Q"] * 4, "labels": labels}
+    status, together = node.post("/openrlhf/get_reward", body)
+    assert status == 200, together
+    alone = [
+        node.post("/openrlhf/get_reward", {key: [body[key][i]] for key in body})[1]["rewards"][0]
+        for i in range(4)
+    ]
+    assert together["rewards"] == alone
+    assert len(set(alone)) > 1
+
+
 def test_eval_rows_are_no_evidence(node: Node) -> None:
     before = node.get("/v1/state")[1]["scored"]
     label = json.dumps({"id": "e1", "mode": "eval"})

@@ -6,6 +6,8 @@ Skipped where veRL is not installed: it brings a torch and a Ray of its own.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,10 +164,43 @@ def test_workers_ask_the_service(cluster: None, node: Node, tokenizer: str, tmp_
         restore(tmp_path, node.url)
 
 
-def test_the_plugin_registers_the_manager_by_name(
-    cluster: None, node: Node, tokenizer: str
-) -> None:
-    # Importing `mpo.service.verl`, as the entry point does, is what registers it.
+def test_a_sample_as_the_agent_loop_sends_it(node: Node, tokenizer: str) -> None:
+    """One trajectory: numpy made arrays of its columns, a message's dictionaries included."""
+    from transformers import AutoTokenizer
+
+    sample = batch(["river light"], step=10)
+    turns = [{"role": "user", "content": "Write about rivers."}]
+    row = {"raw_prompt": turns, "uid": "u9", "session_id": 0, "global_steps": 10}
+    row |= {"data_source": "essays", "extra_info": {"split": "train"}}
+    data = DataProto(sample.batch, {name: np.array([value]) for name, value in row.items()})
+    manager = MPORewardManager(
+        config_for(node, tokenizer), AutoTokenizer.from_pretrained(tokenizer)
+    )
+    before = node.get("/v1/state")[1]["scored"]
+    told = manager.loop.run_until_complete(manager.run_single(data))
+    assert 0 <= told["reward_score"] <= 1
+    assert list(told["reward_extra_info"]) == ["mpo_score", *METRICS]
+    assert node.get("/v1/state")[1]["scored"] == before + 1
+    again = {"prompt": "Write about rivers.", "completion": "river light", "group_id": "u9"}
+    again |= {"id": "u9-0", "step": 9, "columns": {"split": "train", "data_source": "essays"}}
+    (same,) = node.score(again)["results"]
+    assert same["reward"] == told["reward_score"]
+    assert node.get("/v1/state")[1]["scored"] == before + 1, "it was another item"
+
+
+def test_importing_verl_loads_the_plugin() -> None:
+    """A process of its own: veRL logs a plugin that fails at DEBUG only."""
+    program = (
+        "import sys, verl\n"
+        "assert 'mpo.service.verl' in sys.modules\n"
+        "from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls as get\n"
+        "print(get('mpo').__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("mpo.service.verl"), done.stderr[-2000:]
+
+
+def test_the_plugins_name_is_a_manager(node: Node, tokenizer: str) -> None:
     config = config_for(node, tokenizer, "reward.reward_manager.name=mpo")
     from verl.trainer.ppo.reward import load_reward_manager
 
@@ -206,7 +241,8 @@ def test_the_papers_script_fits_verls_own_schema(tokenizer: str) -> None:
     assert config.reward.reward_manager.module.path == "pkg://mpo.service.verl"
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-    for part in (config.critic, config.algorithm):
+    actor = config.actor_rollout_ref
+    for part in (config.critic, config.algorithm, actor.actor, actor.rollout):
         omega_conf_to_dataclass(part)
     # Without LoRA: the last check of all asks vLLM for the greatest rank, and vLLM is not here.
     config.actor_rollout_ref.model.lora_rank = 0

@@ -62,18 +62,36 @@ def test_the_example_is_short() -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
 
 
-def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path) -> None:
+def run(folder: Path, model: str, base_url: str, *launcher: str) -> subprocess.CompletedProcess:
     settings = {"BASE_URL": base_url, "POLICY": model, "STEPS": "10"}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE)],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLE)],
+        cwd=folder,
         env=os.environ
         | settings
         | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
+
+
+@pytest.mark.slow
+def test_the_example_runs_on_two_ranks(model: str, base_url: str, tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = run(tmp_path, model, base_url, *torchrun)
+    assert done.returncode == 0, done.stderr[-3000:]
+    store = Store(tmp_path / "mpo.db")
+    assert [(d.step, d.kind, d.accepted) for d in store.lineage()] == [
+        (0, "seed", True),
+        (10, "evolve", True),
+    ]
+    assert store.count(scored=None) == 10 * 2 * 8
+    assert [len(step.rubric_ids) for step in store.steps()] == [1] * 10
+
+
+def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path) -> None:
+    done = run(tmp_path, model, base_url)
     assert done.returncode == 0, done.stderr[-3000:]
     store = Store(tmp_path / "mpo.db")
     head = store.head()

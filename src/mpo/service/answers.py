@@ -24,10 +24,9 @@ def answer(
     share = judgement.normalized if judgement is not None else None
     fallback = means.of(rollout) if reward is None and on_failure == "group_mean" else None
     if reward is None and fallback is None and on_failure != "null":
+        why = ", and there is no reward yet to fall back on" if on_failure == "group_mean" else ""
         raise Refusal(
-            424,
-            f"item {item.id or rollout.id!r} is unscored ({outcome.error}), and there is no "
-            "reward yet to fall back on: send it again",
+            424, f"item {item.id or rollout.id!r} is unscored ({outcome.error}){why}: send it again"
         )
     if judgement is not None:
         rubric = judgement.rubric_id
@@ -37,8 +36,8 @@ def answer(
     return Result(
         id=item.id or rollout.id,
         status="ok" if reward is not None else "fallback" if fallback is not None else "failed",
-        reward=reward if reward is not None else fallback,
-        score=share if reward is not None else fallback,
+        reward=reward if fallback is None else fallback.reward,
+        score=share if fallback is None else fallback.share,
         rubric_version=number,
         rubric_id=rubric,
         metrics=_metrics(outcome, number, fallback is not None),

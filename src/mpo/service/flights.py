@@ -100,8 +100,10 @@ class Flights:
         return not self._flights
 
     async def drain(self, timeout_s: float) -> None:
-        """Finish what is in flight; what takes longer is given up."""
+        """Finish what is in flight; what takes longer is given up, and who waits for it is told."""
         await self._queue.drain(timeout_s)
+        for rollout, _ in list(self._flights.values()):
+            self._land(rollout, _gone())
 
     def _board(self, rollouts: Sequence[Rollout]) -> dict[str, asyncio.Future[Landing]]:
         new = [r for r in {r.id: r for r in rollouts}.values() if r.id not in self._flights]
@@ -131,11 +133,12 @@ class Flights:
             landings = {r.id: self._committed(r) or known for r in rollouts}
         finally:
             # On cancellation too: nobody shall wait for what will never come.
-            gone = MPOError("stopped: the service is shutting down")
             for rollout in rollouts:
-                self._land(rollout, landings.get(rollout.id, gone))
+                self._land(rollout, landings.get(rollout.id) or _gone())
 
     def _land(self, rollout: Rollout, landing: Landing) -> None:
+        if rollout.id not in self._flights:
+            return  # given up at the end
         _, future = self._flights.pop(rollout.id)
         if isinstance(landing, Judgement):
             self._on_judged(rollout, landing)
@@ -161,3 +164,7 @@ class Flights:
         if isinstance(landing, BudgetError):
             raise landing
         return Outcome(rollout, None, error=str(landing))
+
+
+def _gone() -> MPOError:
+    return MPOError("stopped: the service is shutting down")

@@ -37,7 +37,7 @@ class Guard:
         hosts: Names that the `Host` header may have; None for any. On loopback it keeps out pages
             that a browser loaded from a name which now points here (DNS rebinding).
         max_body: Of one request, in bytes.
-        max_bodies: Of all requests that are being read, in bytes.
+        max_bodies: Of all requests that are being read or worked on, in bytes.
         body_timeout_s: Longest time until a body is whole, in seconds.
         on_answer: Called with path, status and seconds since the body was whole.
     """

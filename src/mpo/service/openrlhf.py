@@ -25,7 +25,7 @@ from ..records import Mode
 from ..task import Task
 from .wire import MAX_ITEMS, METRICS, Item, Options, Refusal, Result
 
-__all__ = ["DEADLINE_S", "Query", "Rewards", "read", "write"]
+__all__ = ["DEADLINE_S", "MODES", "Query", "Rewards", "read", "write"]
 
 DEADLINE_S = 170.0
 """The client gives up after 180 s."""
@@ -54,6 +54,7 @@ class Rewards(BaseModel):
     extra_logs: dict[str, list[float]]
 
 
+MODES: tuple[Mode, ...] = ("train", "eval")
 OPTIONS = Options(on_failure="group_mean", deadline_s=DEADLINE_S)
 
 

@@ -75,11 +75,16 @@ def serve(
     # A meta step computes in a thread. By default it may keep the interpreter for 5 ms each time
     # that the loop has waited for a socket, which it does thousands of times a second.
     sys.setswitchinterval(0.0005)
-    asyncio.run(_serve(app, host, port, door, ready))
+    asyncio.run(_serve(service, app, host, port, door, ready))
 
 
 async def _serve(
-    app: App, host: str, port: int, door: Door, ready: Callable[[str], None] | None
+    service: RewardService,
+    app: App,
+    host: str,
+    port: int,
+    door: Door,
+    ready: Callable[[str], None] | None,
 ) -> None:
     import uvicorn
 
@@ -89,8 +94,13 @@ async def _serve(
             # Not uvicorn's own: it would end the process by the signal once more, in the middle
             # of what comes after.
             loop = asyncio.get_running_loop()
+
+            def stop(number: int) -> None:
+                service.stop(door.drain_s)
+                self.handle_exit(number, None)
+
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.handle_exit, number, None)
+                loop.add_signal_handler(number, stop, number)
             try:
                 yield
             finally:
@@ -99,14 +109,14 @@ async def _serve(
 
     config = uvicorn.Config(
         app,
-        http=_protocol(door.header_timeout_s),
+        http=_protocol(door.header_timeout_s, door.write_timeout_s),
         ws="none",
         lifespan="on",
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(_KEEP_ALIVE_S),
-        timeout_graceful_shutdown=int(door.drain_s) + 1,
+        timeout_graceful_shutdown=int(door.drain_s) + 2,
     )
     try:
         sockets = [_bind(host, port)]
@@ -129,39 +139,65 @@ def _bind(host: str, port: int) -> Any:
     )
 
 
-def _protocol(header_s: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, with a time limit on headers: it has none of its own."""
+class _Timer:
+    """A time limit that may be called off.
+
+    Args:
+        seconds: Until it is over.
+        late: Called then.
+    """
+
+    def __init__(self, seconds: float, late: Callable[[], None]) -> None:
+        self._seconds, self._late = seconds, late
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Count from now, unless it counts already."""
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_later(self._seconds, self._late)
+
+    def stop(self) -> None:
+        """Call it off."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+def _protocol(header_s: float, write_s: float) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, with time limits on headers and on answers that nobody reads: it
+    has none of its own."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-        _timer: asyncio.TimerHandle | None = None
-
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._wait()
+            self._header = _Timer(header_s, self._late)
+            # Not closed but aborted: closing would wait for what is not read.
+            self._unread = _Timer(write_s, transport.abort)
+            self._header.start()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self._busy():
-                self._stop()
-            elif self._timer is None:
-                self._wait()  # the beginning of a next request
+                self._header.stop()
+            else:
+                self._header.start()  # the beginning of a next request
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread.start()
+
+        def resume_writing(self) -> None:
+            self._unread.stop()
+            super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._stop()
+            self._header.stop()
+            self._unread.stop()
             super().connection_lost(exc)
 
         def _busy(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
-
-        def _wait(self) -> None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(header_s, self._late)
-
-        def _stop(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
 
         def _late(self) -> None:
             if not self._busy():

@@ -104,6 +104,8 @@ class RewardService:
         self._open = asyncio.Event()
         self._open.set()
         self._last_unscored: deque[bool] = deque(maxlen=1000)
+        self._stopping: asyncio.Task[None] | None = None
+        self._stop_by = 0.0
 
     # ------------------------------------------------------------------ score
 
@@ -342,11 +344,20 @@ class RewardService:
 
     # ------------------------------------------------------------------ the end
 
+    def stop(self, timeout_s: float) -> None:
+        """Give up in so many seconds what is in flight then, so that clients get their answers
+        before the connections are closed. `aclose` counts from here too."""
+        if self._stopping is None:
+            self._stop_by = time.monotonic() + timeout_s
+            self._stopping = asyncio.create_task(self._flights.drain(timeout_s))
+
     async def aclose(self, timeout_s: float = 30.0) -> None:
         """Finish what is in flight, for so long; then close connections and store."""
-        deadline = time.monotonic() + timeout_s
-        await self._flights.drain(timeout_s)
-        await self._meta.aclose(max(1.0, deadline - time.monotonic()))
+        self.stop(timeout_s)
+        assert self._stopping is not None
+        await self._stopping
+        await self._flights.drain(1.0)  # what came in meanwhile
+        await self._meta.aclose(max(1.0, self._stop_by - time.monotonic()))
         await self.reward.aclose()
         if self._keep is not None:
             self._keep()

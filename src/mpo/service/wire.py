@@ -159,7 +159,7 @@ class Result(_Wire):
     reward: float | None
     """None where it is unscored: never 0 for that."""
     score: float | None
-    """0 to 1, whatever the scale of the rewards; a fallback's is its reward."""
+    """0 to 1, whatever the scale of the rewards; a fallback's is a mean too."""
     rubric_version: int
     rubric_id: str
     metrics: dict[str, float]
