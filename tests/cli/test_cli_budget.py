@@ -71,6 +71,6 @@ def test_score_and_evolve_show_what_they_cost(run: Mpo, endpoint: Endpoint) -> N
     evolved = json.loads(run.ok("evolve", file, *chat, "--price", "1,10", "--json"))
     assert evolved["cost"]["mrm"]["calls"] == evolved["usage"]["mrm"]["calls"] > 0
     assert evolved["cost"]["mrm"]["usd"] > 0
-    assert "give US dollars per million tokens" in run.refused(
+    assert "in US dollars per million tokens" in run.refused(
         "score", file, *chat, "--price", "cheap"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,6 +344,8 @@ def test_metrics_of_a_file_and_of_a_run(here: Here) -> None:
         (["verdict", "plain.jsonl"], "has no label in"),
         (["rouge", "plain.jsonl", "--reference", "gold"], "no text in 'gold'"),
         (["judge", "empty.db"], "has no judgements yet"),
+        (["judge", "newer.db"], "has schema 99, and this version of mpo reads"),
+        (["math", "newer.db"], "has schema 99, and this version of mpo reads"),
         (["judge", "empty.jsonl", "--chat", "sandbox"], "it has no preference pairs"),
         (["judge", "plain.jsonl", "--chat", "sandbox"], "holds no preference pairs"),
         (["judge", "pairs.jsonl"], "say which reward model scores the pairs"),
@@ -359,6 +363,9 @@ def test_what_cannot_be_measured(here: Here, arguments: list[str], words: str) -
     here.write("plain.jsonl", [ROW])
     here.write("pairs.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
     Store(here.folder / "empty.db").close()
+    Store(here.folder / "newer.db").close()
+    with contextlib.closing(sqlite3.connect(here.folder / "newer.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
     assert words in here.refused(*arguments)
     assert not (here.folder / "runs").exists()
     assert not (here.folder / "outputs").exists()

@@ -116,6 +116,18 @@ DOWN = ["--chat", "http://127.0.0.1:9/v1", "--model", "m"]
         ([], ["--chat", "sandbox"], "is empty"),
         ([{"prompt": "p"}], ["--chat", "sandbox"], "row 1: 'completion' is missing"),
         ([{"prompt": "p", "completion": 3}], ["--chat", "sandbox"], "'completion' must be text"),
+        (
+            [*GOOD, {**GOOD[0], "human_score": "good"}],
+            ["--chat", "sandbox"],
+            "row 2: 'human_score' must be a number or null, not 'good'",
+        ),
+        ([{**GOOD[0], "score": True}], ["--chat", "sandbox"], "row 1: 'score' must be a number"),
+        ([{**GOOD[0], "rationale": 3}], ["--chat", "sandbox"], "'rationale' must be text"),
+        (
+            GOOD,
+            ["--chat", "sandbox", "--price", "cheap"],
+            "--price 'cheap': write PROMPT,COMPLETION",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
@@ -151,7 +163,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Mpo, endpoint: Endpoint)
     done: subprocess.CompletedProcess[str] = run("score", file, *http(endpoint), program=program)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr, done.stderr
-    [line] = done.stderr.splitlines()
+    _, line = done.stderr.splitlines()  # after what it would cost
     assert line.startswith("error: ")
     assert "mpo.db" in line
     paid = endpoint.asked["judgement"]

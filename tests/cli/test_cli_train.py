@@ -108,15 +108,24 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_children(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "inherited"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_IGN),
+    ],
+)
+def test_an_interrupt_ends_the_children(
+    tmp_path: Path, number: signal.Signals, inherited: signal.Handlers
+) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", WAITING],
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,
-        # As at a terminal: a shell lets what it runs in the background ignore the interrupt.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # As at a terminal, and as in the background of a shell, which lets it ignore the interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),
     )
     deadline = time.monotonic() + 20
     while len(children := children_of(parent.pid)) < 2 and time.monotonic() < deadline:
@@ -124,7 +133,7 @@ def test_an_interrupt_ends_the_children(tmp_path: Path, number: signal.Signals) 
     assert len(children) == 2
     time.sleep(0.5)  # past the start of their interpreters
     parent.send_signal(number)
-    _, told = parent.communicate(timeout=30)
+    _, told = parent.communicate(timeout=20)  # less than the grace: nobody had to be killed
     assert b"KeyboardInterrupt" in told
     assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,10 @@ def run_jobs(jobs: Sequence[Job], parallel: int, tell: Tell) -> dict[str, str]:
     """
     children: dict[str, asyncio.subprocess.Process] = {}
     try:
-        with _termination_interrupts():
+        with _interruptible_children():
             return asyncio.run(_run_all(jobs, parallel, tell, children))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None  # by SIGTERM
     finally:
         # Only after a second Ctrl-C is anyone left here.
         for child in children.values():
@@ -66,6 +68,10 @@ async def _run_all(
     tell: Tell,
     children: dict[str, asyncio.subprocess.Process],
 ) -> dict[str, str]:
+    task = asyncio.current_task()
+    assert task is not None
+    # `kill PID` ends the children as Ctrl-C does.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     places = asyncio.Semaphore(parallel)
     failed: dict[str, str] = {}
 
@@ -123,7 +129,7 @@ async def _listen(label: str, child: asyncio.subprocess.Process, tell: Tell) -> 
         except ValueError:
             continue  # a library that prints
         # `done` is told when the process has ended well, not when it says so.
-        if isinstance(event, dict) and event.get("kind") in ("status", "step"):
+        if isinstance(event, dict) and event.get("kind") in ("status", "step", "meta"):
             tell(label, event)
 
 
@@ -156,15 +162,18 @@ def _last_error(log: Path, code: int) -> str:
 
 
 @contextlib.contextmanager
-def _termination_interrupts() -> Any:
-    """`kill PID` ends the children as Ctrl-C does."""
+def _interruptible_children() -> Iterator[None]:
+    """Children that can be interrupted, also where this process cannot be.
 
-    def interrupt(*_: object) -> None:
-        # Through Ctrl-C's own path: asyncio turns it into an orderly cancellation.
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    A shell lets what it runs in the background ignore SIGINT, and ignoring is inherited: such
+    children would write no checkpoint, and only die when their grace is over. A handler is not
+    inherited: they start with the default.
+    """
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -132,7 +132,7 @@ def _run_missing(
             if label not in missing:
                 board.take(label, {"kind": "done", "message": "it was finished before"})
         if first:
-            _train_policy(board)
+            _train_policy(board, task.name)
         failed = run_jobs(
             [_job(folder, label, config.budget, given) for label in missing],
             jobs or min(2, os.cpu_count() or 1),
@@ -141,14 +141,14 @@ def _run_missing(
     return failed, time.monotonic() - started
 
 
-def _train_policy(board: Board) -> None:
+def _train_policy(board: Board, task: str) -> None:
     """Once for all children, which would otherwise each train it."""
 
     def say(message: str) -> None:
         board.take(POLICY, {"kind": "status", "message": message})
 
     say("looking for the sandbox's policy")
-    ensure_policy(progress=say)
+    ensure_policy(task=task, progress=say)
     board.take(POLICY, {"kind": "done"})
 
 

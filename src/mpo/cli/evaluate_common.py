@@ -13,10 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..chat import Chat
-from ..config import make_chat, reachable, read_records
-from ..config.schema import ChatConfig, SandboxConfig
-from ..errors import ConfigError
+from ..config import read_records
 from ..evaluation.answers import rows_of_run
 from ..evaluation.rows import Row, read_rows
 from .runs import open_store
@@ -29,7 +26,6 @@ __all__ = [
     "Mode",
     "bounds",
     "columns",
-    "endpoint",
     "is_file",
     "percent",
     "plain",
@@ -81,23 +77,6 @@ def rows_of_source(text: str, mode: Mode) -> list[Row]:
         return rows_of_run(store, mode)
 
 
-def endpoint(chat: str, model: str, api_key_env: str, concurrency: int) -> Chat:
-    """The client of a model over HTTP; somebody must listen there.
-
-    Raises:
-        ConfigError: The model's name is missing.
-        ChatTransportError: Nobody listens.
-    """
-    if not model:
-        raise ConfigError(f"--model is missing: which model of {chat} is to be asked?")
-    config = ChatConfig(
-        base_url=chat, model=model, api_key_env=api_key_env, concurrency=concurrency
-    )
-    client = make_chat(config, SandboxConfig(), 0)
-    reachable(client)
-    return client
-
-
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's stderr; what it yields is told how much is done, of how much."""
@@ -124,9 +103,9 @@ def table(title: str) -> Table:
 
 
 def columns(made: Table, *names: str) -> None:
-    """Columns of figures."""
+    """Columns of figures; their names may be somebody's words."""
     for name in names:
-        made.add_column(name, justify="right", no_wrap=True)
+        made.add_column(plain(name), justify="right", no_wrap=True)
 
 
 def plain(text: str) -> str:

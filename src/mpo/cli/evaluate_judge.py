@@ -67,8 +67,11 @@ def judge(
     contributes. A run and --other, or two columns: how far two judges agree.
 
     Examples: mpo evaluate judge pairs.jsonl --rubric r.md --chat http://localhost:8000/v1 --model m
+
     mpo evaluate judge runs/essay-mpo-0 --json
+
     mpo evaluate judge runs/judge-a --other runs/judge-b
+
     mpo evaluate judge scored.jsonl --compare score,human_score
     """
     files = [is_file(source) for source in sources]

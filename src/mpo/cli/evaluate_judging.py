@@ -23,7 +23,8 @@ from ..evaluation.pairwise import (
 )
 from ..evaluation.rows import JsonlLog, Row
 from ..records import content_hash
-from .evaluate_common import endpoint, progress_bar
+from .endpoints import endpoint, read_price
+from .evaluate_common import progress_bar
 from .runs import open_store
 from .train import RUNS
 
@@ -181,16 +182,8 @@ async def _play(pairwise: PairwiseJudge, judge: Chat, plan: Sequence[Planned]) -
 
 
 def _price(text: str) -> Price | None:
-    """`2.5,10`: US dollars per million prompt and completion tokens; one number for both."""
-    if not text:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or any(not 0 <= number < 1e6 for number in numbers):
-        raise ConfigError(f"--price-per-mtok {text!r}: write PROMPT,COMPLETION, e.g. 2.5,10")
-    return Price(prompt=numbers[0], completion=numbers[-1])
+    numbers = read_price("--price", text)
+    return None if numbers is None else Price(*numbers)
 
 
 def _say(text: str) -> None:

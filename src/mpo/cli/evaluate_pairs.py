@@ -10,9 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from ..chat import Chat
-from ..config import make_chat, read_rubric_file
-from ..config.schema import SANDBOX, ChatConfig, SandboxConfig
+from ..config import read_rubric_file
+from ..config.schema import SANDBOX
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.judge_accuracy import Outcome, Pair, PairAccuracy, accuracy, read_pairs
 from ..evaluation.judge_accuracy import score_pairs as score
@@ -21,7 +20,8 @@ from ..records import content_hash
 from ..schedule import Never
 from ..store import Store
 from ..task import load_task
-from .evaluate_common import bounds, columns, endpoint, percent, plain, progress_bar, rows_of_file
+from .endpoints import endpoint
+from .evaluate_common import bounds, columns, percent, plain, progress_bar, rows_of_file
 from .evaluate_common import table as new_table
 from .train import RUNS
 
@@ -93,7 +93,9 @@ def judge_pairs(pairs: Sequence[Pair], asking: PairsAsking) -> tuple[dict[str, A
 def _reward(pairs: Sequence[Pair], asking: PairsAsking) -> EvolvingReward:
     task = load_task(asking.task)
     rubric = read_rubric_file(asking.rubric) if asking.rubric is not None else task.rubric
-    client = _client(asking)
+    client = endpoint(
+        asking.chat, asking.model, asking.api_key_env, asking.concurrency, asking.seed
+    )
     path = asking.store
     if path is None:
         texts = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
@@ -113,12 +115,6 @@ def _reward(pairs: Sequence[Pair], asking: PairsAsking) -> EvolvingReward:
         max_unscored=1.0,  # who is missing is said in the end
         seed=asking.seed,
     )
-
-
-def _client(asking: PairsAsking) -> Chat:
-    if asking.chat == SANDBOX:
-        return make_chat(ChatConfig(sandbox=True), SandboxConfig(), asking.seed)
-    return endpoint(asking.chat, asking.model, asking.api_key_env, asking.concurrency)
 
 
 async def _score(reward: EvolvingReward, pairs: Sequence[Pair]) -> list[Outcome]:

@@ -53,8 +53,11 @@ def rank(
         False, "--only-common", help="Leave out prompts that some model did not answer."
     ),
     prompt: Path = typer.Option(None, help="The judge's prompt, a file of your own."),
-    price_per_mtok: str = typer.Option(
-        "", help="US dollars per million tokens, for the estimate: PROMPT,COMPLETION."
+    price: str = typer.Option(
+        "",
+        "--price",
+        "--price-per-mtok",
+        help="US dollars per million tokens, for the estimate: PROMPT,COMPLETION.",
     ),
     yes: bool = typer.Option(False, "--yes", help="Go on without asking about the price."),
     as_json: bool = AS_JSON,
@@ -67,6 +70,7 @@ def rank(
     once is kept, and never asked again.
 
     Examples: mpo evaluate rank verdicts.jsonl.gz --method elo --k 4 --start 1000 --json
+
     mpo evaluate rank base.jsonl mpo=a.jsonl --chat http://localhost:8000/v1 --model judge --yes
     """
     sources = [_source(text) for text in files]
@@ -85,7 +89,7 @@ def rank(
             limit=limit,
             only_common=only_common,
             prompt=prompt,
-            price=price_per_mtok,
+            price=price,
             yes=yes,
             seed=seed,
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
@@ -49,24 +50,36 @@ def gather(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str,
 
 
 def _seed(summary: Mapping[str, Any]) -> dict[str, Any]:
-    first = ("seed", "reward", "gold", "gold_parts", "hacked_share_end", "rubrics", "exploits")
+    first = (
+        "seed",
+        "measure",
+        "reward",
+        "gold",
+        "gold_parts",
+        "hacked_share_end",
+        "rubrics",
+        "exploits",
+    )
     rest = [key for key in summary if key not in (*first, "arm", "sandbox", "trainer")]
     return {key: summary.get(key) for key in (*first, *rest)}
 
 
 def results_table(compare: Mapping[str, Any]) -> Table:
-    """One line per arm and seed, and the mean of an arm with several."""
-    title = f"{'sandbox: ' if compare['sandbox'] else ''}reward and gold by arm"
+    """One line per arm and seed; of an arm with several the mean and the spread over them."""
+    measure = _measure(compare)
+    title = f"{'sandbox: ' if compare['sandbox'] else ''}reward and {measure} by arm"
     table = Table(title=title, title_justify="left", pad_edge=False, box=None)
     table.add_column("arm, seed", no_wrap=True)
-    for name in ("reward", "gold start", "peak", "end", "end/peak", "hacked", "rubrics"):
+    start = "gold start" if measure == "gold" else "start"
+    for name in ("reward", start, "peak", "end", "end/peak", "hacked", "rubrics"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm, body in compare["arms"].items():
         seeds = body["seeds"]
         for seed in seeds:
             table.add_row(f"{arm} {seed['seed']}", *_cells([seed]))
         if len(seeds) > 1:
-            table.add_row(f"[bold]{arm} mean[/]", *_cells(seeds), end_section=True)
+            table.add_row(f"[bold]{arm} mean[/]", *_cells(seeds))
+            table.add_row(f"{arm} ± sd", *_spread(seeds), end_section=True)
         if not seeds:
             table.add_row(arm, "[red]no run finished[/]")
     return table
@@ -93,6 +106,33 @@ def _cells(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _measure(compare: Mapping[str, Any]) -> str:
+    """What the columns beside the reward are: gold, or what the sandbox measures for the task."""
+    seeds = [seed for body in compare["arms"].values() for seed in body["seeds"]]
+    return next((str(seed["measure"]) for seed in seeds if seed.get("measure")), "gold")
+
+
+def _spread(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Standard deviation over the seeds, in the columns of `_cells`."""
+
+    def sd(*path: str) -> float | None:
+        known = [value for seed in seeds if (value := _at(seed, path)) is not None]
+        return stdev(known) if len(known) > 1 else None
+
+    shares = [
+        end / peak
+        for seed in seeds
+        if (end := _at(seed, ("gold", "end"))) is not None and (peak := _at(seed, ("gold", "peak")))
+    ]
+    return [
+        f"{number(sd('reward', 'start'))} → {number(sd('reward', 'end'))}",
+        *(number(sd("gold", name)) for name in ("start", "peak", "end")),
+        number(stdev(shares) if len(shares) > 1 else None),
+        number(sd("hacked_share_end")),
+        number(sd("rubrics"), 1),
+    ]
+
+
 def _at(seed: Mapping[str, Any], path: Sequence[str]) -> float | None:
     value: Any = seed
     for name in path:
@@ -104,11 +144,14 @@ def next_commands(run: Path, compared: bool = False) -> str:
     """The three most useful commands after a run or a comparison."""
     evolving = next((name for name, arm in ARMS.items() if arm.evolves), "mpo")
     one = next(iter(sorted(run.glob(f"{evolving}-*"))), run) if compared else run
-    return "\n".join(
-        [
-            "next:",
-            f"  mpo report {run} --open",
-            f"  mpo rubric diff {one}",
-            f"  mpo rubric show {one} --lineage",
-        ]
-    )
+    if not compared and len(list((run / "rubrics").glob("step-*.md"))) < 2:
+        # One rubric all the time: its criteria say more than its history.
+        last = [f"mpo evaluate judge {_quoted(one)}", f"mpo rubric show {_quoted(one)}"]
+    else:
+        last = [f"mpo rubric diff {_quoted(one)}", f"mpo rubric show {_quoted(one)} --lineage"]
+    commands = [f"mpo report {_quoted(run)} --open", *last]
+    return "\n".join(["next:", *(f"  {command}" for command in commands)])
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

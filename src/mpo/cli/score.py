@@ -16,9 +16,10 @@ from rich.table import Table
 
 from ..config import write_text
 from ..records import Judgement
-from . import offline
 from .board import number
-from .offline import Offline, open_offline, score_all
+from .estimate import estimate, say_estimate
+from .offline import Offline, Options, offline_command, open_offline, score_in_chunks
+from .offline_rows import GIVEN
 from .results import cost_lines
 
 __all__ = ["app"]
@@ -26,40 +27,37 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command()
+@offline_command(app)
 def score(
-    file: Path = offline.FILE,
-    task: str = offline.TASK,
-    rubric: Path = offline.RUBRIC,
-    chat: str = offline.CHAT,
-    model: str = offline.MODEL,
-    api_key_env: str = offline.API_KEY_ENV,
-    concurrency: int = offline.CONCURRENCY,
-    price: str = offline.PRICE,
-    store: Path = offline.STORE,
+    options: Options,
     out: Path = typer.Option(None, help="Write the rows with their scores to this JSONL."),
     as_json: bool = typer.Option(False, "--json", help="Print the rows with their scores."),
 ) -> None:
     """Score the completions of a JSONL file, without a trainer.
 
-    A row without a usable answer is unscored: its reward is null, never 0.
+    A row without a usable answer is unscored: its reward is null, never 0. The same command asks
+    again only for what has no score yet; --estimate says what that would cost.
 
-    Example: mpo score rollouts.jsonl --chat http://localhost:8000/v1 --model m --out s.jsonl
+    Examples: mpo score rollouts.jsonl --chat http://localhost:8000/v1 --model m --out s.jsonl
+
+    mpo score rollouts.jsonl --chat http://localhost:8000/v1 --model m --price 0.15,0.6 --estimate
     """
-    opened = open_offline(
-        file,
-        task=task,
-        rubric=rubric,
-        chat=chat,
-        model=model,
-        api_key_env=api_key_env,
-        concurrency=concurrency,
-        store=store,
-        price=price,
-    )
+    opened = open_offline(options)
+    known = opened.judgements()
+    done = {id for id, j in known.items() if j.reward is not None and j.protocol != GIVEN}
+    missing = sum(row.rollout.id not in done for row in opened.rows)
+    found = estimate(opened, missing)
+    if options.estimate:
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            say_estimate(found)
+        return
+    if missing:
+        say_estimate(found)
     judgements = asyncio.run(_score(opened))
     lines = [
-        json.dumps(_scored(row, judgement), ensure_ascii=False)
+        json.dumps(_scored(row.columns, judgement), ensure_ascii=False)
         for row, judgement in zip(opened.rows, judgements, strict=True)
     ]
     if out is not None:
@@ -67,6 +65,7 @@ def score(
     if as_json:
         typer.echo("\n".join(lines))
         return
+    typer.echo(_title(opened, len(judgements)))
     Console().print(_table(opened, judgements))
     typer.echo(cost_lines(opened.chats.costs()))
     typer.echo(f"store: {opened.reward.store.path}")
@@ -75,8 +74,9 @@ def score(
 
 
 async def _score(opened: Offline) -> list[Judgement]:
+    rollouts = [row.rollout for row in opened.rows]
     try:
-        return await score_all(opened)
+        return await score_in_chunks(opened.reward.score, rollouts)
     finally:
         opened.chats.keep()
         await opened.reward.aclose()
@@ -94,15 +94,15 @@ def _scored(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _table(opened: Offline, judgements: Sequence[Judgement]) -> Table:
+def _title(opened: Offline, count: int) -> str:
     rubric = opened.reward.rubric()
     sandbox = "sandbox: " if opened.sandbox else ""
-    table = Table(
-        title=f"{sandbox}{len(judgements)} completions under {rubric.title!r} ({rubric.id})",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    return f"{sandbox}{count} completions under {rubric.title!r} ({rubric.id})"
+
+
+def _table(opened: Offline, judgements: Sequence[Judgement]) -> Table:
+    rubric = opened.reward.rubric()
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in ("mean", "low", "high"):
         table.add_column(name, justify="right")

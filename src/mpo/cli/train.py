@@ -11,11 +11,15 @@ import typer
 
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
 from ..evaluation.metrics import arm_seed_summary
+from ..report import versions
+from ..training.model import is_main
 from ..training.run import StepReport
 from ..training.start import start as run_training
 from ..training.untrained import score_untrained
-from .board import Ages, Board, open_board, step_event
+from .board import Board, open_board
+from .ranks import check_ranks, costs, follow
 from .results import cost_lines, next_commands, report_or_why
+from .run_view import Ages, MetaSteps, step_event
 
 __all__ = ["RUNS", "app", "default_name"]
 
@@ -39,10 +43,20 @@ def train(
 
     The same command continues a run that was stopped. A folder of another config is refused.
 
+    On several GPUs or CPUs: torchrun --nproc-per-node 2 -m mpo train CONFIG, or accelerate launch
+    with a config of examples/accelerate.
+
     Example: mpo train sandbox/essay trainer.steps=20 --arm fixed --name first
     """
     loaded = load_config(config, [*(overrides or []), *([f"arm={arm}"] if arm else [])])
     label = name or default_name(loaded)
+    # Before transformers is imported: its notices would tear the display apart.
+    for key, value in (("TRANSFORMERS_VERBOSITY", "error"), ("TOKENIZERS_PARALLELISM", "false")):
+        os.environ.setdefault(key, value)
+    check_ranks(loaded)
+    if not is_main():
+        follow(loaded, run_path(label))
+        return
     title = f"mpo train{' (sandbox)' if loaded.is_sandbox else ''}"
     # A run that has spent its budget goes on with a larger one.
     folder = RunFolder(run_path(label), loaded, ignore=("budget",))
@@ -76,9 +90,6 @@ def run_path(name: str) -> Path:
 
 
 def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
-    # Before transformers is imported: its notices would tear the display apart.
-    for key, value in (("TRANSFORMERS_VERBOSITY", "error"), ("TOKENIZERS_PARALLELISM", "false")):
-        os.environ.setdefault(key, value)
     started = time.monotonic()
 
     def say(message: str) -> None:
@@ -90,20 +101,25 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
 
     def on_step(report: StepReport) -> None:
         parts.chats.keep()
-        board.take(label, step_event(report, ages))
+        board.take(label, step_event(report, ages, costs(parts)))
+
+    def on_meta(due: list[int]) -> None:
+        board.take(label, {"kind": "meta", "due": due})
 
     say("loading the policy")
+    start = run_training if ARMS[config.arm].trains else score_untrained
     try:
-        outcome = (run_training if ARMS[config.arm].trains else score_untrained)(
-            reward=parts.reward,
-            settings=config.trainer,
-            model=parts.model,
-            rows=parts.rows,
-            folder=run.path,
-            seed=config.seed,
-            auditor=parts.auditor,
-            progress=on_step,
-        )
+        with MetaSteps(parts.reward, on_meta):
+            outcome = start(
+                reward=parts.reward,
+                settings=config.trainer,
+                model=parts.model,
+                rows=parts.rows,
+                folder=run.path,
+                seed=config.seed,
+                auditor=parts.auditor,
+                progress=on_step,
+            )
     finally:
         parts.chats.keep()
     summary = _summary(parts, outcome, time.monotonic() - started)
@@ -118,10 +134,13 @@ def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str,
         "sandbox": config.is_sandbox,
         "arm": config.arm,
         "seed": config.seed,
+        "measure": parts.measure,
         **arm_seed_summary(parts.reward.store),
         "exploits": list(parts.exploits),
-        "cost": parts.chats.costs(),
+        "cost": costs(parts),
         "unscored": parts.reward.store.unscored(),
+        "prompts": {"kept": len(parts.rows), "dropped": parts.dropped},
         "trainer": outcome,
         "seconds": round(seconds, 1),
+        "versions": versions(),
     }

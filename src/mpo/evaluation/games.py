@@ -68,8 +68,9 @@ def _game(row: Mapping[str, Any], where: str) -> Game | None:
 
 def _score(winner: Any, first: str, second: str, where: str) -> float:
     # A model may be called "A" or "tie": names go before the other ways to say it.
-    if winner in (first, second):
-        return float(winner == first)
+    for said in (winner, winner.strip() if isinstance(winner, str) else winner):
+        if said in (first, second):
+            return float(said == first)
     word = winner.strip().lower() if isinstance(winner, str) else None
     if word in _TIES:
         return 0.5

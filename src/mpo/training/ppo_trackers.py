@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..store import Store
+from .trackers import guarded
+
 __all__ = ["Trackers"]
 
 
 class Trackers:
-    """Calls transformers' tracker callbacks as its trainer would.
+    """Calls transformers' tracker callbacks as its trainer would. A failing one stops nothing.
 
     Args:
         report_to: Names of trackers; empty for none.
         folder: Of the run.
         settings: Shown by the trackers as the run's config.
         callbacks: Callbacks of your own, called like a tracker's.
+        store: Of the run; its rubrics are shown as text.
     """
 
     def __init__(
@@ -25,8 +29,9 @@ class Trackers:
         folder: Path,
         settings: Mapping[str, Any],
         callbacks: Sequence[Any] = (),
+        store: Store | None = None,
     ) -> None:
-        self.callbacks = [*callbacks]
+        self.callbacks = [guarded(callback, store) for callback in callbacks]
         self.state: Any = None
         if report_to:
             from transformers.integrations.integration_utils import (
@@ -34,7 +39,7 @@ class Trackers:
             )
 
             made = get_reporting_integration_callbacks(list(report_to))  # type: ignore[no-untyped-call]
-            self.callbacks += [make() for make in made]
+            self.callbacks += [guarded(make(), store) for make in made]
         if self.callbacks:
             self._prepare(report_to, folder, settings)
 

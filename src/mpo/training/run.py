@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, MPOError
 from ..evolving_reward import EvolvingReward
 from ..records import Decision
+from ..watch.audit import AUDIT
 from . import trl as mpo_trl
 from .files import checkpoint_error, newest_checkpoint, write_rubrics
 from .loop import run_in_loop
@@ -42,6 +43,7 @@ from .model import (
     unknown_model,
 )
 from .settings import TrainerSettings
+from .trackers import guard_trackers
 from .trl import Auditor, TRLReward
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class StepReport:
     """Mean normalized reward, 0 to 1, of the completions of this update."""
     gold: float | None
     """Mean of what the auditor gave the same completions."""
+    audit: float | None
+    """Mean of what a second RM gave some of them; None where it graded none."""
     unscored: int
     """Completions without a reward."""
     words: float
@@ -171,6 +175,7 @@ def _trainer(
     # A library prints nothing; `progress` says what there is to say.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    guard_trackers(trainer, reward.store)
     return trainer
 
 
@@ -258,8 +263,12 @@ class _Reporter:
         first, last = step - 2, step - 1  # what this update learned from was sampled before it
         cases = store.window(after_step=first, up_to_step=last, cohort=None, scored=None)
         shares = [c.judgement.normalized for c in cases if c.judgement.normalized is not None]
-        audits = store.audits("gold", after_step=first, up_to_step=last)
-        gold = [audit.value for audit in audits.values() if audit.value is not None]
+
+        def audited(name: str) -> list[float]:
+            found = store.audits(name, after_step=first, up_to_step=last).values()
+            return [one.value for one in found if one.value is not None]
+
+        gold, audit = audited("gold"), audited(AUDIT)
         now = time.monotonic()
         self._progress(
             StepReport(
@@ -267,6 +276,7 @@ class _Reporter:
                 steps=self._steps,
                 reward=statistics.fmean(shares) if shares else None,
                 gold=statistics.fmean(gold) if gold else None,
+                audit=statistics.fmean(audit) if audit else None,
                 unscored=len(cases) - len(shares),
                 words=_mean_words(cases),
                 rubric_id=next(iter(store.heads().values())),

@@ -111,6 +111,7 @@ def _report(
         steps=batches,
         reward=fmean(rewards) if rewards else None,
         gold=fmean(gold) if gold else None,
+        audit=None,
         unscored=len(judgements) - len(rewards),
         words=fmean(len(rollout.completion.split()) for rollout in batch),
         rubric_id=reward.rubric().id,

@@ -1,0 +1,61 @@
+"""From options of the command line to a model that is asked, and to its price."""
+
+from __future__ import annotations
+
+import math
+
+from ..chat import Chat
+from ..config import make_chat, reachable
+from ..config.schema import SANDBOX, ChatConfig, SandboxConfig
+from ..errors import ConfigError
+
+__all__ = ["endpoint", "read_price"]
+
+
+def endpoint(chat: str, model: str, api_key_env: str, concurrency: int, seed: int = 0) -> Chat:
+    """The client of a model over HTTP, where somebody must listen; or the simulated one.
+
+    Args:
+        chat: `http://host:port/v1`, or `sandbox`.
+        model: Its name there; nothing for the sandbox.
+        seed: Of the simulated model.
+
+    Raises:
+        ConfigError: The model's name is missing.
+        ChatTransportError: Nobody listens.
+    """
+    if chat == SANDBOX:
+        return make_chat(ChatConfig(sandbox=True), SandboxConfig(), seed)
+    if not model:
+        raise ConfigError(f"--model is missing: which model of {chat} is to be asked?")
+    config = ChatConfig(
+        base_url=chat, model=model, api_key_env=api_key_env, concurrency=concurrency
+    )
+    client = make_chat(config, SandboxConfig(), 0)
+    reachable(client)
+    return client
+
+
+def read_price(option: str, text: str) -> list[float] | None:
+    """`2.5,10` or `2.5,10,0.25`: US dollars per million prompt, completion and cached prompt
+    tokens; a single number for all. None where nothing is given.
+
+    Args:
+        option: Name of the option, for the message.
+        text: Its value.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not text.strip():
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2, 3) or not all(0 <= n < math.inf for n in numbers):
+        raise ConfigError(
+            f"{option} {text!r}: write PROMPT,COMPLETION or PROMPT,COMPLETION,CACHED, in US "
+            "dollars per million tokens; e.g. 0.15,0.6"
+        )
+    return numbers * 2 if len(numbers) == 1 else numbers

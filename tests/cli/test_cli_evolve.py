@@ -1,0 +1,159 @@
+"""`mpo evolve` on 320 rollouts of a real run, against a recorded chat on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from cli.conftest import Mpo
+from mpo.chat import Chat, Message, RecordedChat, Schema, ScriptedChat
+from mpo.errors import MPOError
+from mpo.untrusted import find_fences
+from shared_data import shared_data
+
+SCORED, HUMAN = 160, 80
+"""Rows that bring the published RM's score, and rows with a person's."""
+
+
+def rows() -> list[dict[str, Any]]:
+    """The first 320 rollouts. The person of this test likes long texts."""
+    file = shared_data("mpo-run") / "rollouts.jsonl.gz"
+    found = []
+    with gzip.open(file, "rt") as lines:
+        for number, line in zip(range(320), lines, strict=False):
+            said = json.loads(line)
+            row = {"prompt": said["queries"], "completion": said["student_responses"]}
+            if number < SCORED:
+                row |= {"score": said["junior_scores"], "rationale": said["junior_evaluations"][0]}
+            if number % (320 // HUMAN) == 0:
+                row["human_score"] = len(row["completion"].split())
+            found.append(row)
+    return found
+
+
+def reply(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+    """A judge that counts words where the rubric says so and else throws a coin; an MRM that has
+    that idea."""
+    assert schema is not None
+    text = "\n".join(message["content"] for message in messages)
+    if schema["title"] == "judgement":
+        [response] = find_fences(text, "RESPONSE")
+        words = min(5, len(response.split()) // 60)
+        coin = hashlib.sha256(response.encode()).digest()[0] % 6
+        scores = {k: words if k.startswith("length") else coin for k in schema["properties"]}
+        return json.dumps({k: {"rationale": "counted", "score": s} for k, s in scores.items()})
+    if schema["title"] == "analysis":
+        return json.dumps({"findings": "too short", "verdict": "too_high", "advice": "count"})
+    levels = [{"score": n, "text": f"about {60 * n} words or more"} for n in range(6)]
+    criterion = {
+        "name": "Length",
+        "text": "How long the text is, in words.",
+        "weight": 1,
+        "lowest": 0,
+        "highest": 5,
+        "levels": levels,
+    }
+    return json.dumps(
+        {"reasons": "short texts scored as high as long ones", "criteria": [criterion]}
+    )
+
+
+def _word(schema: Schema) -> str:
+    return str(schema["properties"]["word"]["enum"][0])
+
+
+@contextmanager
+def served(chat: Chat) -> Iterator[tuple[str, list[str]]]:
+    """A chat as an OpenAI-compatible server; its URL, and the titles of what it was asked."""
+    asked: list[str] = []
+
+    async def complete(request: web.Request) -> web.Response:
+        body = await request.json()
+        schema = body["response_format"]["json_schema"]["schema"]
+        # The client finds out whether a schema is enforced, with a word of its own each time.
+        probe = ScriptedChat(lambda *_: json.dumps({"word": _word(schema)}))
+        if schema["title"] != "probe":
+            asked.append(schema["title"])
+        try:
+            answer = await (probe if schema["title"] == "probe" else chat).complete(
+                body["messages"],
+                schema=schema,
+                temperature=body["temperature"],
+                max_tokens=body.get("max_tokens") or body["max_completion_tokens"],
+                seed=body.get("seed"),
+            )
+        except MPOError as error:
+            return web.json_response({"error": {"message": str(error)}}, status=400)
+        usage = {
+            "prompt_tokens": answer.usage.prompt_tokens,
+            "completion_tokens": answer.usage.completion_tokens,
+        }
+        message = {"role": "assistant", "content": answer.text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response({"model": body["model"], "choices": [choice], "usage": usage})
+
+    async def start() -> web.AppRunner:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/v1/chat/completions", complete)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runner = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1", asked
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def test_a_rubric_that_agrees_better_with_people(tmp_path: Path) -> None:
+    run, again = Mpo(tmp_path / "one"), Mpo(tmp_path / "two")
+    tape = tmp_path / "tape.jsonl"
+    for here in (run, again):
+        here.folder.mkdir()
+        here.write("r.jsonl", rows())
+
+    def evolve(here: Mpo, url: str, *more: str) -> Any:
+        model = ["--chat", url, "--model", "scripted", "--price", "1,2", "--samples", "4"]
+        return json.loads(here.ok("evolve", "r.jsonl", *model, "--json", *more))
+
+    with served(RecordedChat(tape, inner=ScriptedChat(reply))) as (url, asked):
+        estimate = evolve(run, url, "--estimate")
+        assert asked == [], "nothing is paid before it is known what it will be"
+        told = evolve(run, url)
+        # Rows with a score are not scored again; those with a person's are, under the proposal.
+        assert asked.count("judgement") == 320 - SCORED + HUMAN == estimate["judgements"]
+        assert asked.count("analysis") == 4
+        paid = len(asked)
+        assert evolve(run, url) == told, "the same command repeats its answer"
+        assert len(asked) == paid
+    assert told["accepted"]
+    assert "+ criterion added: Length" in told["diff"]
+    assert "short texts" in told["reasons"]
+    human = told["human"]
+    assert (human["n"], human["human_scores"]) == (HUMAN // 2, HUMAN), "half bring a score"
+    assert human["after"]["spearman"]["value"] > 0.7 > human["before"]["spearman"]["value"]
+    assert human["change"]["pairwise"]["low"] > 0
+    spent = sum(role["usd"] for role in told["cost"].values())
+    assert 0.2 < estimate["usd"] / spent < 5
+
+    with served(RecordedChat(tape)) as (url, _):  # in another run, whose fences have other ids
+        replayed = evolve(again, url)
+    for key in ("markdown", "diff", "reasons", "accepted", "human"):
+        assert replayed[key] == told[key]
