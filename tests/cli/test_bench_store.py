@@ -16,7 +16,9 @@ def test_a_small_store_is_measured(run: Mpo) -> None:
     out = json.loads(run.ok("bench", "store", "--judgements", "2000", "--json"))
     assert out["judgements"] == 2000 // BATCH * BATCH
     assert out["window_cases"] == 10 * BATCH
-    for name in ("append_per_s", "window_ms", "peak_mb", "resume_s"):
+    assert out["judgements_before"] < out["judgements"]
+    figures = ("append_per_s", "append_cpu_us", "window_ms", "window_cpu_ms", "resume_s")
+    for name in (*figures, "peak_mb", "peak_mb_before"):
         assert out[name] > 0
 
 

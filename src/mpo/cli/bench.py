@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
-from . import bench_judge, bench_serve, bench_store
+from . import bench_judge, bench_serve, bench_store, bench_train
 
 __all__ = ["app"]
 
@@ -135,14 +136,64 @@ def store(
     typer.echo(f"{result['judgements']} judgements, {result['file_mb']} MB")
     typer.echo(
         f"append   {result['append_per_s']} judgements/s by 2 processes "
-        f"(target {targets['append_per_s']})"
+        f"(target {targets['append_per_s']}; {result['append_cpu_us']} us of a processor each)"
     )
     typer.echo(
         f"window   {result['window_ms']} ms for {result['window_cases']} cases "
-        f"(target {targets['window_ms']})"
+        f"(target {targets['window_ms']}; {result['window_cpu_ms']} ms of a processor)"
     )
     typer.echo(f"resume   {result['resume_s']} s (target {targets['resume_s']})")
-    typer.echo(f"memory   {result['peak_mb']} MB at most, resume and window")
+    typer.echo(
+        f"memory   {result['peak_mb']} MB at most, resume and window ({result['peak_mb_before']} "
+        f"MB with {result['judgements_before']} judgements)"
+    )
+    typer.echo(f"load     {result['load']} when it began")
+
+
+@app.command()
+def train(
+    mrm_delay: bool = typer.Option(
+        False, "--mrm-delay", help="Only: how long training waits for an MRM as slow as 3 steps."
+    ),
+    step: float = typer.Option(0.25, min=0.01, help="With --mrm-delay: seconds of a step."),
+    gpu: bool = typer.Option(
+        False, "--gpu", help="Only: PPO and GRPO in bfloat16 on random weights."
+    ),
+    size: str = typer.Option("1.5b", help="With --gpu: 1.5b, or tiny, which needs no GPU."),
+    rounds: int = typer.Option(3, min=1, help="Of all runs; the median of the ratios counts."),
+    updates: int = typer.Option(4, min=1, help="Timed in each run, after one that is not."),
+    peer: Path = typer.Option(
+        bench_train.PEER, help="Python with TRL 0.17.0; see make bench-peer."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure training: our PPO beside TRL 0.17.0's, GRPO with and without grading.
+
+    One thread, a random model of 1.26M weights: about 2 minutes a round. Exit code 1 where a
+    figure misses its target by CPU time, which says more on a busy machine.
+
+    Examples: mpo bench train --json
+
+    mpo bench train --mrm-delay
+    """
+
+    def say(message: str) -> None:
+        typer.echo(f"measuring {message}", err=True)
+
+    if mrm_delay and gpu:
+        raise ConfigError("--mrm-delay and --gpu are two measurements: ask for one of them")
+    if mrm_delay:
+        result = bench_train.measure_delay(step, say)
+    elif gpu:
+        result = bench_train.measure_gpu(size, updates + 1, say)
+    else:
+        result = bench_train.measure(peer, rounds, updates, say)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        bench_train.render(result, Console())
+    if off := bench_train.missed(result):
+        raise ConfigError(f"off target: {'; '.join(off)}")
 
 
 @app.command()
