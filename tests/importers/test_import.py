@@ -65,10 +65,14 @@ class TestPublishedFolder:
         tea, sea = store.window(up_to_step=10)[:2]
         assert refinement.evidence == (tea.rollout.id, sea.rollout.id)
         assert refinement.labels == {tea.rollout.id: "bad", sea.rollout.id: "bad"}
+        assert [(a.rollout_id, a.verdict, a.findings) for a in refinement.analyses] == [
+            (tea.rollout.id, "unknown", "The score of 'Tea.' is too high."),
+            (sea.rollout.id, "unknown", "The score of 'Sea.' is too high."),
+        ]
         (proposal,) = refinement.proposals
-        assert proposal.reasons == "The score of 'Tea.' is too high."
+        assert proposal.rollout_id == tea.rollout.id
         (skipped,) = refinement.skipped
-        assert "The score of 'Sea.'" in skipped
+        assert skipped.startswith(f"case 2 ({sea.rollout.id})")
 
     def test_an_evaluation_tells_the_rubric_where_files_are_missing(self, tmp_path: Path) -> None:
         folder = write(
@@ -126,7 +130,8 @@ def test_cohorts_have_rubrics_and_lineages_of_their_own(tmp_path: Path) -> None:
     last = store.lineage("algebra-2")[-1]
     assert last.step == 10
     assert last.refinement is not None
-    assert last.refinement.proposals[0].reasons == "Too mild."
+    assert last.refinement.analyses[0].findings == "Too mild."
+    assert not [line for line in last.findings if line.startswith("error ")]
 
 
 @pytest.mark.parametrize(
@@ -210,5 +215,14 @@ def test_the_real_run_arrives_whole(tmp_path: Path) -> None:
     lineage = store.lineage()
     assert [d.step for d in lineage] == list(range(0, 131, 10))
     analysed = [d.refinement for d in lineage if d.refinement is not None]
-    assert [len(r.proposals) for r in analysed] == [20] * 13
+    assert [(len(r.analyses), len(r.proposals)) for r in analysed] == [(20, 20)] * 13
     assert all(len(set(r.evidence)) == 20 for r in analysed)
+    refused = {
+        number: {line.split()[1] for line in decision.findings if line.startswith("error ")}
+        for number, decision in enumerate(lineage)
+    }
+    assert {number: codes for number, codes in refused.items() if codes} == {
+        1: {"forbidden_demand"},
+        4: {"starts_mid_sentence"},
+        12: {"starts_mid_sentence", "ends_mid_sentence", "garbage_criterion"},
+    }

@@ -3,125 +3,29 @@
 from __future__ import annotations
 
 import json
+import random
 import re
-import shutil
-import subprocess
-from collections.abc import Sequence
+import sqlite3
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from mpo.config import load_config, to_yaml
-from mpo.errors import DataError, StoreError
-from mpo.evaluation.metrics import arm_seed_summary
-from mpo.records import (
-    Analysis,
-    Case,
-    CriterionScore,
-    Decision,
-    Judgement,
-    Refinement,
-    Rollout,
-    Usage,
-)
+from mpo.errors import DataError, NewerStoreError, StoreError
+from mpo.importers import read_experiment, write_experiment
+from mpo.records import Case, CriterionScore, Decision, Judgement, Rollout
 from mpo.report import write_report
+from mpo.report.decisions import lives_section
+from mpo.report.levels import interval, welch
+from mpo.report.load import load_run
+from mpo.report.page import LARGEST
+from mpo.report.payload import pack_texts
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
+from report.material import BETTER, EVIL, SEED, WORSE, evolve, judged, make_run, report, unpack
+from shared_data import shared_data
 
 pytest.importorskip("bokeh")
-
-EVIL = '<script>alert("x")</script>'
-SEED = Rubric(title="Essay", criteria=(Criterion(name="Discourse", text="How it reads."),))
-BETTER = Rubric(
-    title="Essay",
-    criteria=(*SEED.criteria, Criterion(name=f"Praise {EVIL}", text=f"No praise. {EVIL}")),
-)
-WORSE = Rubric(title="Essay", criteria=(Criterion(name="Anything", text="All is well."),))
-
-
-def judged(step: int, index: int, rubric: Rubric, share: float | None) -> Case:
-    rollout = Rollout(
-        prompt=f"Write. {EVIL}", completion=f"{EVIL} {step} \ud800 text", step=step, index=index
-    )
-    score = 0 if share is None else round(5 * share)
-    scores = tuple(
-        CriterionScore(criterion=id, score=score, rationale=EVIL) for id in rubric.criterion_ids
-    )
-    return Case(
-        rollout=rollout,
-        judgement=Judgement(
-            key=rollout.id,
-            rollout_id=rollout.id,
-            rubric_id=rubric.id,
-            step=step,
-            scores=() if share is None else scores,
-            reward=share,
-            normalized=share,
-            unscored=f"truncated: {EVIL}" if share is None else None,
-            usage=Usage(calls=1, prompt_tokens=1234, completion_tokens=10),
-        ),
-    )
-
-
-def evolve(parent: Rubric, proposed: Rubric, step: int, accepted: bool, reason: str) -> Decision:
-    return Decision(
-        step=step,
-        parent=parent.id,
-        proposed=proposed.id,
-        accepted=accepted,
-        reason=reason,
-        figures={"agreement": 0.25},
-        refinement=Refinement(
-            rubric=proposed,
-            reasons=f"Because of {EVIL}",
-            analyses=(
-                Analysis(rollout_id="r", verdict="too_high", findings=EVIL, advice="Be strict."),
-            ),
-            skipped=(f"rollout q: {EVIL}",),
-        ),
-        usage=Usage(calls=7),
-    )
-
-
-def make_run(
-    folder: Path, arm: str = "mpo", *, steps: int = 22, gold: bool = True, per_step: int = 4
-) -> Path:
-    """A run as a folder: the rubric changes at step 12; a proposal is refused at 16, one fails."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(to_yaml(load_config("sandbox/essay", [f"arm={arm}"])))
-    with Store(folder / "mpo.db") as store:
-        store.decide(Decision(kind="seed", proposed=SEED.id, accepted=True, reason="seed"), SEED)
-        head = SEED
-        for step in range(steps):
-            if arm == "mpo" and step == 12:
-                store.decide(evolve(head, BETTER, 12, True, f"passed {EVIL}"), BETTER)
-                head = BETTER
-            if arm == "mpo" and step == 16:
-                store.decide(evolve(head, WORSE, 16, False, "worse on the probes"), WORSE)
-                store.decide(
-                    Decision(step=18, parent=head.id, accepted=False, reason="the meta step failed")
-                )
-            cases = [
-                judged(step, n, head, None if step == 5 and n == 0 else min(1.0, step / 20))
-                for n in range(per_step)
-            ]
-            store.append(cases)
-            if gold:
-                store.audit([(c.rollout.id, 1 - step / 40, {"facts": 0.5}) for c in cases])
-        summary = {
-            "sandbox": True,
-            **arm_seed_summary(store),
-            "exploits": ["topic_stuffing", "hedging"],
-        }
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
-
-
-def report(tmp_path: Path, runs: Sequence[Path], **more: object) -> str:
-    out = tmp_path / "out" / "report.html"
-    write_report(runs, out, dict(more) or None)
-    return out.read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -135,131 +39,349 @@ def html(pair: list[Path], tmp_path_factory: pytest.TempPathFactory) -> str:
     return report(tmp_path_factory.mktemp("a"), pair, seconds=12.0, failed={"mpo-1": f"x {EVIL}"})
 
 
-class Links(HTMLParser):
-    """What the page itself would load; scripts are text here, as they are for a browser."""
+class Outline(HTMLParser):
+    """What the page itself would load, its ids and headings; scripts are text here, as they are
+    for a browser."""
 
-    def __init__(self) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
-        self.tags = 0
         self.links: list[str] = []
+        self.ids: list[str] = []
+        self.headings: list[int] = []
+        self.tags: list[str] = []
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags += 1
-        self.links += [f"{tag} {value}" for name, value in attrs if name in ("src", "href")]
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
 
 
-def test_what_a_model_wrote_is_escaped(html: str) -> None:
-    assert "alert(" in html, "the attack is in the page, as text"
-    assert not re.search(r"<script>\s*alert", html)
-    assert html.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;") >= 8
+def told(html: str, start: str, end: str) -> str:
+    """The words between two marks, without tags."""
+    part = html[html.index(start) : html.index(end)]
+    return " ".join(re.sub(r"<[^>]+>", " ", part).split())
 
 
-def test_it_needs_no_network_and_stays_small(html: str) -> None:
-    loaded = Links()
-    loaded.feed(html)
-    assert loaded.tags > 100
-    assert loaded.links == []
-    assert "@import" not in html
-    assert len(html.encode()) < 3 * 2**20
+class TestPage:
+    def test_what_a_model_wrote_is_escaped(self, html: str) -> None:
+        assert "alert(" in html, "the attack is in the page, as text"
+        assert not re.search(r"<script>\s*alert", html)
+        assert "onerror" not in html, "completions are packed"
+        assert html.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;") >= 8
+
+    def test_it_needs_no_network(self, html: str) -> None:
+        page = Outline(html)
+        assert len(page.tags) > 300
+        assert [link for link in page.links if not link.startswith("#")] == []
+        assert "@import" not in html
+        assert len(html.encode()) < 1_000_000
+
+    def test_runs_of_one_name_are_told_apart(self, tmp_path: Path) -> None:
+        runs = [make_run(tmp_path / place / "mpo-0", steps=13) for place in ("a", "b")]
+        page = Outline(report(tmp_path, runs))
+        assert {"decision-a/mpo-0-1", "decision-b/mpo-0-1"} <= set(page.ids)
+        assert len(page.ids) == len(dict.fromkeys(page.ids))
+
+    def test_every_link_has_its_place_and_every_id_is_there_once(self, html: str) -> None:
+        page = Outline(html)
+        assert len(page.ids) == len(dict.fromkeys(page.ids))
+        assert {link[1:] for link in page.links} <= set(page.ids)
+
+    def test_headings_skip_no_level_and_there_are_landmarks(self, html: str) -> None:
+        page = Outline(html)
+        assert page.headings[0] == 1
+        steps = [b - a for a, b in zip(page.headings, page.headings[1:], strict=False)]
+        assert max(steps) == 1
+        assert {"header", "main", "nav"} <= set(page.tags)
+        assert page.tags.count("table") == page.tags.count("caption")
+
+    def test_the_sections_are_in_the_order_of_the_questions(self, html: str) -> None:
+        titles = re.findall(r'<h2 id="(\w+)-title">', html)
+        assert titles == ["arms", "curves", "rubric", "texts", "monitors", "reproduce"]
 
 
-def test_headline_and_table_say_what_happened(html: str) -> None:
-    told = re.sub(r"<[^>]+>", " ", html[html.index("<header>") : html.index("The life of")])
-    told = " ".join(told.split())
+class TestResult:
+    def test_one_sentence_says_who_got_better(self, html: str) -> None:
+        head = told(html, "<header>", "<nav")
+        assert "task essay; 2 arms; policy sandbox by grpo; 22 steps" in head
+        assert "176 rollouts judged" in head
+        assert "By gold, fixed got worse (0.89 → 0.59); mpo got worse (0.89 → 0.59)" in head
+        assert "their rewards ended at 0.82." in head
+        assert "sandbox" in head
+
+    def test_the_table_has_intervals(self, html: str) -> None:
+        table = told(html, 'id="arms"', 'id="curves"')
+        assert "mpo 1 0.23 ± 0.11 0.82 ± 0.10 0.89 ± 0.05 0.89 0.59 ± 0.05 0.66 0.20 2" in table
+        assert "One seed an arm" in table
+        assert "topic_stuffing, hedging" in table
+        assert "mpo-1" in table, "a run that failed is named"
+
+    def test_over_seeds_the_interval_is_students(self, tmp_path: Path) -> None:
+        runs = [make_run(tmp_path / f"fixed-{n}", "fixed", steps=4 + 8 * n) for n in range(3)]
+        table = told(report(tmp_path, runs), 'id="arms"', 'id="curves"')
+        # Ends at steps 3, 9 to 11 and 10 to 19: 0.15, 0.5, 0.725; t(2) = 4.303, sd 0.2897.
+        assert "fixed 3 0.09 ± 0.29 0.46 ± 0.72" in table
+        assert "over the seeds" in table
+
+    def test_without_gold_no_number_is_made_up(self, tmp_path: Path) -> None:
+        html = report(tmp_path, [make_run(tmp_path / "mpo-0", gold=False)])
+        assert "whether the policy got better is not known" in html
+        assert 'id="figure-gold"' not in html
+        assert "0.10 – – – – – 2" in told(html, 'id="arms"', 'id="curves"')
+
+    def test_intervals_of_known_values(self) -> None:
+        # t(2) = 4.303, sd 1, n 3; Welch by hand: 4.303 for 2 degrees of freedom would be too few.
+        found = interval([1.0, None, 2.0, 3.0])
+        assert found is not None
+        assert (found.mean, found.half, found.n) == (2.0, pytest.approx(2.484, abs=1e-3), 3)
+        assert interval([None]) is None
+        change = welch([0.0, 1.0, 2.0], [10.0, 11.0, 12.0])
+        assert change is not None
+        assert (change.mean, change.half) == (10.0, pytest.approx(2.776 * (2 / 3) ** 0.5, abs=1e-3))
+
+
+class TestRubric:
+    def test_every_decision_is_there_with_its_diff_and_reasons(self, html: str) -> None:
+        life = html[html.index('id="rubric"') : html.index('id="texts"')]
+        for rubric in (SEED, BETTER, WORSE):
+            assert rubric.id in life
+        assert '<span class="add">+ criterion added: Praise' in life
+        assert '<span class="del">- criterion removed: Discourse' in life
+        for words in (
+            "worse on the probes",
+            "nobody answered",
+            "Because of",
+            "left out: rollout q",
+            "agreement 0.25",
+            "Lint: 1 error, 1 warning",
+        ):
+            assert words in life, words
+        assert "probe rank 0.500 0.750" in told(html, 'id="rubric"', 'id="texts"')
+        kinds = re.findall(r'<span class="badge (\w+)">(?:accepted|refused|failed|rollback)', life)
+        assert kinds == ["accepted", "refused", "failed", "accepted"]
+
+    def test_the_lineage_is_drawn_with_what_was_refused_and_taken_back(self, html: str) -> None:
+        drawing = html[html.index('class="scroll lineage"') : html.index("</svg>")]
+        nodes = re.findall(r'class="node (\w+)"', drawing)
+        assert nodes == ["seed", "evolve", "refused", "failed", "rollback"]
+        assert drawing.count('class="back"') == 1, "an arc leads back to the seed"
+
+    def test_the_analyses_and_their_rollouts_are_packed(self, html: str) -> None:
+        data = unpack(html, "texts")
+        (row,) = data["cases"]["decision-mpo-0-1"]
+        run, id, verdict, label, findings, advice, reasons, rubric = row
+        assert data["runs"][run]["name"] == "mpo-0"
+        assert (verdict, label, findings, advice) == ("too high", "bad", EVIL, "Be strict.")
+        assert reasons == "It follows."
+        assert rubric == BETTER.to_markdown()
+        assert id in [row[-1] for row in data["rows"]]
+
+    def test_every_mark_in_the_figures_leads_to_a_decision(self, html: str) -> None:
+        plots = json.dumps(unpack(html, "plots"))
+        assert set(re.findall(r"decision-[\w-]+", plots)) == {
+            "decision-mpo-0-1",
+            "decision-mpo-0-4",
+        }
+
+    def test_where_room_is_short_diffs_are_cut_and_say_so(self, tmp_path: Path) -> None:
+        run = tmp_path / "long"
+        run.mkdir()
+        long = Rubric(
+            criteria=tuple(Criterion(name=f"Part {n}", text="-- so\n--- what") for n in range(30))
+        )
+        with Store(run / "mpo.db") as store:
+            store.decide(Decision(kind="seed", proposed=long.id, accepted=True, reason=""), long)
+            store.decide(evolve(long, SEED, 1, True, "shorter", ""), SEED)
+            store.append([judged(1, 0, SEED, 0.5)])
+        loaded = load_run(run, 10)
+        whole = lives_section([loaded])
+        assert whole.count("---- what") == 30, "a rubric's own dashes are no file name"
+        assert "more lines" not in whole
+        short = lives_section([loaded], len(whole) - 1000)
+        assert "more lines: mpo rubric diff" in short
+        assert len(short) <= len(whole) - 1000
+
+    def test_lint_says_which_rubric_should_not_have_come(self, html: str) -> None:
+        said = told(html, "Lint would have refused", 'id="curves"')
+        assert said.startswith("Lint would have refused 1 of 1 rubric that")
+        assert "#1 (forbidden demand)" in said
+
+
+class TestRollouts:
+    def test_all_of_a_small_run_are_there_with_rationales(self, html: str) -> None:
+        data = unpack(html, "texts")
+        assert len(data["rows"]) == 176
+        assert "All 176 rollouts are here." in html
+        run, step, cohort, prompt, completion, gold, said, others, _ = data["rows"][-1]
+        assert (data["runs"][run]["name"], step, cohort) == ("mpo-0", 21, "")
+        assert data["prompts"][prompt] == f"Write. {EVIL}"
+        assert completion.startswith(EVIL)
+        assert gold == 0.475
+        rubric, share, reward, unscored, rule, flags, scores, _ = said
+        assert data["rubrics"][rubric][0] == SEED.id
+        assert (share, reward, unscored, rule, flags) == (1.0, None, "", "", {})
+        assert [[key, n, data["texts"][text]] for key, n, text in scores] == [
+            ["discourse", 5, f"because {EVIL}"]
+        ]
+        assert others == []
+
+    def test_what_was_replayed_stands_beside_it(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "mpo-0")
+        (run / "replay").mkdir()
+        with Store(run / "replay" / "x.db") as side:
+            side.put_rubric(BETTER)
+            side.append([judged(3, 0, BETTER, 0.6)])
+        (run / "replay" / "torn.db").write_text("no store")
+        data = unpack(report(tmp_path, [run]), "texts")
+        (row,) = [row for row in data["rows"] if row[-2]]
+        assert row[1] == 3
+        ((rubric, share, *_),) = row[-2]
+        assert (data["rubrics"][rubric][0], share) == (BETTER.id, 0.6)
+
+    def test_where_room_is_short_those_behind_decisions_stay(self, pair: list[Path]) -> None:
+        runs = [load_run(path, 1000) for path in pair]
+        whole = pack_texts(runs, 10**6)
+        assert (whole.shown, whole.total, whole.cut) == (176, 176, None)
+        short = pack_texts(runs, len(whole.text) - 600)
+        assert len(short.text) <= len(whole.text) - 600
+        assert 4 < short.shown < 176
+        html = f'<script type="text/plain" id="data-texts">{short.text}</script>'
+        assert sum(bool(row[-1]) for row in unpack(html, "texts")["rows"]) == 4
+
+
+class TestMonitorsAndCost:
+    def test_alarms_last_as_long_as_they_called(self, html: str) -> None:
+        said = told(html, 'id="monitors"', 'id="reproduce"')
+        assert "mpo-0 8 to 9 phrase all say" in said
+        assert "length mean words per completion 50.0 29.0 50.0 29.0" in said
+
+    def test_gaps_and_cost_are_told(self, html: str) -> None:
+        said = told(html, 'id="monitors"', 'id="reproduce"')
+        assert "mpo-0 truncated 1 1.14 %" in said
+        assert "mpo-0 reward model 88 108,592 0 880 1.2500 0.50 s 2.00 s 3" in said
+        assert "mpo-0 meta-reward model 14" in said, "what refused proposals cost counts too"
+
+    def test_monitors_look_at_a_run_that_had_none(self, tmp_path: Path) -> None:
+        folder = tmp_path / "scored"
+        folder.mkdir()
+        with Store(folder / "mpo.db") as store:
+            store.decide(
+                Decision(kind="seed", proposed=SEED.id, accepted=True, reason="seed"), SEED
+            )
+            for step, words in enumerate((100, 100, 20)):
+                cases = [judged(step, n, SEED, 0.5, "word " * words) for n in range(256)]
+                store.append(cases)
+        said = told(report(tmp_path, [folder]), "<header>", 'id="reproduce"')
+        assert "The policy's texts collapsed from 100 words to 20 at step 2" in said
+        assert "The run kept no readings" in said
+
+
+class TestReproduce:
+    def test_config_versions_seeds_and_command(self, html: str) -> None:
+        said = told(html, 'id="reproduce"', "</main>")
+        assert "mpo train config.yaml --name mpo-0" in said
+        assert "mpo-0 0 22 88 1 min 15 s –" in said
+        assert re.search(r"mpo \d+\.\d+\S*, Python 3\.", said)
+        assert "batch_size: 64" in said
+        assert "The whole comparison took 12.0 s." in said
+
+
+class TestBadInput:
+    def test_a_run_that_still_goes_has_a_report(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "mpo-0", steps=3)
+        (run / "summary.json").unlink()
+        (run / "config.yaml").unlink()
+        assert "scored 1 0.00 0.10" in told(report(tmp_path, [run]), 'id="arms"', 'id="curves"')
+
+    def test_a_run_without_judgements_is_refused(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "mpo-0", steps=0)
+        with pytest.raises(DataError, match="no rollout has been judged yet"):
+            report(tmp_path, [run])
+        with pytest.raises(StoreError, match="does not exist"):
+            report(tmp_path, [tmp_path / "nothing"])
+
+    def test_a_run_of_a_newer_schema_is_refused_with_its_number(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "mpo-0", steps=3)
+        with sqlite3.connect(run / "mpo.db") as file:
+            file.execute("PRAGMA user_version = 99")
+        with pytest.raises(NewerStoreError, match="99"):
+            report(tmp_path, [run])
+
+    def test_a_place_that_cannot_be_written(self, tmp_path: Path, pair: list[Path]) -> None:
+        (tmp_path / "out" / "report.html").mkdir(parents=True)
+        with pytest.raises(StoreError, match="cannot be written"):
+            report(tmp_path, pair)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_the_published_run_shows_its_jump_its_collapse_and_its_faulty_rubrics(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    with Store(folder / "mpo.db") as store:
+        write_experiment(read_experiment(shared_data("mpo-run")), store)
+    html = report(tmp_path, [folder])
+    first = told(html, "To look at first", 'id="curves"')
     assert (
-        "fixed : the reward went from 0.23 to 0.82, gold ended at 0.59, 66 % of its peak." in told
+        "A change of scale, not of quality: in theirs at step 10 the mean went from 3.35 of 5 "
+        "points to 30.89 of 52" in first
     )
-    assert "the rubric changed 1 time." in told
-    assert "sandbox" in told
-    assert "mpo-0 0.23 → 0.82 0.89 · 0.89 · 0.59 0.66 0.20 2" in told
-    assert "topic_stuffing, hedging" in told
-    assert "mpo-1" in told, "a run that failed is named"
-
-
-def test_every_rubric_is_there_with_its_diff_and_reasons(html: str) -> None:
-    life = html[html.index("The life of the rubric") :]
-    for rubric in (SEED, BETTER, WORSE):
-        assert rubric.id in life
-    assert '<span class="add">+ criterion added: Praise' in life
-    assert '<span class="del">- criterion removed: Discourse' in life
-    for words in (
-        "worse on the probes",
-        "the meta step failed",
-        "Because of",
-        "Be strict.",
-        "graded too high:",
-        "left out: rollout q",
-        "gate: agreement 0.25",
-    ):
-        assert words in life, words
-    assert life.count('<span class="badge refused">') == 1
-    assert life.count('<span class="badge failed">') == 1
-
-
-def test_every_mark_in_the_figures_leads_to_a_rubric_of_the_page(html: str) -> None:
-    anchors = re.findall(r"rubric-mpo-0-[0-9a-f]{16}", html)
-    assert len(anchors) >= 3, "in both figures and on the page"
-    assert set(anchors) >= {f"rubric-mpo-0-{BETTER.id}"}
-    for anchor in set(anchors):
-        assert f'id="{anchor}"' in html
-
-
-def test_gaps_and_cost_are_told(html: str) -> None:
-    assert "1 truncated" in html
-    cost = html[html.index("Cost and gaps") :]
-    assert "<td>88</td><td>108,592</td>" in cost
-    assert "<td>14</td>" in cost, "what refused proposals cost counts too"
-
-
-def test_without_gold_there_is_one_figure_and_no_number_is_made_up(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "mpo-0", gold=False)
-    html = report(tmp_path, [run])
-    assert html.count("<figure") == 1
-    assert "– · – · –" in html
-    assert "gold ended" not in html
-
-
-def test_a_run_that_still_goes_has_a_report(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "mpo-0", steps=3)
-    (run / "summary.json").unlink()
-    (run / "config.yaml").unlink()
-    assert "0.05" in report(tmp_path, [run])
-
-
-def test_a_run_without_judgements_is_refused(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "mpo-0", steps=0)
-    with pytest.raises(DataError, match="no rollout has been judged yet"):
-        report(tmp_path, [run])
-    with pytest.raises(StoreError):
-        report(tmp_path, [tmp_path / "nothing"])
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path, pair: list[Path]) -> None:
-    (tmp_path / "out" / "report.html").mkdir(parents=True)
-    with pytest.raises(StoreError, match="cannot be written"):
-        report(tmp_path, pair)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
-
-
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_it_opens_in_a_browser_without_errors(tmp_path: Path, html: str) -> None:
-    page = tmp_path / "r.html"
-    page.write_text(html, "utf-8")
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"),
-            *("--dump-dom", page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
+    assert "the mean fell: 0.67 → 0.59" in first
+    assert "collapsed from 314 words to 57 at step 40" in first
+    assert "as long as before at step 80" in first
+    assert "Lint would have refused 3 of 13 rubrics" in first
+    assert re.findall(r"#\d+ ", first) == ["#1 ", "#1 ", "#4 ", "#12 "]
+    assert "step 10: #0 → #1 5 → 52 3.35 → 30.89 0.67 → 0.59 −0.08" in told(
+        html, "What each switch did", 'id="rubric"'
     )
-    assert "document idle" in done.stderr, "bokeh has drawn the figures"
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not [line for line in console if re.search("error|alert", line, re.IGNORECASE)], console
+    data = unpack(html, "texts")
+    assert sum(len(cases) for cases in data["cases"].values()) == 260
+    assert len(data["rows"]) > 1000
+    assert len(html.encode()) <= LARGEST
+
+
+@pytest.mark.slow
+def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> None:
+    """Texts of 300 words that share nothing but their vocabulary, five rationales each."""
+    draw = random.Random(0)
+    words = [
+        "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9)))
+        for _ in range(3000)
+    ]
+
+    def text(n: int) -> str:
+        return " ".join(draw.choices(words, k=n))
+
+    rubric = Rubric(criteria=tuple(Criterion(name=f"Part {n}", text=text(9)) for n in range(5)))
+    (tmp_path / "long").mkdir()
+    with Store(tmp_path / "long" / "mpo.db") as store:
+        store.decide(Decision(kind="seed", proposed=rubric.id, accepted=True, reason=""), rubric)
+        for step in range(100):
+            cases = []
+            for index in range(100):
+                rollout = Rollout(prompt=text(20), completion=text(300), step=step, index=index)
+                scores = tuple(
+                    CriterionScore(criterion=id, score=3, rationale=text(25))
+                    for id in rubric.criterion_ids
+                )
+                judgement = Judgement(
+                    key=rollout.id,
+                    rollout_id=rollout.id,
+                    rubric_id=rubric.id,
+                    step=step,
+                    scores=scores,
+                    reward=0.6,
+                    normalized=0.6,
+                )
+                cases.append(Case(rollout=rollout, judgement=judgement))
+            store.append(cases)
+    out = tmp_path / "report.html"
+    write_report([tmp_path / "long"], out)
+    assert out.stat().st_size <= LARGEST
+    data = unpack(out.read_text(), "texts")
+    assert len(data["rows"]) > 500
+    assert {row[1] for row in data["rows"]} == set(range(100)), "every step has some"

@@ -2,6 +2,9 @@
 
 An interval's rollouts get its last update as their step: the files do not tell the updates of an
 interval apart. The rubric that the meta step of that update wrote is decided at the same step.
+
+The published code had no lint. What lint says of each rubric file is kept with its decision, which
+stays accepted: the rubric was in force, whatever lint would have done.
 """
 
 from __future__ import annotations
@@ -13,10 +16,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataError, RubricError
-from ..records import Case, Decision, Judgement, Proposal, Refinement, Rollout, content_hash
-from ..rubric import read_rubric
+from ..lint import lint
+from ..records import (
+    Analysis,
+    Case,
+    Decision,
+    Judgement,
+    Proposal,
+    Refinement,
+    Rollout,
+    content_hash,
+)
+from ..rubric import Rubric, read_rubric
 from ..scale import Normalized, Raw
 from ..store import Store
+from ..task import Task, load_task
 from .files import Experiment, MetaEvaluation, PublishedRollout, RubricFile
 from .scores import UnparsedError, read_scores
 
@@ -32,6 +46,8 @@ _PROMPTS = (
     re.compile(r"user\n(.*)\nassistant\s*\Z", re.DOTALL),
 )
 """The prompt in a chat that was decoded without its special tokens."""
+_TASKS = {"compose either an essay or a story": "essay", "Your solution with answer": "math"}
+"""What the published prompt of a task says, and our task whose limits lint then knows."""
 _OWN = frozenset(
     "update rank index rubric_iteration junior_scores junior_evaluations queries "
     "student_responses".split()
@@ -223,8 +239,10 @@ def _decisions(
     """The lineage of all cohorts by step, each decision with the number of its rubric."""
     found: list[tuple[int, Decision]] = []
     used: set[tuple[str, int]] = set()
+    task = _task(experiment)
     for cohort, files in versions.items():
         parent: str | None = None
+        before: RubricFile | None = None
         for number in sorted(files):
             proposed = files[number]
             step = 0 if parent is None else _decided_after(numbers[cohort], number)
@@ -237,27 +255,43 @@ def _decisions(
                 proposed=proposed.rubric.id,
                 accepted=True,
                 reason="imported",
+                findings=_findings(proposed, before, task),
                 due=None if parent is None else step,
                 refinement=None
                 if parent is None
                 else _refinement(experiment, cohort, step, proposed, rollouts),
             )
             found.append((number, decision))
-            parent = proposed.rubric.id
+            parent, before = proposed.rubric.id, proposed
     for update, cohort in sorted({(e.update, e.cohort) for e in experiment.evaluations}):
         if (cohort, update) not in used:
             notes.append(f"update {update}: its analyses led to no rubric file, and are left out")
     return sorted(found, key=lambda pair: pair[1].step)
 
 
+def _task(experiment: Experiment) -> Task | None:
+    """Our task of the same kind; None where the prompts are of none that is known."""
+    query = experiment.rollouts[0].row["queries"]
+    return next((load_task(name) for words, name in _TASKS.items() if words in query), None)
+
+
+def _findings(file: RubricFile, parent: RubricFile | None, task: Task | None) -> tuple[str, ...]:
+    """What lint says of the file: its text, for a rubric no longer shows what a reader dropped."""
+    if parent is None:
+        return ()  # of a person's hand
+    source: str | Rubric = file.text
+    try:
+        read_rubric(file.text)
+    except RubricError:
+        source = file.rubric  # guidelines in free text, which have no form that could be broken
+    return tuple(str(found) for found in lint(source, task=task, parent=parent.rubric))
+
+
 def _refinement(
     experiment: Experiment, cohort: str, step: int, proposed: RubricFile, rollouts: _Texts
 ) -> Refinement:
-    """What the meta step of an update left behind.
-
-    An analysis stands as the reason of the rubric that it led to: it gives no verdict that an
-    `Analysis` could hold.
-    """
+    """What the meta step of an update left behind: each case's analysis, and what it led to."""
+    analyses: list[Analysis] = []
     proposals: list[Proposal] = []
     skipped: list[str] = []
     labels: dict[str, str] = {}
@@ -266,6 +300,7 @@ def _refinement(
     for position, entry in enumerate(entries, start=1):
         id = _evidence(entry, rollouts)
         analysis = str(entry.row.get("meta_analysis") or "")
+        analyses.append(Analysis(rollout_id=id, verdict="unknown", findings=analysis))
         if id:
             evidence.append(id)
             if entry.row.get("prescreened_verdict"):
@@ -276,15 +311,15 @@ def _refinement(
             if cohort:  # one joint analysis, and the guidelines that it led to
                 rubric = proposed.rubric
             else:
-                skipped.append(f"case {position} ({id or 'not found'}): {error}: {analysis}")
+                skipped.append(f"case {position} ({id or 'not found'}): its rubric: {error}")
                 continue
-        proposals.append(Proposal(rollout_id=id, rubric=rubric, reasons=analysis))
+        proposals.append(Proposal(rollout_id=id, rubric=rubric))
     return Refinement(
         rubric=proposed.rubric,
-        reasons=f"{len(entries)} analyses of the published run; each is kept as the reason of the "
-        "rubric that it led to",
+        reasons="",
         evidence=tuple(evidence),
         labels=labels,
+        analyses=tuple(analyses),
         proposals=tuple(proposals),
         skipped=tuple(skipped),
         model=PROTOCOL,

@@ -1,16 +1,23 @@
-"""Curves of reward and gold over the steps, with the switches of the rubric marked."""
+"""Curves over the steps, drawn with bokeh: a line for each arm and its runs, the switches of the
+rubric as marks, alarms as triangles.
+
+A figure is bokeh's JSON; `report.js` puts it into the page. What the policy or a model wrote stays
+in data columns, which bokeh escapes in a tooltip.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
-from statistics import fmean
 from typing import Any
 
 from ..errors import MissingExtraError
+from .levels import SPAN, interval, known, moving_mean
 from .load import RunData
 
-__all__ = ["COLOURS", "Figures", "anchor", "colour", "draw"]
+__all__ = ["Curve", "anchor", "colour", "draw", "library"]
 
 COLOURS = {
     "fixed": "#d9622b",
@@ -21,15 +28,26 @@ COLOURS = {
     "autoprompt": "#cc6aa5",
 }
 """By arm; each readable on white and on near-black."""
-_OTHERS = ("#7f8c99", "#4fa3a5", "#a8763e", "#c05a5a")
+_OTHERS = ("#2a9d8f", "#a8763e", "#c05a5a", "#7f8c99")
+_ALARM = "#d64545"
+_INK, _FAINT = "#5b6470", "#d5d9de"  # of the light page; report.js has those of the dark one
+_GAP = float("nan")
+_ROW = 0.06
+"""Of the axis' height: what one arm's row of alarms takes."""
 
-SMOOTH = 10
-"""Steps of the moving mean, as in the table."""
 
-_INK, _FAINT = "#5b6470", "#d5d9de"  # of the light page; theme.js has those of the dark one
+@dataclass(frozen=True)
+class Curve:
+    """What one figure shows."""
 
-Figures = tuple[str, str, str]
-"""HTML of reward, HTML of gold (empty where there is none), and the script with its library."""
+    key: str
+    """In the page's ids."""
+    title: str
+    axis: str
+    values: Mapping[int, Sequence[float | None]]
+    """By place of the run: one value per step."""
+    unit: bool = True
+    """The values lie between 0 and 1."""
 
 
 def colour(arm: str, arms: Sequence[str]) -> str:
@@ -38,33 +56,32 @@ def colour(arm: str, arms: Sequence[str]) -> str:
     return COLOURS.get(arm) or _OTHERS[spare.index(arm) % len(_OTHERS)]
 
 
-def anchor(run: RunData, rubric: str) -> str:
-    """Where the page shows a run's rubric."""
-    return f"rubric-{run.arm}-{run.seed}-{rubric}"
+def anchor(run: RunData, index: int, *, before: bool = False) -> str:
+    """Id of a decision on the page."""
+    return f"decision-{run.name}-{'before-' if before else ''}{index}".replace(" ", "_")
 
 
-def draw(runs: Sequence[RunData]) -> Figures:
-    """Draw all runs.
+def library() -> str:
+    """Bokeh's own script.
 
     Raises:
         MissingExtraError: bokeh is not installed.
     """
-    if find_spec("bokeh") is None:
-        raise MissingExtraError("bokeh", "report")
-    from bokeh.embed import components
+    _need()
     from bokeh.resources import Resources
 
-    figures = [_figure(runs, "reward")]
-    if any(value is not None for run in runs for value in run.curves["gold"]):
-        figures.append(_figure(runs, "gold"))
-        figures[1].x_range = figures[0].x_range
-    script, divs = components(figures)
-    library = Resources(mode="inline", components=["bokeh"]).render_js()
-    return divs[0], divs[1] if len(divs) > 1 else "", f"{library}\n{script}"
+    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
 
 
-def _figure(runs: Sequence[RunData], what: str) -> Any:
-    from bokeh.models import CustomJS, HoverTool, TapTool
+def draw(runs: Sequence[RunData], curve: Curve) -> Any:
+    """A figure as JSON values, for `Bokeh.embed.embed_item`.
+
+    Raises:
+        MissingExtraError: bokeh is not installed.
+    """
+    _need()
+    from bokeh.core.json_encoder import serialize_json
+    from bokeh.embed import json_item
     from bokeh.plotting import figure
 
     plot = figure(
@@ -73,104 +90,207 @@ def _figure(runs: Sequence[RunData], what: str) -> Any:
         tools="",
         toolbar_location=None,
         x_axis_label="step",
-        y_axis_label=what,
+        y_axis_label=curve.axis,
         background_fill_color=None,
         border_fill_color=None,
         outline_line_color=None,
     )
     arms = list(dict.fromkeys(run.arm for run in runs))
-    lines, marks = [], []
-    for run in runs:
-        line, mark = _draw_run(plot, run, what, colour(run.arm, arms))
-        lines.append(line)
-        marks += [mark] if mark is not None else []
-    _style(plot)
+    several = {arm: sum(run.arm == arm for run in runs) > 1 for arm in arms}
+    lines, marks, alarms = [], [], []
+    for place, run in enumerate(runs):
+        if place in curve.values:
+            ink = colour(run.arm, arms)
+            drawn = _Run(run, curve.values[place], ink, several[run.arm])
+            lines.append(drawn.line(plot))
+            marks += drawn.marks(plot)
+            alarms += drawn.alarms(plot, *_rail(curve, arms, run.arm))
+    for arm in arms:
+        if several[arm]:
+            _band(plot, runs, curve, arm, colour(arm, arms))
+    _style(plot, curve, len(arms) if alarms else 0)
+    _tools(plot, curve, lines, marks, alarms)
+    # Bokeh's own encoder: plain json does not know its number arrays.
+    return json.loads(serialize_json(json_item(plot)))
+
+
+def _need() -> None:
+    if find_spec("bokeh") is None:
+        raise MissingExtraError("bokeh", "report")
+
+
+def window(steps: int) -> int:
+    """Steps of the moving mean; a short run is shown as it is."""
+    return SPAN if steps >= 4 * SPAN else 1
+
+
+class _Run:
+    """One run's line with what is marked on it."""
+
+    def __init__(self, run: RunData, values: Sequence[float | None], ink: str, one_of: bool):
+        self.run, self.values, self.ink, self.one_of = run, values, ink, one_of
+        self.steps = run.curves["step"]
+        self.means = moving_mean(values, window(len(values)))
+        self.at = {
+            step: mean
+            for step, mean in zip(self.steps, self.means, strict=True)
+            if mean is not None
+        }
+
+    def line(self, plot: Any) -> Any:
+        from bokeh.models import ColumnDataSource
+
+        rubrics = [_rubric_name(self.run, id) for id in self.run.curves["rubric"]]
+        data = ColumnDataSource(
+            {
+                "step": list(self.steps),
+                "raw": [_GAP if value is None else round(value, 5) for value in self.values],
+                "mean": [_GAP if value is None else round(value, 5) for value in self.means],
+                "rubric": rubrics,
+                "name": [self.run.name] * len(self.steps),
+            }
+        )
+        if not self.one_of and window(len(self.values)) > 1:
+            thin = plot.line("step", "raw", source=data, color=self.ink, alpha=0.3, line_width=1)
+            thin.name = self.run.arm
+        alpha, width = (0.3, 1.2) if self.one_of else (0.95, 2.4)
+        line = plot.line("step", "mean", source=data, color=self.ink, line_width=width, alpha=alpha)
+        line.name = self.run.arm
+        return line
+
+    def marks(self, plot: Any) -> list[Any]:
+        from bokeh.models import ColumnDataSource
+
+        switches = [s for s in self.run.switches if self.at]
+        if not switches:
+            return []
+        reasons = [_short(self.run.decisions[s.index].reason) for s in switches]
+        source = ColumnDataSource(
+            {
+                "step": [s.step for s in switches],
+                "mean": [self._height(s.step) for s in switches],
+                "rubric": [_switch_name(s.cohort, s.old, s.new) for s in switches],
+                "reason": reasons,
+                "anchor": [anchor(self.run, s.index) for s in switches],
+                "name": [self.run.name] * len(switches),
+                "hint": ["click to see what changed"] * len(switches),
+            }
+        )
+        mark = plot.scatter(
+            "step",
+            "mean",
+            source=source,
+            marker="diamond",
+            size=10 if self.one_of else 15,
+            fill_color=self.ink,
+            line_color="white",
+            line_width=1.2,
+        )
+        mark.name = self.run.arm
+        return [mark]
+
+    def alarms(self, plot: Any, floor: float, ink: str) -> list[Any]:
+        from bokeh.models import ColumnDataSource
+
+        spells = self.run.readings.spells
+        if not spells:
+            return []
+        source = ColumnDataSource(
+            {
+                "step": [s.first for s in spells],
+                "floor": [floor] * len(spells),
+                "monitor": [s.monitor for s in spells],
+                "until": [s.last for s in spells],
+                "message": [_short(s.message) for s in spells],
+                "name": [self.run.name] * len(spells),
+            }
+        )
+        mark = plot.scatter(
+            "step",
+            "floor",
+            source=source,
+            marker="triangle",
+            size=9,
+            fill_color=ink,
+            line_color="white",
+            line_width=1,
+        )
+        mark.name = self.run.arm
+        return [mark]
+
+    def _height(self, step: int) -> float:
+        """Of the line at a step, or at the nearest one that has a value."""
+        near = min(self.at, key=lambda known_step: (abs(known_step - step), known_step))
+        return self.at[near]
+
+
+def _band(plot: Any, runs: Sequence[RunData], curve: Curve, arm: str, ink: str) -> None:
+    """Mean of an arm's runs with its 95 % interval."""
+    from bokeh.models import ColumnDataSource
+
+    by_step: dict[int, list[float]] = {}
+    for place, run in enumerate(runs):
+        if run.arm == arm and place in curve.values:
+            means = moving_mean(curve.values[place], window(len(curve.values[place])))
+            for step, mean in zip(run.curves["step"], means, strict=True):
+                if mean is not None:
+                    by_step.setdefault(step, []).append(mean)
+    steps = sorted(by_step)
+    found = [interval(by_step[step]) for step in steps]
+    source = ColumnDataSource(
+        {
+            "step": steps,
+            "mean": [i.mean if i else _GAP for i in found],
+            "low": [i.mean - (i.half or 0.0) if i else _GAP for i in found],
+            "high": [i.mean + (i.half or 0.0) if i else _GAP for i in found],
+        }
+    )
+    area = plot.varea("step", "low", "high", source=source, fill_color=ink, fill_alpha=0.13)
+    line = plot.line("step", "mean", source=source, color=ink, line_width=2.8)
+    area.name = line.name = arm
+
+
+def _tools(plot: Any, curve: Curve, lines: list[Any], marks: list[Any], alarms: list[Any]) -> None:
+    from bokeh.models import CustomJS, HoverTool, TapTool
+
+    digits = "0.000" if curve.unit else "0.00"
     tips = [
         ("run", "@name"),
         ("step", "@step"),
-        (what, "@raw{0.00}"),
-        (f"mean of {SMOOTH}", "@mean{0.00}"),
+        (curve.axis, f"@raw{{{digits}}}"),
+        ("mean", f"@mean{{{digits}}}"),
         ("rubric", "@rubric"),
     ]
     # A mark lies on its line: below and above, the two tooltips do not cover each other.
     plot.add_tools(
         HoverTool(renderers=lines, tooltips=tips, line_policy="nearest", attachment="below")
     )
+    if alarms:
+        called = [("run", "@name"), ("alarm", "@monitor"), ("steps", "@step to @until")]
+        plot.add_tools(
+            HoverTool(renderers=alarms, tooltips=[*called, ("", "@message")], attachment="above")
+        )
     if marks:
-        changed = [("run", "@name"), ("step", "@step"), ("new rubric", "@rubric"), ("", "@hint")]
+        changed = [("run", "@name"), ("step", "@step"), ("rubric", "@rubric")]
+        changed += [("why", "@reason"), ("", "@hint")]
         plot.add_tools(HoverTool(renderers=marks, tooltips=changed, attachment="above"))
         go = CustomJS(
-            code="const i = cb_data.source.selected.indices[0];"
-            "if (i !== undefined) { location.hash = cb_data.source.data.anchor[i];"
-            "cb_data.source.selected.indices = [] }"
+            code="const source = cb_data.source, i = source.selected.indices[0];"
+            "if (i !== undefined) {source.selected.indices = [];"
+            "window.mpoReport.show(source.data.anchor[i])}"
         )
         plot.add_tools(TapTool(renderers=marks, callback=go))
-    return plot
 
 
-def _draw_run(plot: Any, run: RunData, what: str, ink: str) -> tuple[Any, Any]:
-    from bokeh.models import ColumnDataSource
-
-    steps, values = run.curves["step"], run.curves[what]
-    numbers = run.numbers
-    means = _smooth(values)
-    rubric = [f"#{numbers[id]}" if id in numbers else "–" for id in run.curves["rubric"]]
-    gap = float("nan")
-    data = ColumnDataSource(
-        {
-            "step": steps,
-            "raw": [gap if value is None else value for value in values],
-            "mean": [gap if value is None else value for value in means],
-            "rubric": rubric,
-            "name": [run.name] * len(steps),
-        }
-    )
-    plot.line("step", "raw", source=data, color=ink, alpha=0.35, line_width=1)
-    line = plot.line(
-        "step", "mean", source=data, color=ink, line_width=2.4, legend_label=run.arm, alpha=0.95
-    )
-    at = {step: mean for step, mean in zip(steps, means, strict=True) if mean is not None}
-    switches = [s for s in run.curves["switches"] if at]
-    if not switches:
-        return line, None
-    last = max(at)
-    places = [min(s["step"], last) for s in switches]
-    marks = ColumnDataSource(
-        {
-            "step": [s["step"] for s in switches],
-            "mean": [at.get(place, at[last]) for place in places],
-            "rubric": [f"#{numbers.get(s['rubric'], '?')}" for s in switches],
-            "anchor": [anchor(run, s["rubric"]) for s in switches],
-            "name": [run.name] * len(switches),
-            "hint": ["click: what changed, and why"] * len(switches),
-        }
-    )
-    mark = plot.scatter(
-        "step", "mean", source=marks, marker="diamond", size=13, color=ink, line_color="white"
-    )
-    return line, mark
-
-
-def _smooth(values: Sequence[float | None]) -> list[float | None]:
-    """Mean over the last steps, of what is known."""
-    means: list[float | None] = []
-    for end in range(1, len(values) + 1):
-        known = [value for value in values[max(0, end - SMOOTH) : end] if value is not None]
-        means.append(fmean(known) if known else None)
-    return means
-
-
-def _style(plot: Any) -> None:
+def _style(plot: Any, curve: Curve, rails: int) -> None:
     from bokeh.models import Range1d
 
-    plot.y_range = Range1d(start=-0.02, end=1.02)
-    plot.legend.location = "bottom_left"
-    plot.legend.orientation = "horizontal"
-    plot.legend.spacing = 16
-    plot.legend.background_fill_alpha = 0.0
-    plot.legend.border_line_alpha = 0.0
-    plot.legend.label_text_color = _INK
-    plot.legend.click_policy = "hide"
+    low, top = _limits(curve)
+    plot.y_range = Range1d(
+        start=low - _ROW * (rails + 0.5) * (top - low), end=top + 0.04 * (top - low)
+    )
+    if curve.unit:
+        plot.yaxis.ticker = [0, 0.2, 0.4, 0.6, 0.8, 1]  # none beside the alarms below
     plot.axis.axis_line_color = _FAINT
     plot.axis.major_tick_line_color = _FAINT
     plot.axis.minor_tick_line_color = None
@@ -181,3 +301,34 @@ def _style(plot: Any) -> None:
     plot.grid.grid_line_color = _FAINT
     plot.grid.grid_line_alpha = 0.6
     plot.xgrid.visible = False
+    plot.min_border_right = 12
+
+
+def _limits(curve: Curve) -> tuple[float, float]:
+    """Least and greatest of the axis, before its margins."""
+    if curve.unit:
+        return 0.0, 1.0
+    there = [value for values in curve.values.values() for value in known(values)]
+    low, top = min(0.0, *there), max(0.0, *there)
+    return low, top if top > low else low + 1.0
+
+
+def _rail(curve: Curve, arms: Sequence[str], arm: str) -> tuple[float, str]:
+    """Height and colour of an arm's alarms: a row for each arm, below the axis' least value."""
+    low, top = _limits(curve)
+    ink = colour(arm, arms) if len(arms) > 1 else _ALARM
+    return low - _ROW * (arms.index(arm) + 0.8) * (top - low), ink
+
+
+def _rubric_name(run: RunData, id: str) -> str:
+    numbers = {rubric: number for (_, rubric), number in run.numbers.items()}
+    return f"#{numbers[id]}" if id in numbers else "–"
+
+
+def _switch_name(cohort: str, old: int | None, new: int) -> str:
+    return f"{cohort} #{'?' if old is None else old} → #{new}".strip()
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else f"{line[:119]}…"

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..chat import TIMINGS
 from ..errors import DataError
 from ..evaluation.metrics import arm_seed_summary, curves
 from ..records import Decision, Usage
 from ..rubric import Rubric
 from ..store import Store
+from .readings import Readings, read_readings
+from .sample import Sample, read_sample
+from .switches import Switch, find_switches, number_rubrics
 
-__all__ = ["RunData", "Specimen", "load_run"]
+__all__ = ["RunData", "load_run"]
 
-
-@dataclass(frozen=True)
-class Specimen:
-    """A text of the policy that a report quotes."""
-
-    step: int
-    prompt: str
-    completion: str
-    reward: float
-    gold: float | None
+AUDITORS = ("gold", "audit")
+"""Under which names scores from outside are looked for, in this order."""
 
 
 @dataclass(frozen=True)
@@ -36,64 +32,113 @@ class RunData:
     arm: str
     seed: int
     sandbox: bool
-    config: str
+    config: Mapping[str, Any]
+    config_text: str
     """Its config.yaml; empty where it has none."""
     curves: Mapping[str, Any]
     """As `evaluation.metrics.curves`."""
+    raw: Sequence[float | None]
+    """Mean reward of each step in the scale of the run, where that is not `normalized`."""
     summary: Mapping[str, Any]
     """As `evaluation.metrics.arm_seed_summary`, and `exploits`, `seconds` where known."""
     decisions: Sequence[Decision]
     before: Sequence[Decision]
     """Decisions of the blind arm's rounds before training."""
     rubrics: Mapping[str, Rubric]
+    numbers: Mapping[tuple[str, str], int]
+    """Rubrics that came into force, by (cohort, id), numbered from 0 (the seed) in each cohort."""
+    switches: Sequence[Switch]
     usage: Mapping[str, Usage]
     unscored: Mapping[str, int]
     """Unscored rollouts by the first word of the reason."""
-    specimens: Sequence[Specimen]
-    """The best rewarded text of the first, the middle and the last step."""
+    rollouts: int
+    """Training rollouts: scored + unscored."""
+    models: Sequence[str]
+    """Names of the chat models that judged what is shown."""
+    readings: Readings
+    sample: Sample
+    timings: Mapping[str, Any] = field(default_factory=dict)
+    """By role, as `mpo.config.chats.Chats.timings`; empty where the run kept none."""
+    auditor: str = "gold"
+    """What stands beside the reward: `gold`, or by which name the task measures it."""
+    before_sample: Sample = field(default_factory=Sample)
+    """Rollouts behind `before`."""
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        """Rubrics that came into force, numbered from 1 (the seed) in order."""
-        ids = [d.proposed for d in self.decisions if d.accepted and d.proposed is not None]
-        return {id: n for n, id in enumerate(dict.fromkeys(ids), start=1)}
+    def label(self, cohort: str, rubric: str) -> str:
+        """How the page names a rubric: by its number, a rejected one by its id."""
+        found = self.numbers.get((cohort, rubric))
+        where = f"{cohort} " if cohort else ""
+        return f"{where}#{found}" if found is not None else f"{where}{rubric[:6]}"
 
 
-def load_run(folder: Path) -> RunData:
+def load_run(folder: Path, quota: int, name: str = "") -> RunData:
     """Read a run.
+
+    Args:
+        folder: With `mpo.db`.
+        quota: Rollouts to keep, beside those that a decision rests on.
+        name: How the page calls it; the folder's name if empty.
 
     Raises:
         DataError: It has no judgement yet.
         StoreError: Its store cannot be read.
     """
+    config_text, config = _config(folder)
+    before, more, spent, before_sample = _blind(folder)
     with Store(folder / "mpo.db", create=False) as store:
-        drawn = curves(store)
-        if not drawn["step"]:
-            raise DataError(f"{folder}: no rollout has been judged yet: there is nothing to report")
-        summary = _json(folder / "summary.json") or arm_seed_summary(store)
-        config_text, config = _config(folder)
-        decisions, rubrics = store.lineage(), store.rubrics()
+        steps = store.steps()
+        if not steps:
+            raise DataError(
+                f"{folder}: no rollout has been judged yet, so there is nothing to report; train, "
+                "or score rollouts, first"
+            )
+        auditor = next((name for name in AUDITORS if store.audits(name)), AUDITORS[0])
+        drawn = curves(store, auditor)
+        summary = _json(folder / "summary.json") or arm_seed_summary(store, auditor)
+        decisions, rubrics = store.lineage(), {**more, **store.rubrics()}
+        readings = read_readings(store)
         usage = store.usage()
         unscored = store.unscored()
-        specimens = _specimens(store, drawn["step"])
-    before, more, spent = _blind(folder)
+        by_cohort = {d.cohort: store.steps(d.cohort) for d in decisions}
+        wanted = _wanted(decisions, readings)
+        sample = read_sample(folder, store, wanted, quota, auditor)
+        timings = json.loads(store.meta(TIMINGS) or "{}")
     for role, part in spent.items():
         usage[role] = usage.get(role, Usage()) + part
+    numbers = number_rubrics(decisions)
+    other_scale = any(s.mean_reward != s.mean_normalized for s in steps)
     return RunData(
-        name=folder.name,
-        arm=str(config.get("arm", "scored")),
-        seed=int(config.get("seed", 0)),
-        sandbox=bool(summary.get("sandbox")) or "sandbox" in (config.get("model"),),
-        config=config_text,
+        name=name or folder.resolve().name,
+        arm=str(config.get("arm") or summary.get("arm") or "scored"),
+        seed=int(config.get("seed") or 0),
+        sandbox=bool(summary.get("sandbox")) or config.get("model") == "sandbox",
+        config=config,
+        config_text=config_text,
         curves=drawn,
+        raw=[s.mean_reward for s in steps] if other_scale else [],
         summary=summary,
         decisions=decisions,
         before=before,
-        rubrics={**more, **rubrics},
+        rubrics={**rubrics, **sample.rubrics},
+        numbers=numbers,
+        switches=find_switches(decisions, by_cohort, rubrics, numbers),
         usage=usage,
         unscored=unscored,
-        specimens=specimens,
+        rollouts=sum(s.n for s in steps),
+        models=sample.models,
+        readings=readings,
+        sample=sample,
+        timings=timings,
+        auditor=str(summary.get("measure") or auditor) if auditor == "gold" else auditor,
+        before_sample=before_sample,
     )
+
+
+def _wanted(decisions: Sequence[Decision], readings: Readings) -> dict[str, None]:
+    """Rollouts that the page must show: what decisions and alarms rest on. In order, once each."""
+    ids = [id for d in decisions if d.refinement for id in d.refinement.evidence]
+    ids += [id for spell in readings.spells for id in spell.rollouts]
+    return dict.fromkeys(id for id in ids if id)
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -115,30 +160,14 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     return text, value if isinstance(value, dict) else {}
 
 
-def _specimens(store: Store, steps: Sequence[int]) -> list[Specimen]:
-    chosen = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
-    found = []
-    for step in chosen:
-        cases = store.window(after_step=step - 1, up_to_step=step, cohort=None)
-        if cases:
-            best = max(cases, key=lambda c: c.judgement.normalized or 0.0)
-            audit = store.audits("gold", after_step=step - 1, up_to_step=step).get(best.rollout.id)
-            found.append(
-                Specimen(
-                    step=step,
-                    prompt=best.rollout.prompt,
-                    completion=best.rollout.completion,
-                    reward=best.judgement.normalized or 0.0,
-                    gold=audit.value if audit is not None else None,
-                )
-            )
-    return found
-
-
-def _blind(folder: Path) -> tuple[list[Decision], dict[str, Rubric], dict[str, Usage]]:
+def _blind(
+    folder: Path,
+) -> tuple[list[Decision], dict[str, Rubric], dict[str, Usage], Sample]:
     """What the blind arm did before training; nothing for other arms."""
     path = folder / "blind.db"
     if not path.is_file():
-        return [], {}, {}
+        return [], {}, {}, Sample()
     with Store(path, create=False) as store:
-        return store.lineage(), store.rubrics(), store.usage()
+        decisions = store.lineage()
+        sample = read_sample(None, store, _wanted(decisions, Readings()), 0, AUDITORS[0])
+        return decisions, store.rubrics(), store.usage(), sample

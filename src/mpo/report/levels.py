@@ -1,0 +1,112 @@
+"""Start, peak and end of a curve, and 95 % intervals.
+
+An interval over seeds says how much another seed may differ. An interval over the steps of one run
+says only how much its own steps scatter; the page names which one it shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from ..evaluation.metrics import SPAN
+
+__all__ = [
+    "SPAN",
+    "Interval",
+    "Levels",
+    "interval",
+    "known",
+    "levels",
+    "moving_mean",
+    "span_of",
+    "welch",
+]
+
+# Two-sided 95 % points of Student's t by degrees of freedom; scipy is no part of the extra.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the half width of its 95 % interval; None where one value tells no spread."""
+
+    mean: float
+    half: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Of one curve of one run: means over `span` steps."""
+
+    start: float | None
+    peak: float | None
+    end: float | None
+
+
+def known(values: Sequence[float | None]) -> list[float]:
+    """Without the gaps."""
+    return [value for value in values if value is not None]
+
+
+def span_of(steps: int) -> int:
+    """Steps that start and end are means over: 10 as in `summary.json`, fewer in a short run."""
+    return SPAN if steps >= 2 * SPAN else max(1, steps // 4)
+
+
+def levels(values: Sequence[float | None]) -> Levels:
+    """Start, peak and end of a curve with gaps."""
+    span = span_of(len(values))
+    means = [_mean(values[i : i + span]) for i in range(max(1, len(values) - span + 1))]
+    return Levels(means[0], max(known(means), default=None), means[-1])
+
+
+def interval(values: Sequence[float | None]) -> Interval | None:
+    """Mean and 95 % interval (Student's t) of what is known; None where nothing is."""
+    there = known(values)
+    if not there:
+        return None
+    if len(there) < 2:
+        return Interval(there[0], None, 1)
+    half = _t(len(there) - 1) * stdev(there) / math.sqrt(len(there))
+    return Interval(fmean(there), half, len(there))
+
+
+def welch(before: Sequence[float | None], after: Sequence[float | None]) -> Interval | None:
+    """Mean of `after` less mean of `before`, of independent values; None where one is missing."""
+    one, two = known(before), known(after)
+    if not one or not two:
+        return None
+    change = fmean(two) - fmean(one)
+    if len(one) < 2 or len(two) < 2:
+        return Interval(change, None, min(len(one), len(two)))
+    parts = [stdev(side) ** 2 / len(side) for side in (one, two)]
+    if not sum(parts):
+        return Interval(change, 0.0, min(len(one), len(two)))
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(side) - 1) for part, side in zip(parts, (one, two), strict=True)
+    )
+    return Interval(change, _t(int(freedom)) * math.sqrt(sum(parts)), min(len(one), len(two)))
+
+
+def moving_mean(values: Sequence[float | None], window: int) -> list[float | None]:
+    """Mean over the last steps, of what is known."""
+    return [_mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = known(values)
+    return fmean(there) if there else None
+
+
+def _t(freedom: int) -> float:
+    if freedom <= len(_T):
+        return _T[max(freedom, 1) - 1]
+    return 1.96 + 2.5 / freedom  # within 0.002 of the exact value
