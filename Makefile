@@ -5,10 +5,10 @@ STAMP := $(VENV)/.installed
 SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-servers test-verl test-verifiers test-install check format bench clean
+.PHONY: help demo test test-slow test-servers test-verl test-verifiers test-trl test-install check format bench bench-peer gpu clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	python3 -m venv $(VENV)
@@ -63,6 +63,39 @@ test-verl: .venv-verl/.installed  ## the reward manager in veRL's own Ray worker
 
 test-verifiers: .venv-verifiers/.installed  ## the judge plugin in verifiers' own runner (installs 0.6 GB)
 	.venv-verifiers/bin/python -m pytest tests/service/test_service_verifiers.py
+
+# TRL 0.17.0, the last that the published code's fork was made from, with the packages of its time.
+.venv-peer/.installed:
+	python3 -m venv .venv-peer
+	.venv-peer/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	.venv-peer/bin/python -m pip install -q -c constraints.txt 'trl==0.17.0' 'transformers==4.51.3' \
+		'accelerate==0.34.2' 'peft==0.15.2' 'datasets==3.6.0' 'tokenizers==0.21.4' 'numpy==2.2.6' rich
+	touch $@
+
+bench-peer: $(STAMP) .venv-peer/.installed  ## our PPO beside TRL 0.17.0's, GRPO with and without grading
+	$(VENV)/bin/mpo bench train
+
+# TRL 1.9.2 imports requests without asking for it; newer ones do not.
+.venv-trl-old/.installed:
+	python3 -m venv .venv-trl-old
+	.venv-trl-old/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	.venv-trl-old/bin/python -m pip install -q -c constraints.txt 'trl==1.9.2' requests pytest -e '.[train]'
+	touch $@
+
+.venv-trl-new/.installed:
+	python3 -m venv .venv-trl-new
+	.venv-trl-new/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	.venv-trl-new/bin/python -m pip install -q -c constraints.txt pytest -e '.[train]'
+	touch $@
+
+TRL_TESTS := $(addprefix tests/training/test_, trl.py trl_peft.py run.py resume.py ranks.py)
+
+test-trl: .venv-trl-old/.installed .venv-trl-new/.installed  ## GRPO and RLOO with the oldest and the newest TRL
+	.venv-trl-old/bin/python -m pytest $(TRL_TESTS)
+	.venv-trl-new/bin/python -m pytest $(TRL_TESTS)
+
+gpu: $(STAMP)  ## PPO and GRPO in bfloat16 on 1.5 billion random weights: a table, for a machine with a GPU
+	$(VENV)/bin/mpo bench train --gpu
 
 test-install:  ## whether pip resolves this package beside each engine (dry runs)
 	scripts/test_install.sh python3

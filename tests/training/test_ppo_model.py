@@ -133,6 +133,20 @@ def test_gradient_checkpointing_changes_no_gradient(model: str) -> None:
         assert torch.allclose(gradient, found[1][name], atol=1e-5), name
 
 
+def test_sampling_keeps_its_cache_under_gradient_checkpointing(model: str) -> None:
+    found = []
+    for on in (False, True):
+        ac = load(model, gradient_checkpointing=on)
+        assert ac.lm.body.training == on  # transformers checkpoints in training mode only
+        with ac.sampling():
+            assert not any(module.training for module in ac.policy.modules())
+            limits = Sampling(8, frozenset({1}), 0, top_p=1e-6)
+            prompts = [[3, 4, 5, 6], [9]]
+            found.append(sample(ac.lm, ac.sampling_weights(), prompts, limits, generator(0)))
+        assert ac.lm.body.training == on
+    assert found[0] == found[1]
+
+
 def test_the_shared_critic_trains_the_trunk_and_the_separate_one_itself(model: str) -> None:
     chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
     for critic in ("shared", "separate"):

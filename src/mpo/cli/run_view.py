@@ -28,7 +28,8 @@ class Age(NamedTuple):
     """A rubric in force."""
 
     number: int
-    """From 1, in the order in which the run's rubrics came into force first."""
+    """In the order in which the run's rubrics came into force first; 0 is the seed, as in
+    `mpo replay` and the report."""
     since: int
     """Update after which it came into force."""
     title: str
@@ -52,7 +53,7 @@ class Ages:
         if self._known[0] != rubric:
             accepted = [d for d in self._store.lineage() if d.accepted]
             distinct = list(dict.fromkeys(d.proposed for d in accepted))
-            number = distinct.index(rubric) + 1 if rubric in distinct else len(distinct)
+            number = distinct.index(rubric) if rubric in distinct else len(distinct)
             since = max((d.step for d in accepted if d.proposed == rubric), default=0)
             self._known = (rubric, Age(number, since, _title(self._store.rubric(rubric).title)))
         return self._known[1]
@@ -161,8 +162,8 @@ class RunView:
     unscored: int = 0
     words: float | None = None
     kl: float | None = None
-    rubric: int = 0
-    """Number of the rubric in force; 0 before the first step."""
+    rubric: int | None = None
+    """Number of the rubric in force, 0 for the seed; None before the first step."""
     since: int = 0
     """Step at which it came into force."""
     title: str = ""
@@ -203,7 +204,7 @@ class RunView:
     @property
     def age(self) -> str:
         """Which rubric is in force and for how many steps: `#2, 14 steps`."""
-        return f"#{self.rubric}, {self.step - self.since} steps" if self.rubric else ""
+        return f"#{self.rubric}, {self.step - self.since} steps" if self.rubric is not None else ""
 
     @property
     def projected(self) -> Spending:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -31,13 +31,24 @@ from ..chat import Message, Schema, ScriptedChat
 from ..errors import ConfigError
 from ..evolving_reward import EvolvingReward
 from ..schedule import Every
-from ..task import load_task
+from ..task import Task, load_task
+from .model import quiet
 from .ppo import train_ppo
 from .ppo_settings import PPOSettings
 from .run import StepReport
 from .settings import LoraSettings
 
-__all__ = ["CONDITIONS", "compare", "make_inputs", "ratios", "run_ours", "run_peer"]
+__all__ = [
+    "CONDITIONS",
+    "bench_task",
+    "compare",
+    "make_inputs",
+    "ratios",
+    "run_child",
+    "run_ours",
+    "run_peer",
+    "same_score",
+]
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 CONDITIONS: Mapping[str, Any] = {
@@ -88,7 +99,8 @@ def make_inputs(folder: Path, *, spread: int | None = None) -> None:
         conditions["prompt_spread"] = spread
     torch.manual_seed(0)
     model: Any = Qwen2ForCausalLM(Qwen2Config(**conditions["model"]))
-    model.save_pretrained(folder / "model")
+    with quiet():
+        model.save_pretrained(folder / "model")
     tokenizer = _tokenizer(conditions)
     tokenizer.save_pretrained(folder / "model")
     texts = _prompts(tokenizer, conditions)
@@ -150,9 +162,7 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
 
     torch.set_num_threads(1)
     c = json.loads((folder / "conditions.json").read_text())
-    task = load_task("essay")
-    response = task.spec.response.model_copy(update={"max_tokens": c["response"], "min_words": 0})
-    task = dataclasses.replace(task, spec=task.spec.model_copy(update={"response": response}))
+    task = bench_task(c["response"])
     settings = PPOSettings(
         steps=updates,
         batch_size=c["batch"],
@@ -176,7 +186,7 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
         summary = train_ppo(
             reward=EvolvingReward(
                 task,
-                ScriptedChat(_same_score),
+                ScriptedChat(same_score),
                 Path(scratch) / "mpo.db",
                 schedule=Every(10**9),
             ),
@@ -196,7 +206,15 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
     }
 
 
-def _same_score(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+def bench_task(max_tokens: int) -> Task:
+    """The essay task, with responses of at most that many tokens and no rule about their words."""
+    task = load_task("essay")
+    response = task.spec.response.model_copy(update={"max_tokens": max_tokens, "min_words": 0})
+    return dataclasses.replace(task, spec=task.spec.model_copy(update={"response": response}))
+
+
+def same_score(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+    """The script of a model that gives every criterion a 3."""
     properties = (schema or {}).get("properties", {})
     return json.dumps({name: {"rationale": "", "score": 3} for name in properties})
 
@@ -213,8 +231,13 @@ def run_peer(python: Path, folder: Path, updates: int) -> dict[str, Any]:
     return _process([str(python), "-P", str(script), str(folder), str(updates)])
 
 
-def _ours_in_process(folder: Path, critic: str, updates: int) -> dict[str, Any]:
-    return _process([sys.executable, "-m", __name__, str(folder), critic, str(updates)])
+def run_child(module: str, *arguments: str) -> dict[str, Any]:
+    """What a module of this package prints as a program of its own: one line of JSON, its last.
+
+    Raises:
+        ConfigError: It failed; the message has the end of what it said.
+    """
+    return _process([sys.executable, "-m", module, *arguments])
 
 
 def _process(command: list[str]) -> dict[str, Any]:
@@ -240,6 +263,7 @@ def compare(
     updates: int = 5,
     rounds: int = 3,
     spread: int | None = None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Sequences per second of both critics and the peer, and ratios within each round.
 
@@ -249,17 +273,20 @@ def compare(
         updates: Timed per run, after one that is not.
         rounds: Of all runs, one after the other.
         spread: Of prompt lengths, instead of the conditions' own.
+        say: Told before each run.
 
     Raises:
         ConfigError: A run failed.
     """
     make_inputs(folder, spread=spread)
     rows: list[dict[str, Any]] = []
-    for _ in range(rounds):
+    for number in range(rounds):
         row: dict[str, Any] = {"load": os.getloadavg()[0]}
         for name in ("shared", "separate"):
-            row[name] = _rates(_ours_in_process(folder, name, updates + 1))
+            say(f"round {number + 1} of {rounds}: PPO, {name} critic")
+            row[name] = _rates(run_child(__name__, str(folder), name, str(updates + 1)))
         if peer is not None:
+            say(f"round {number + 1} of {rounds}: PPO, TRL 0.17.0")
             row["peer"] = _rates(run_peer(peer, folder, updates + 1))
         rows.append(row)
     return ratios(rows)

@@ -9,6 +9,10 @@ Same contract, files and reports as `run.train`. Each step: sample a batch; whil
 asked, run the passes of reference, policy and critic; learn in `epochs` passes; hold the meta step
 if one is due; write a checkpoint if one is due.
 
+Nothing is normalised over time: the critic predicts returns on the reward's own scale, and rewards
+and advantages are whitened within a batch only. So a new rubric leaves no running mean or variance
+behind that would have to be reset; the scale `anchored` is what keeps the critic's past of use.
+
 Every random choice of a step follows from seed, step and rank, so a run that continues from a
 checkpoint draws what the run that was not stopped would have drawn.
 """
@@ -176,7 +180,10 @@ class _Run:
         done = self._resume(meta)
         main = self.accelerator.is_main_process
         trackers = Trackers(
-            self.settings.report_to if main else [], self.folder, self.settings.model_dump()
+            self.settings.report_to if main else [],
+            self.folder,
+            self.settings.model_dump(),
+            store=self.reward.store,
         )
         trackers.begin(self.engine.ac.policy)
         if main:
@@ -257,7 +264,7 @@ class _Run:
         generator = torch.Generator(self.engine.device)
         generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         ids = self.tokenizer([str(row["prompt"]) for row in rows])["input_ids"]
-        with self.engine.ac.precision():
+        with self.engine.ac.sampling():
             return sample(
                 self.engine.sampler(),
                 self.engine.sampling_weights(),

@@ -8,6 +8,7 @@ collective call, all ranks make the same number of them, and layers are not fold
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -32,8 +33,19 @@ def make_accelerator() -> Any:
     import torch
     from accelerate import Accelerator
 
-    cpu = not torch.accelerator.is_available()
-    return Accelerator(cpu=True) if cpu else Accelerator()
+    if torch.accelerator.is_available():
+        return Accelerator()
+    atexit.register(_leave)
+    return Accelerator(cpu=True)
+
+
+def _leave() -> None:
+    """Leave the gloo group before the interpreter ends: its threads would abort the process, when
+    another rank was faster. NCCL is left alone, which may wait there for a rank that has died."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Engine:

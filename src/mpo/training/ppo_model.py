@@ -129,6 +129,17 @@ class ActorCritic:
             with _adapters_off(self.folding.rest):
                 return self.lm.at(ids, where, tokens, self.temperature)[0]
 
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """What generation runs in. In transformers 4 layers that checkpoint give up their cache
+        while they train: each token would see only itself."""
+        self.policy.eval()
+        try:
+            with self.precision():
+                yield
+        finally:
+            self.policy.train(self.checkpointing)
+
     def sampling_weights(self) -> Weights:
         """Weights for generation: folded, and as bfloat16 copies where that is the arithmetic."""
         import torch

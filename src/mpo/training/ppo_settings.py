@@ -33,7 +33,8 @@ class PPOSettings(BaseModel):
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
-    """Of policy and separate critic each; None leaves gradients as they are (the paper's code)."""
+    """Of policy and separate critic each, of both together where FSDP or DeepSpeed shard them; None
+    leaves gradients as they are (the paper's code)."""
 
     epochs: int = Field(4, gt=0)
     """Passes over each batch."""
