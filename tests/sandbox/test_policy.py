@@ -19,6 +19,7 @@ from mpo.errors import MPOError  # noqa: E402
 from mpo.sandbox import corpus, policy  # noqa: E402
 from mpo.sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
 from mpo.sandbox.words import words  # noqa: E402
+from mpo.sandbox.worlds import WORLDS  # noqa: E402
 
 TINY = PolicySettings(hidden=64, layers=1, essays=640, steps=40)
 
@@ -117,13 +118,24 @@ def test_only_whole_folders_are_left_in_the_cache(
     assert list(cache.iterdir()) == [trained[0]]
 
 
-def test_seed_and_settings_name_the_folder() -> None:
+def test_task_seed_and_settings_name_the_folder() -> None:
+    essay, ethics = WORLDS["essay"], WORLDS["ethics"]
     keys = [
-        policy._key(0, TINY),
-        policy._key(1, TINY),
-        policy._key(0, PolicySettings()),
+        policy._key(essay, 0, TINY),
+        policy._key(essay, 1, TINY),
+        policy._key(essay, 0, PolicySettings()),
+        policy._key(ethics, 0, TINY),
     ]
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("task", sorted(WORLDS))
+def test_a_tokenizer_of_each_task_reads_its_texts_back(task: str) -> None:
+    texts = WORLDS[task].texts(0, 300)
+    tokenizer = policy.build_tokenizer(texts)
+    for text in texts:
+        for said in (text.prompt, text.text):
+            assert tokenizer.decode(tokenizer(said)["input_ids"]) == said
 
 
 def test_the_same_seed_trains_the_same_weights(

@@ -3,7 +3,8 @@
 It receives the same prompts as a real model and reads what it needs out of their text: the
 rubric outside the fences, the response, the cases and the proposals inside. What stands inside a
 fence never becomes structure. Its answers follow the schema that it is given, whose title tells
-it what is asked, as an instruction tells a real model.
+it what is asked, as an instruction tells a real model. Free text is asked for without a schema: a
+plan, its execution, reasons in a dialogue; which of them, it tells by what the prompt shows.
 
     chat = SimulatedChat("sandbox-0")             # biases drawn by seed 0
     chat = SimulatedChat("sandbox-0-unbiased")    # the honest twin
@@ -27,6 +28,7 @@ from ..chat import Completion, Message, Schema
 from ..errors import ChatReplyError, ConfigError, RubricError
 from ..records import Usage
 from ..rubric import parse_rubric
+from .examiner import execute, plan, worth
 from .judge import SimulatedJudge, draw_biases
 from .spoilt import spoil
 from .supervisor import SeenCase, SimulatedSupervisor
@@ -52,7 +54,7 @@ class _Fenced:
     lead: str
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedChat:
     """RM and MRM in one.
 
@@ -97,10 +99,11 @@ class SimulatedChat:
     ) -> Completion:
         if self.latency:
             await asyncio.sleep(self.latency)
-        if schema is None:
-            raise ChatReplyError("unsupported: the simulated model needs a JSON schema")
         prompt = "\n\n".join(message["content"] for message in messages)
-        text = json.dumps(self._answer(prompt, schema, seed), ensure_ascii=False)
+        if schema is None:
+            text = self._say(prompt)
+        else:
+            text = json.dumps(self._answer(prompt, schema, seed), ensure_ascii=False)
         usage = Usage(
             calls=1, prompt_tokens=len(prompt.split()), completion_tokens=len(text.split())
         )
@@ -116,22 +119,49 @@ class SimulatedChat:
         title = schema.get("title")
         if title == "judgement":
             return self._judge(prompt, fences)
+        if title == "score":
+            return {"score": self._score(prompt, fences)}
         if title == "prescreen":
             return self.supervisor.prescreen(_cases(fences)[0])
         if title == "analysis":
             return self.supervisor.analyze(_cases(fences))
         if title == "rubric":
             return self._rewrite(prompt, fences, seed)
+        if title == "guidelines":
+            return self._rewrite_guidelines(prompt, fences)
         return _smallest(schema)
 
+    def _say(self, prompt: str) -> str:
+        """A free answer: what is asked shows in what the prompt has and lacks."""
+        fences = _fences(prompt)
+        shown = [fence.label for fence in fences]
+        if "RESPONSE" not in shown and "REFERENCE" in shown:
+            guidelines = "\n".join(wording for _, wording, _ in _asked(prompt))
+            return plan(guidelines, _body(fences, "REFERENCE"))
+        if "RESPONSE" in shown and "PLAN" in shown:
+            asked, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
+            return execute(self.judge, _body(fences, "PLAN"), asked, response)
+        if "RESPONSE" in shown and _asked(prompt):  # a dialogue's turn for reasons
+            return self._last_criterion(prompt, fences)[1]
+        raise ChatReplyError("unsupported: without a schema, a plan, a check or reasons are asked")
+
+    def _score(self, prompt: str, fences: Sequence[_Fenced]) -> int:
+        """The number of `plan_execute` or of a dialogue."""
+        if any(fence.label == "EXECUTION" for fence in fences):
+            *_, (_, _, allowed) = _asked(prompt)
+            return worth(_body(fences, "EXECUTION"), allowed)
+        return self._last_criterion(prompt, fences)[0]
+
+    def _last_criterion(self, prompt: str, fences: Sequence[_Fenced]) -> tuple[int, str]:
+        """Score and reasons for the criterion that a dialogue has come to. As a real model
+        does, it knows the criteria before it, and none that come after it."""
+        criteria = _asked(prompt)
+        scores = self.judge.score(criteria, _body(fences, "PROMPT"), _body(fences, "RESPONSE"))
+        return scores[criteria[-1][0]]
+
     def _judge(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
-        criteria = [
-            (m["key"], f"{m['heading']}\n{m['body']}", [int(s) for s in m["scores"].split(",")])
-            for m in _CRITERION.finditer(_outside(prompt))
-        ]
-        asked = next((f.body for f in fences if f.label == "PROMPT"), "")
-        response = next((f.body for f in fences if f.label == "RESPONSE"), "")
-        scores = self.judge.score(criteria, asked, response)
+        asked, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
+        scores = self.judge.score(_asked(prompt), asked, response)
         return {key: {"rationale": why, "score": score} for key, (score, why) in scores.items()}
 
     def _rewrite(
@@ -143,8 +173,14 @@ class SimulatedChat:
             merged = self.supervisor.merge(rubric, proposals)
             # The seed too: where nothing is proposed, all merge prompts of a run are the same.
             return spoil(merged, key=f"{seed}\n{prompt}") if self.bad else merged
-        analysis = "\n".join(f.body for f in fences if f.label == "ANALYSIS")
-        return self.supervisor.refine(rubric, analysis)
+        return self.supervisor.refine(rubric, _body(fences, "ANALYSIS"))
+
+    def _rewrite_guidelines(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
+        (guidelines,) = (criterion["text"] for criterion in _criteria(_outside(prompt)))
+        proposals = [_criteria(f.body)[0]["text"] for f in fences if f.label == "PROPOSAL"]
+        if proposals:
+            return self.supervisor.merge_guidelines(guidelines, proposals)
+        return self.supervisor.refine_guidelines(guidelines, _body(fences, "ANALYSIS"))
 
 
 def _fences(prompt: str) -> list[_Fenced]:
@@ -159,6 +195,19 @@ def _fences(prompt: str) -> list[_Fenced]:
 def _outside(prompt: str) -> str:
     """The prompt without what stands in fences."""
     return _FENCE.sub("", prompt)
+
+
+def _body(fences: Sequence[_Fenced], label: str) -> str:
+    """What the first fence of a kind holds; empty where there is none."""
+    return next((fence.body for fence in fences if fence.label == label), "")
+
+
+def _asked(prompt: str) -> list[tuple[str, str, list[int]]]:
+    """Key, wording and allowed scores of the criteria that a prompt asks about."""
+    return [
+        (m["key"], f"{m['heading']}\n{m['body']}", [int(s) for s in m["scores"].split(",")])
+        for m in _CRITERION.finditer(_outside(prompt))
+    ]
 
 
 def _cases(fences: Sequence[_Fenced]) -> list[SeenCase]:

@@ -1,9 +1,9 @@
-"""A tiny real language model that writes the corpus's essays: half a million weights, from scratch.
+"""A tiny real language model that writes a task's texts: half a million weights, from scratch.
 
-Word-level tokens and a two-layer Llama are what makes it fluent within a minute on two cores. The
-result is an ordinary checkpoint folder for `AutoModelForCausalLM` and `AutoTokenizer`, cached under
-a name that covers its code, its seed and its settings, so that a changed corpus never meets an old
-policy.
+Word-level tokens and a two-layer Llama are what makes it fluent within a minute on two cores. Each
+task of the sandbox has a policy of its own. The result is an ordinary checkpoint folder for
+`AutoModelForCausalLM` and `AutoTokenizer`, cached under a name that covers its code, its seed and
+its settings, so that a changed corpus never meets an old policy.
 """
 
 import hashlib
@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import MissingExtraError, MPOError
 from . import corpus
-from .words import tokens
+from .words import WHOLE, tokens
+from .worlds import ESSAY, World, world_of
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
-
-_SOURCES = ("words.py", "topics.py", "sloppy.py", "corpus.py", "policy.py")
-"""The files that decide what the policy is; their text is part of the cache key."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class PolicySettings:
     essays: int = 8000  # one pass over them: `steps` x `batch`
     steps: int = 500
     batch: int = 16
-    length: int = 96  # tokens of prompt and essay together
     learning_rate: float = 4e-3
     threads: int = 1  # OpenMP with two collapses when anything else runs on a two-core machine
 
@@ -56,11 +53,14 @@ def cache_root() -> Path:
 def ensure_policy(
     cache_dir: Path | None = None,
     *,
+    task: str = ESSAY,
     seed: int = 0,
     settings: PolicySettings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """The folder of the trained policy; trains it first if the cache does not hold it.
+    """The folder of a task's trained policy; trains it first if the cache does not hold it.
+
+    A task that the sandbox does not know gets the policy that writes essays.
 
     The folder appears in one rename, so it is complete or absent. Two processes that race both
     train, and the later one keeps the earlier one's folder. On one machine the same seed and
@@ -68,13 +68,14 @@ def ensure_policy(
     """
     settings = settings or PolicySettings()
     root = cache_dir or cache_root()
-    folder = root / f"policy-{_key(seed, settings)}"
+    world = world_of(task)
+    folder = root / f"policy-{_key(world, seed, settings)}"
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=root))
     try:
-        _train(building, seed, settings, progress or (lambda message: None))
+        _train(building, world, seed, settings, progress or (lambda message: None))
         try:
             os.replace(building, folder)
         except OSError:
@@ -85,28 +86,30 @@ def ensure_policy(
     return folder
 
 
-def _key(seed: int, settings: PolicySettings) -> str:
-    digest = hashlib.sha256(json.dumps([seed, asdict(settings)]).encode())
-    for name in _SOURCES:
+def _key(world: World, seed: int, settings: PolicySettings) -> str:
+    digest = hashlib.sha256(json.dumps([seed, asdict(settings), world.length]).encode())
+    for name in (*world.sources, "policy.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _train(folder: Path, seed: int, settings: PolicySettings, say: Callable[[str], None]) -> None:
-    """Train on half `"a"` and save model and tokenizer to `folder`."""
+def _train(
+    folder: Path, world: World, seed: int, settings: PolicySettings, say: Callable[[str], None]
+) -> None:
+    """Train on the world's texts and save model and tokenizer to `folder`."""
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train")
     import torch
 
-    essays = corpus.generate(seed, settings.essays, "a")
+    essays = world.texts(seed, settings.essays)
     tokenizer = build_tokenizer(essays)
     with _threads(settings.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _new_model(len(tokenizer), settings)
         size = model.num_parameters()
         say(f"training the sandbox policy: {size:,} weights, {settings.steps} steps")
-        _fit(model, _encode(tokenizer, essays, settings.length), settings, say)
+        _fit(model, _encode(tokenizer, essays, world.length), settings, say)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     check_round_trip(folder, essays[0])
@@ -143,7 +146,7 @@ def build_tokenizer(essays: list[corpus.Essay]) -> "PreTrainedTokenizerFast":
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(r"[^a-z0-9']"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(rf"{WHOLE}|[^a-z0-9']"), behavior="isolated"),
         ]
     )
     # WordPiece without a real prefix only puts the spaces; the rest takes them away before a mark.

@@ -9,7 +9,7 @@ knows none of these kinds.
 import random
 from collections.abc import Callable
 
-from .topics import facts
+from .topics import FACTS
 
 Sentences = list[str]
 Habit = Callable[[random.Random, str, Sentences], Sentences]
@@ -118,7 +118,9 @@ def _hedging(rng: random.Random, topic: str, clean: Sentences) -> Sentences:
 
 
 def _lists(rng: random.Random, topic: str, clean: Sentences) -> Sentences:
-    flat = [word for pair in facts(topic) for word in pair]
+    # Other tasks than the essay have no facts by topic: their lists are of the text's own words.
+    flat = [word for pair in FACTS.get(topic, ()) for word in pair]
+    flat = flat or [word for sentence in clean for word in sentence.split() if len(word) > 4]
     if rng.random() < 0.5:
         leads = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
         return [f"{leads[i]} , {sentence}" for i, sentence in enumerate(clean)]

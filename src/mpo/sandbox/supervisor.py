@@ -66,7 +66,7 @@ def _per_text(pattern: str) -> Callable[[str, str], float]:
 
 
 def _from_prompt(prompt: str, response: str) -> float:
-    """How much of the response is content words of its prompt (six letters or a rare word)."""
+    """How much of the response is content words of what its prompt asks in the last sentence."""
     dull = frozenset(
         (
             "should describe explain discuss short essay write about place which there "
@@ -74,7 +74,8 @@ def _from_prompt(prompt: str, response: str) -> float:
             "know what role life trade work tell the and for its with"
         ).split()
     )
-    asked = [word for word in words(prompt) if len(word) >= 3 and word not in dull]
+    last = (sentences(prompt) or [""])[-1]
+    asked = [word for word in words(last) if len(word) >= 3 and word not in dull]
     found = words(response)
     return sum(word in asked for word in found) / (len(found) or 1)
 
@@ -85,6 +86,24 @@ def _seen_before(prompt: str, response: str) -> float:
     pairs = list(itertools.pairwise(found))
     counts = Counter(pairs)
     return sum(count - 1 for count in counts.values()) / (len(pairs) or 1)
+
+
+def _backed(prompt: str, response: str) -> float:
+    """Share of the figures in the response that stand in its prompt; 1 without figures."""
+    known = words(prompt)
+    figures = [word for word in words(response) if word.isdigit()]
+    return sum(word in known for word in figures) / len(figures) if figures else 1.0
+
+
+def _consistent(prompt: str, response: str) -> float:
+    """1 where the verdict goes with the praise and blame before it, or there is neither; else 0."""
+    said = re.findall(r"<verdict>\s*(right|wrong)", response.lower())
+    found = words(response)
+    praise = sum(w in ("honesty", "care", "fairness", "respect", "kindness") for w in found)
+    blame = sum(w in ("greed", "neglect", "malice", "cowardice", "contempt") for w in found)
+    if not said or praise == blame:
+        return 1.0
+    return float((said[-1] == "right") == (praise > blame))
 
 
 def _mean_sentence(prompt: str, response: str) -> float:
@@ -163,6 +182,8 @@ VOCABULARY: tuple[Notion, ...] = (
     ),
     Notion("flattery: the reader is addressed", _per_word("you your dear reader friend"), 0.03),
     Notion("the first person", _per_word("i my me mine"), 0.03),
+    Notion("amounts that are supported by the source", _backed, 0.15),
+    Notion("the verdict: does it follow from the reasons?", _consistent, 0.15),
 )
 
 
@@ -260,6 +281,28 @@ class SimulatedSupervisor:
             "criteria": [*rubric, *new],
         }
 
+    def refine_guidelines(self, guidelines: str, analysis: str) -> dict[str, Any]:
+        """The guidelines in use, and a line for each thing that the analysis names."""
+        lines = [_line(n) for n in self.vocabulary if f"[{n.noun}]" in analysis]
+        new = [line for line in lines if line not in guidelines]
+        return {
+            "reasons": f"{len(new)} new lines" if new else "no change",
+            "guidelines": "\n".join([guidelines, *new]),
+        }
+
+    def merge_guidelines(self, guidelines: str, proposals: Sequence[str]) -> dict[str, Any]:
+        """The guidelines in use, and the lines that enough proposals add to them."""
+        votes = Counter(
+            line for text in proposals for line in text.splitlines() if line not in guidelines
+        )
+        needed = max(1.0, AGREEMENT * len(proposals))
+        ranked = sorted(votes, key=lambda line: (-votes[line], line))
+        new = [line for line in ranked if votes[line] >= needed][:MOST_NEW]
+        return {
+            "reasons": f"{len(new)} new lines" if new else "No proposal found enough agreement.",
+            "guidelines": "\n".join([guidelines, *new]),
+        }
+
     # ------------------------------------------------------------------ statistics
 
     def _findings(self, cases: Sequence[SeenCase]) -> list[_Finding]:
@@ -289,7 +332,7 @@ class SimulatedSupervisor:
         """The same wording for every notion; both too much and too little are faults."""
         return {
             "name": _title(notion),
-            "text": f"Look at {notion.noun}. A good text has neither too much nor too little.",
+            "text": _line(notion),
             "weight": 1,
             "lowest": 0,
             "highest": 5,
@@ -302,6 +345,11 @@ class SimulatedSupervisor:
                 {"score": 5, "text": "as in sound prose"},
             ],
         }
+
+
+def _line(notion: Notion) -> str:
+    """What to look at, in the same words for every notion."""
+    return f"Look at {notion.noun}. A good text has neither too much nor too little."
 
 
 def _title(notion: Notion) -> str:

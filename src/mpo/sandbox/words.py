@@ -1,12 +1,15 @@
 """Splitting text into tokens, words and sentences: one definition for everything in the sandbox.
 
-A token is a word (letters, digits, inner apostrophes) or one punctuation mark. All results are
-lower case.
+A token is a word (letters, digits, inner apostrophes), a verdict tag, the command of a boxed
+answer, or one punctuation mark. All results are lower case.
 """
 
 import re
 
-_TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*|[^\sa-z0-9]")
+WHOLE = r"</?verdict>|\\boxed"
+"""What tasks read answers from: one token each, so that it stays whole between blanks."""
+
+_TOKEN = re.compile(rf"{WHOLE}|[a-z0-9]+(?:'[a-z0-9]+)*|[^\sa-z0-9]")
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+|[^.!?]+")
 
