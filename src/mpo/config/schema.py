@@ -170,14 +170,6 @@ class SandboxConfig(_Part):
     """`unbiased` grades honestly; `bad_mrm` is biased, and a third of its merges is truncated, off
     the topic or poisoned: for testing gates."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_seed(cls, data: object) -> object:
-        # Run folders of earlier versions have this key, always empty.
-        if isinstance(data, dict) and data.get("seed", "") is None:
-            return {key: value for key, value in data.items() if key != "seed"}
-        return data
-
 
 class Config(_Part):
     """Everything that a run is made of."""
