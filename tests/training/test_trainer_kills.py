@@ -24,7 +24,7 @@ POINTS = [
     ("judgement", 37),  # after it, where a meta step is under way
     ("analysis", 2),  # in the first meta step
     ("merge", 2),  # in the last call of the second one
-    ("SQL INSERT INTO decisions", 3),  # in the store's transaction: the seed's comes first
+    ("SQL INSERT INTO decisions", 2),  # inside the transaction that decides the second one
     ("write trainer_state.json", 2),  # in the last checkpoint, whose other files are there
 ]
 """Event, and the how-many-eth of these events."""
