@@ -17,6 +17,7 @@ from ..records import Usage
 
 __all__ = [
     "Chat",
+    "ChatAround",
     "Completion",
     "Message",
     "Metered",
@@ -124,6 +125,24 @@ def require_complete(completion: Completion) -> Completion:
             f"{word}: the model stopped with finish_reason={completion.finish_reason!r}"
         )
     return completion
+
+
+class ChatAround:
+    """A chat that is put around another, whose name it bears and whose connections it releases.
+
+    Args:
+        inner: Who answers in the end.
+    """
+
+    def __init__(self, inner: Chat) -> None:
+        self.inner = inner
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
 
 
 @dataclass

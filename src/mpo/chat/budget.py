@@ -26,7 +26,7 @@ from typing import Any
 
 from ..errors import BudgetError, ChatReplyError, ConfigError
 from ..records import Usage
-from .base import Chat, Completion, Message, Schema
+from .base import Chat, ChatAround, Completion, Message, Schema
 from .limiter import Turnstile
 
 __all__ = ["Budget", "BudgetedChat", "Price", "Spent"]
@@ -255,19 +255,15 @@ def _spent(snapshot: Mapping[str, Any]) -> dict[str, Spent]:
 _NOTHING = Usage()
 
 
-class BudgetedChat:
+class BudgetedChat(ChatAround):
     """A chat that spends from a budget; made by `Budget.chat`."""
 
     def __init__(self, inner: Chat, budget: Budget, role: str, price: Price | None) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.budget = budget
         self.role = role
         self.price = price
         self._warned = False
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
 
     async def complete(
         self,
@@ -297,9 +293,6 @@ class BudgetedChat:
         finally:
             self.budget.settle(self.role, held, self._priced(spent))
         return completion
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
 
     def _priced(self, usage: Usage) -> Spent:
         return Spent(usage, self.price.of(usage) if self.price else 0.0)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..records import Usage
-from .base import Chat, Completion, Message, Schema
+from .base import Chat, ChatAround, Completion, Message, Schema
 from .keys import call_key
 from .structured import conforms
 
@@ -51,7 +51,7 @@ class MemoryCache:
         self._values.setdefault(key, value)
 
 
-class CachedChat:
+class CachedChat(ChatAround):
     """A chat that asks only what it does not know.
 
     Only whole answers are kept (`finish_reason` is `stop`), and only those of the shape that was
@@ -64,14 +64,10 @@ class CachedChat:
     """
 
     def __init__(self, inner: Chat, cache: Cache) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.cache = cache
         self.hits = 0
         self.saved = Usage()
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
 
     async def complete(
         self,
@@ -97,11 +93,8 @@ class CachedChat:
             self.cache.put(key, _written(completion))
         return completion
 
-    async def aclose(self) -> None:
-        await self.inner.aclose()
 
-
-class DedupedChat:
+class DedupedChat(ChatAround):
     """A chat that asks once what is asked several times at once.
 
     Completions of one GRPO group are often equal at low temperature; they then share a call. It
@@ -112,7 +105,7 @@ class DedupedChat:
     """
 
     def __init__(self, inner: Chat) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.shared = 0
         self._lock = threading.Lock()
         # A task belongs to its loop, so calls of different loops are not shared.
@@ -124,10 +117,6 @@ class DedupedChat:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["inner"])  # type: ignore[misc]
         self.shared = state["shared"]
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
 
     async def complete(
         self,
@@ -153,9 +142,6 @@ class DedupedChat:
             flight = self._flights[place] = _Flight(task)
             task.add_done_callback(lambda _: self._land(place, flight))
         return await self._wait(place, flight)
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
 
     async def _wait(
         self, place: tuple[asyncio.AbstractEventLoop, str], flight: _Flight

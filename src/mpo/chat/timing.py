@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .base import Chat, Completion, Message, Schema
+from .base import Chat, ChatAround, Completion, Message, Schema
 
 __all__ = ["TIMINGS", "TimedChat", "Timing"]
 
@@ -37,7 +37,7 @@ class Timing:
         return self.seconds / self.calls if self.calls else None
 
 
-class TimedChat:
+class TimedChat(ChatAround):
     """A chat that keeps the time of its answers; failed calls do not count.
 
     Args:
@@ -46,12 +46,8 @@ class TimedChat:
     """
 
     def __init__(self, inner: Chat, timing: Timing | None = None) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.timing = timing if timing is not None else Timing()
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
 
     async def complete(
         self,
@@ -70,6 +66,3 @@ class TimedChat:
         # Two threads may end at once: then one call is missing in a mean, which is worth no lock.
         self.timing = Timing(so_far.calls + 1, so_far.seconds + took, max(so_far.slowest_s, took))
         return completion
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 __all__ = ["endpoint", "read_price"]
 
 
-def endpoint(chat: str, model: str, api_key_env: str, concurrency: int, seed: int = 0) -> Chat:
+def endpoint(chat: str, model: str, api_key_env: str, concurrency: int = 64, seed: int = 0) -> Chat:
     """The client of a model over HTTP, where somebody must listen; or the simulated one.
 
     Args:

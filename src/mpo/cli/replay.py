@@ -17,8 +17,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..chat import Chat
-from ..config import check, compose, make_chat, reachable, read_run_config
-from ..config.schema import SANDBOX, BudgetConfig, ChatConfig, SandboxConfig
+from ..config import check, compose, read_run_config
+from ..config.schema import BudgetConfig
 from ..errors import ChatTransportError, ConfigError, StoreError
 from ..flags import FlagPolicy
 from ..records import Case, Judgement, Rollout
@@ -30,6 +30,7 @@ from ..store import Store
 from ..task import Task, load_task
 from ..tasks.answers import BoxedAnswers
 from .board import number
+from .endpoints import endpoint
 from .runs import expand, find
 
 __all__ = ["app"]
@@ -140,15 +141,7 @@ def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) ->
         return _Grader(checked.task, checked.chat, config.seed, config.budget, config.reward.flags)
     if not chat:
         raise ConfigError(f"{folder} has no config.yaml that names a model: give --chat, --model")
-    if chat == SANDBOX:
-        client = make_chat(ChatConfig(sandbox=True), SandboxConfig(), config.seed if config else 0)
-    elif model:
-        client = make_chat(
-            ChatConfig(base_url=chat, model=model, api_key_env=api_key_env), SandboxConfig(), 0
-        )
-        reachable(client)
-    else:
-        raise ConfigError(f"--model is missing: which model of {chat} is to be asked?")
+    client = endpoint(chat, model, api_key_env, seed=config.seed if config else 0)
     loaded = check(config).task if config is not None else load_task(task or TASK)
     return _Grader(
         loaded,

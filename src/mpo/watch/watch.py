@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..monitor import Canary, MonitorState, StepSummary, observe
+from ..records import Decision
 from ..store import Store
 from .audit import SecondOpinion
 from .canaries import Canaries
@@ -66,18 +67,19 @@ class Watch:
             return
         canaries, earlier = await self._canaries(n)
         audit = await self.audit.of(cases) if self.audit is not None else None
+        lineage = self.store.lineage()  # a large read: it holds every analysis
         before = self._state.recent[-1:]
         self._state, reading = observe(
             self._state, n, cases, canaries=canaries, canaries_before=earlier, audit=audit
         )
-        figures = reading.figures | self._jump(n, before, self._state.recent[-1])
+        figures = reading.figures | self._jump(n, lineage, before, self._state.recent[-1])
         alarms = [alarm.to_dict() for alarm in reading.alarms]
         seen = {"figures": figures, "alarms": alarms, "hint": reading.hint}
         self.store.log_choice(MONITOR, n, self.seed, seen)
         for alarm in reading.alarms:
             if alarm.new:
                 _log.warning("monitor: %s", alarm)
-        decided = [d.due or 0 for d in self.store.lineage() if d.kind == "evolve"]
+        decided = [d.due or 0 for d in lineage if d.kind == "evolve"]
         last = max([begun, *self.called(), *decided])  # what was begun may not be decided yet
         if self.on_alarm and reading.alarms and n - last >= self.min_distance:
             self.store.log_choice(CALLED, n, self.seed, [alarm.monitor for alarm in reading.alarms])
@@ -103,9 +105,15 @@ class Watch:
         said = [choice for choice in self.store.choices(MONITOR) if choice.step == due]
         return str(said[-1].result["hint"]) if said else ""
 
-    def _jump(self, n: int, before: Sequence[StepSummary], now: StepSummary) -> dict[str, float]:
+    def _jump(
+        self,
+        n: int,
+        lineage: Sequence[Decision],
+        before: Sequence[StepSummary],
+        now: StepSummary,
+    ) -> dict[str, float]:
         """How far the mean reward moved with a new rubric, from one update to the next."""
-        changed = any(d.accepted and d.step == n - 1 for d in self.store.lineage())
+        changed = any(d.accepted and d.step == n - 1 for d in lineage)
         if not changed or not before or not before[0].scored or not now.scored:
             return {}
         jump = now.reward_sum / now.scored - before[0].reward_sum / before[0].scored
