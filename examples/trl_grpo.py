@@ -14,7 +14,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 import mpo
-from mpo.training.trl import MPOCallback, TRLReward
+from mpo.integrations.trl import MPOCallback, TRLReward
 
 chat = mpo.OpenAIChat(os.environ["BASE_URL"], model=os.environ.get("MODEL", "sandbox"))
 reward = mpo.EvolvingReward(task="essay", chat=chat, store="mpo.db")

@@ -1,5 +1,5 @@
 """verifiers finds judge plugins by a top-level module's name: `id = "mpo-judge"` is this one."""
 
-from mpo.service.verifiers import MPOJudge
+from mpo.integrations.verifiers import MPOJudge
 
 __all__ = ["MPOJudge"]

@@ -19,19 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from doubles import judge_reply, meta_reply, text_of
+from fakes import judge_reply, meta_reply, text_of
 from killing import Job, Killer, serve
 from mpo.chat import CachedChat, Chat, Completion, DedupedChat, Message, Schema
-from mpo.evolving_reward import EvolvingReward
-from mpo.gate import Probes
+from mpo.evolve.gate import Probes
+from mpo.evolve.schedule import Every, Prescreened, Stratified
+from mpo.judge import make_reward_model
+from mpo.judge.scale import Anchored, Raw, normalized
 from mpo.records import Judgement, Rollout, Usage
-from mpo.reward_model import make_reward_model
-from mpo.scale import Anchored, Raw, normalized
-from mpo.schedule import Every, Prescreened, Stratified
+from mpo.reward import EvolvingReward
+from mpo.sanitize import find_fences
 from mpo.store import Store
 from mpo.task import load_task
 from mpo.training.files import newest_checkpoint
-from mpo.untrusted import find_fences
 
 STEPS, SAVE_EVERY = 8, 3
 PROMPTS, GROUP = 2, 4
@@ -43,14 +43,14 @@ PLANS: dict[str, dict[str, Any]] = {
     # In the background, with maps and canaries to carry through the resume.
     "background": {
         "schedule": Every(3),
-        "apply_after": 2,
+        "delay": 2,
         "scale": Anchored(),
         "canaries": True,
     },
     # What is due overlaps: a meta step starts before the one before it is decided.
-    "overlapping": {"schedule": Every(2), "apply_after": 3, "selection": Prescreened(fill=True)},
+    "overlapping": {"schedule": Every(2), "delay": 3, "selection": Prescreened(fill=True)},
     # Gate, second RM and alarms; answers are kept, as `mpo train` does.
-    "guarded": {"schedule": Every(3), "apply_after": 1, "on_alarm": True, "min_distance": 1},
+    "guarded": {"schedule": Every(3), "delay": 1, "on_alarm": True, "min_distance": 1},
 }
 FAILS, UNUSABLE = 11, "I would rather not say."
 """One text in so many gets no usable judgement, however often it is asked for."""
@@ -128,7 +128,7 @@ class Clock:
 
     def __init__(self, plan: str) -> None:
         self.plan = plan
-        self.apply_after = int(PLANS[plan].get("apply_after", 0))
+        self.delay = int(PLANS[plan].get("delay", 0))
         self.updates = self.began_at = 0
         self.in_score = False
         self.held = 0
@@ -136,7 +136,7 @@ class Clock:
     async def wait_for_decision(self, due: int) -> None:
         """An answer of the MRM comes when the trainer has made all updates that it had time for."""
         self.held += 1
-        while self.updates < due + self.apply_after:
+        while self.updates < due + self.delay:
             await asyncio.sleep(0.001)
         self.held -= 1
 
@@ -146,8 +146,8 @@ class Clock:
         One that was under way at the checkpoint starts again with the next update.
         """
         schedule, last = PLANS[self.plan]["schedule"], self.updates
-        past = range(max(self.began_at, last - self.apply_after) + 1, last + 1)
-        while self.apply_after and any(map(schedule.due, past)) and not self.held:
+        past = range(max(self.began_at, last - self.delay) + 1, last + 1)
+        while self.delay and any(map(schedule.due, past)) and not self.held:
             await asyncio.sleep(0.001)
 
 
@@ -265,7 +265,7 @@ def make_reward(folder: Path, plan: str, killer: Killer, clock: Clock) -> Evolvi
         task = load_task("essay")
         rm = make_reward_model(task, models["rm"], store.secret, 0)
         options["gate"] = Probes(rm, task, normalized, seed=0)
-        options["audit_chat"] = models["audit"]
+        options["second_judge"] = models["audit"]
     return EvolvingReward(
         "essay",
         models["rm"],

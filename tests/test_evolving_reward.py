@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from doubles import batch, judge_reply, loop_answer, loop_chat, meta_reply, rubric_reply
+from fakes import batch, judge_reply, loop_answer, loop_chat, meta_reply, rubric_reply
 from mpo.chat import Completion, Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, ConfigError, UnscoredError
-from mpo.evolving_reward import EvolvingReward
-from mpo.gate import Ruling
+from mpo.evolve.gate import GateResult
+from mpo.evolve.schedule import Every, Never, Stratified
+from mpo.judge.scale import Raw
 from mpo.records import Case, Decision, Judgement, Refinement, Rollout, Usage
+from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
-from mpo.scale import Raw
-from mpo.schedule import Every, Never, Stratified
 from mpo.store import Store
 
 SRC = Path(__file__).parents[1] / "src"
@@ -93,7 +93,7 @@ class TestScore:
         reward = make(tmp_path / "a.db", chat, rubric=rubric, scale=Raw())
         (judgement,) = score(reward, [Rollout(prompt="p", completion="some words")])
         assert judgement.reward == -2 + 0.5 * 10
-        assert judgement.normalized == pytest.approx((-2 + 5 + 2) / (4 + 5))
+        assert judgement.normalized_reward == pytest.approx((-2 + 5 + 2) / (4 + 5))
 
     @pytest.mark.parametrize(
         ("reply", "reason"),
@@ -220,8 +220,8 @@ class TestStep:
         class Refuse:
             async def check(
                 self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
-            ) -> Ruling:
-                return Ruling(False, "no", {"margin": -0.5})
+            ) -> GateResult:
+                return GateResult(False, "no", {"margin": -0.5})
 
         reward = make(tmp_path / "a.db", gate=Refuse())
         seed = reward.rubric()
@@ -333,9 +333,9 @@ class TestLaws:
     ) -> None:
         code = textwrap.dedent("""
             import asyncio, sys
-            from doubles import batch, loop_chat
-            from mpo.evolving_reward import EvolvingReward
-            from mpo.schedule import Every
+            from fakes import batch, loop_chat
+            from mpo.reward import EvolvingReward
+            from mpo.evolve.schedule import Every
             reward = EvolvingReward("essay", loop_chat(), sys.argv[1], schedule=Every(2), samples=4)
             async def main():
                 for n in range(4):
@@ -377,9 +377,9 @@ class TestLaws:
         """Kill while calls are in flight; the next process asks for those only."""
         code = textwrap.dedent("""
             import asyncio, sys
-            from doubles import batch, judge_reply
+            from fakes import batch, judge_reply
             from mpo.chat import Completion
-            from mpo.evolving_reward import EvolvingReward
+            from mpo.reward import EvolvingReward
             from mpo.records import Usage
             class Slow:
                 name = "double"

@@ -34,7 +34,7 @@ def test_a_name_exists(name: str) -> None:
 
 def test_a_wrong_name_would_be_found() -> None:
     with pytest.raises(ModuleNotFoundError):
-        found("mpo.reward_model.NoSuchThing")
+        found("mpo.judge.NoSuchThing")
 
 
 def test_every_row_has_three_cells_and_a_name() -> None:

@@ -15,7 +15,7 @@ import os
 
 import verifiers.v1 as vf
 
-from mpo.service.verifiers import MPOJudgeConfig
+from mpo.integrations.verifiers import MPOJudgeConfig
 
 __all__ = ["TeaEssays"]
 

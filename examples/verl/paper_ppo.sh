@@ -26,13 +26,13 @@ OUT=${OUT:-checkpoints/essay-ppo}
 # veRL loads its checkpoint by itself; the rubric has to go back with it.
 if [[ -f $OUT/latest_checkpointed_iteration.txt ]]; then
   STEP=$(<"$OUT/latest_checkpointed_iteration.txt")
-  python -c "import sys; from mpo.service.verl import restore; restore(*sys.argv[1:])" \
+  python -c "import sys; from mpo.integrations.verl import restore; restore(*sys.argv[1:])" \
     "$OUT/global_step_$STEP" "$MPO_URL"
 fi
 
 # 64 prompts make an update (26,013 make 406). PPO: 4 epochs of one mini-batch, clip 0.2, value clip
 # 0.2, gamma 1, lambda 0.95, KL (k1) of 0.02 in the reward.
-export VERL_USE_EXTERNAL_MODULES=mpo.service.verl_trainer
+export VERL_USE_EXTERNAL_MODULES=mpo.integrations.verl_trainer
 python -m verl.trainer.main_ppo \
   algorithm.adv_estimator=gae \
   algorithm.gamma=1.0 \
@@ -79,7 +79,7 @@ python -m verl.trainer.main_ppo \
   reward.reward_manager.name=MPORewardManager \
   +mpo.url="$MPO_URL" \
   trainer.v1.trainer_mode=mpo_sync \
-  trainer.checkpoint_callback_class=mpo.service.verl.MPOCheckpoint \
+  trainer.checkpoint_callback_class=mpo.integrations.verl.MPOCheckpoint \
   trainer.default_local_dir="$OUT" \
   trainer.project_name=mpo \
   trainer.experiment_name=essay-ppo \

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .chat import Chat, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
     from .errors import MPOError
-    from .evolving_reward import EvolvingReward
     from .records import Decision, Judgement, Refinement, Rollout, Usage
+    from .reward import EvolvingReward
     from .rubric import Criterion, Level, Rubric, diff_rubrics, parse_rubric, read_rubric
     from .store import Store
     from .task import Task, load_task
@@ -38,7 +38,7 @@ _HOME = {
     "Completion": "chat",
     "Criterion": "rubric",
     "Decision": "records",
-    "EvolvingReward": "evolving_reward",
+    "EvolvingReward": "reward",
     "Judgement": "records",
     "Level": "rubric",
     "MPOError": "errors",

@@ -142,7 +142,7 @@ class Judgement(_Record):
     """In the rubric's order; empty when unscored or when a rule fired."""
     reward: float | None = None
     """In the scale of the run (`normalized`: 0 to 1)."""
-    normalized: float | None = None
+    normalized_reward: float | None = None
     """Σ w·(s−min) / Σ w·(max−min), 0 to 1, whatever the scale of the run."""
     unscored: str | None = None
     """Why there is no reward, starting with one word for statistics: `truncated: …`."""
@@ -162,8 +162,8 @@ class Judgement(_Record):
                 "a judgement has a reward or a reason why it is unscored, not both or neither; "
                 f"got reward={self.reward!r}, unscored={self.unscored!r}"
             )
-        if (self.reward is None) != (self.normalized is None):
-            raise ValueError("reward and normalized are both set or both missing")
+        if (self.reward is None) != (self.normalized_reward is None):
+            raise ValueError("reward and normalized_reward are both set or both missing")
         return self
 
 

@@ -21,7 +21,7 @@ from mpo.chat import (
 )
 from mpo.errors import ChatReplyError, ChatTransportError
 from mpo.records import Usage
-from mpo.untrusted import fence
+from mpo.sanitize import fence
 
 
 def user(text: str = "hello") -> list[Message]:

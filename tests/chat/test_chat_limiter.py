@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mpo.chat import Limiter, Message, OpenAIChat
-from mpo.chat.limiter import Turnstile
+from mpo.chat.limiter import AdmissionQueue
 
 ASK: Sequence[Message] = [{"role": "user", "content": "x"}]
 
@@ -128,7 +128,7 @@ def test_a_loop_that_ended_does_not_hold_up_the_others() -> None:
 
 def test_what_admit_raises_reaches_the_caller() -> None:
     async def scene() -> None:
-        turnstile = Turnstile()
+        turnstile = AdmissionQueue()
         verdicts: list[Any] = [False, ValueError("no")]
 
         def admit() -> bool:

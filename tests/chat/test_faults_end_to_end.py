@@ -17,10 +17,10 @@ from mpo.chat import OpenAIChat
 from mpo.config import compose
 from mpo.config.schema import BudgetConfig
 from mpo.errors import UnscoredError
-from mpo.evolving_reward import EvolvingReward
+from mpo.evolve.schedule import Never
 from mpo.records import Judgement, Rollout
+from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
-from mpo.schedule import Never
 from mpo.store import Store
 
 RUBRIC = Rubric(criteria=(Criterion(name="a"), Criterion(name="b")))
@@ -97,7 +97,7 @@ def test_an_unusable_answer_is_asked_for_once_more_and_then_unscored(
     content, reason = CONTENTS[case]
     endpoint.default = faults.body(content)
     (judgement,) = scored(tmp_path, endpoint.url)
-    assert (judgement.reward, judgement.normalized, judgement.scores) == (None, None, ())
+    assert (judgement.reward, judgement.normalized_reward, judgement.scores) == (None, None, ())
     assert judgement.unscored is not None
     assert judgement.unscored.partition(":")[0] == reason
     assert len(endpoint.requests) == judgement.usage.calls == 2

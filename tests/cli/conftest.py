@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 import mpo
-from mpo.sandbox.server import make_app
+from mpo_sandbox.server import make_app
 
 SOURCE = str(Path(mpo.__file__).parents[1])
 

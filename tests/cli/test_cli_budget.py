@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cli.conftest import Endpoint, Mpo
-from mpo.sandbox import corpus
 from mpo.store import Store
+from mpo_sandbox import corpus
 
 PROMPTS = [{"prompt": f"{a} and {b}"} for a in ("tea", "rain", "stone") for b in ("wool", "glass")]
 

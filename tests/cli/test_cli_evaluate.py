@@ -21,8 +21,8 @@ from mpo.cli.evaluate import COMMANDS
 from mpo.cli.group import app
 from mpo.records import Case, CriterionScore, Judgement, Rollout
 from mpo.rubric import parse_rubric
+from mpo.sanitize import find_fences
 from mpo.store import Store
-from mpo.untrusted import find_fences
 from shared_data import shared_data
 
 
@@ -249,7 +249,7 @@ def store_of(path: Path, model: str, twist: int = 0) -> Path:
                 for key, score in zip(RUBRIC.criterion_ids, scores, strict=True)
             ),
             reward=reward,
-            normalized=reward,
+            normalized_reward=reward,
             model=model,
         )
         store.append([Case(rollout=rollout, judgement=judgement)])

@@ -17,7 +17,7 @@ from aiohttp import web
 from cli.conftest import Mpo
 from mpo.chat import Chat, Message, RecordedChat, Schema, ScriptedChat
 from mpo.errors import MPOError
-from mpo.untrusted import find_fences
+from mpo.sanitize import find_fences
 from shared_data import shared_data
 
 SCORED, HUMAN = 160, 80

@@ -13,7 +13,7 @@ import pytest
 
 from cli.conftest import Endpoint, Mpo
 from mpo.rubric import parse_rubric
-from mpo.sandbox import corpus
+from mpo_sandbox import corpus
 
 SEED = 3
 """Whatever its biases are: the model is the same in both processes."""

@@ -15,10 +15,10 @@ from mpo.cli.replay import spearman
 from mpo.config import RunFolder, load_config
 from mpo.config.build import build
 from mpo.records import Rollout
-from mpo.sandbox import corpus
 from mpo.store import Store
+from mpo_sandbox import corpus
 
-SETTINGS = ["meta.every=1", "meta.samples=4", "meta.gate=always", "meta.apply_after=0"]
+SETTINGS = ["meta.every=1", "meta.samples=4", "meta.gate=always", "meta.delay=0"]
 
 
 def rollouts(step: int) -> list[Rollout]:

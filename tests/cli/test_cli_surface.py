@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 
@@ -12,7 +11,7 @@ from cli.conftest import Mpo
 from mpo import __version__
 from mpo.cli.group import COMMANDS
 
-SUBCOMMANDS = ["rubric show", "rubric diff", "task check", "sandbox serve", "bench startup"]
+SUBCOMMANDS = ["rubric show", "rubric diff", "task check", "sandbox serve"]
 
 
 def test_version_and_help(run: Mpo) -> None:
@@ -43,7 +42,7 @@ def test_every_help_has_an_example_and_the_line_of_the_list(run: Mpo) -> None:
     for command, text in shown.items():
         if command in COMMANDS:
             assert COMMANDS[command] in " ".join(text.split())
-        if command not in ("rubric", "task", "sandbox", "bench"):  # groups: their commands have one
+        if command not in ("rubric", "task", "sandbox"):  # groups: their commands have one
             assert re.search(rf"Examples?: mpo {command} ?", text), text
 
 
@@ -62,13 +61,3 @@ def test_a_run_stays_inside_its_folder(run: Mpo, name: str) -> None:
     done = run("train", "sandbox/essay", "--name", name)
     assert done.returncode == 2
     assert not (run.folder / "runs").exists()
-
-
-def test_startup_is_measured_and_light(run: Mpo) -> None:
-    done = run("bench", "startup", "--repeat", "1", "--json")
-    # Not the exit code: one run on a busy machine may well be over the target.
-    measured = json.loads(done.stdout)
-    assert set(measured) == {"mpo --help", "import mpo"}
-    for numbers in measured.values():
-        assert numbers["heavy"] == []
-        assert 0 < numbers["median_s"] < 20

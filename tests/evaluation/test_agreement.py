@@ -13,12 +13,7 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from mpo.errors import DataError, StoreError
-from mpo.evaluation.agreement import (
-    agreement,
-    case_agreement,
-    krippendorff_alpha,
-    quadratic_kappa,
-)
+from mpo.evaluation.agreement import agreement, case_agreement, krippendorff_alpha, quadratic_kappa
 from mpo.evaluation.criteria import criteria_figures
 from mpo.records import Case, CriterionScore, Judgement, Rollout
 from mpo.rubric import Rubric, parse_rubric
@@ -106,7 +101,7 @@ def case(number: int, scores: tuple[int, ...], rubric: Rubric = RUBRIC, group: s
             for key, score in zip(rubric.criterion_ids, scores, strict=False)
         ),
         reward=reward,
-        normalized=reward,
+        normalized_reward=reward,
         unscored=None if scores else "truncated: cut",
     )
     return Case(rollout=rollout, judgement=judgement)

@@ -18,7 +18,7 @@ from mpo.evaluation.verdict import read_verdict, verdict_accuracy
 from mpo.records import Case, Decision, Judgement, Rollout
 from mpo.rubric import parse_rubric
 from mpo.store import Store
-from mpo.tasks.answers import BoxedAnswers, final_answer
+from mpo.task.answers import BoxedAnswers, final_answer
 from shared_data import shared_data
 
 
@@ -151,7 +151,7 @@ def run_with(path: Path, cases: list[tuple[int, str, float | None]]) -> Store:
             step=step,
             mode=mode,  # type: ignore[arg-type]
             reward=reward,
-            normalized=reward,
+            normalized_reward=reward,
             unscored="truncated: cut" if reward is None else None,
         )
         store.append([Case(rollout=rollout, judgement=judgement)])

@@ -13,9 +13,9 @@ import pytest
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatTransportError, DataError
 from mpo.evaluation.judge_accuracy import Outcome, Pair, accuracy, read_pairs, score_pairs
-from mpo.evolving_reward import EvolvingReward
-from mpo.schedule import Never
-from mpo.untrusted import find_fences
+from mpo.evolve.schedule import Never
+from mpo.reward import EvolvingReward
+from mpo.sanitize import find_fences
 
 LLMBAR = [
     {"input": "Say A.", "output_1": "A, gladly, as you ask", "output_2": "A", "label": 2},

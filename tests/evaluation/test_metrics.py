@@ -51,7 +51,7 @@ def put(
             step=step,
             mode=mode,
             reward=None if reward is None else reward * 5,  # another scale than the normalized one
-            normalized=reward,
+            normalized_reward=reward,
             unscored="truncated: cut" if reward is None else None,
         )
         cases.append(Case(rollout=rollout, judgement=judgement))

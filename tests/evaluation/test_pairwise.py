@@ -21,16 +21,10 @@ from mpo.errors import (
 )
 from mpo.evaluation.games import read_games
 from mpo.evaluation.outputs import Outputs, common_prompts, read_outputs
-from mpo.evaluation.pairwise import (
-    SCHEMA,
-    PairwiseJudge,
-    Played,
-    plan_games,
-    read_pairwise_prompt,
-)
+from mpo.evaluation.pairwise import SCHEMA, PairwiseJudge, Played, plan_games, read_pairwise_prompt
 from mpo.evaluation.ranking import rank
 from mpo.evaluation.rows import JsonlLog, read_rows
-from mpo.untrusted import find_fences
+from mpo.sanitize import find_fences
 
 Compare = Callable[[str, str, str], str]
 PROMPTS = [f"prompt {n}" for n in range(6)]

@@ -39,7 +39,7 @@ class TestPublishedFolder:
         assert [(s.criterion, s.score, s.rationale) for s in first.scores] == [
             ("flow", 1, "because of 1")
         ]
-        assert first.normalized == 0.5
+        assert first.normalized_reward == 0.5
 
     def test_what_does_not_fit_the_rubric_is_listed_and_stays_unscored(
         self, tmp_path: Path

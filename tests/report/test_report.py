@@ -375,7 +375,7 @@ def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> N
                     step=step,
                     scores=scores,
                     reward=0.6,
-                    normalized=0.6,
+                    normalized_reward=0.6,
                 )
                 cases.append(Case(rollout=rollout, judgement=judgement))
             store.append(cases)

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from mpo.sandbox import corpus
-from mpo.sandbox.sloppy import HABITS
-from mpo.sandbox.words import join, sentences, tokens, words
+from mpo_sandbox import corpus
+from mpo_sandbox.sloppy import HABITS
+from mpo_sandbox.words import join, sentences, tokens, words
 
 HALVES: tuple[corpus.Half, ...] = ("a", "b", "held")
 
@@ -97,7 +97,7 @@ def test_prompts_vary_and_cover_the_topics_evenly() -> None:
 
 def test_the_same_seed_gives_the_same_text_in_another_process() -> None:
     code = (
-        "from mpo.sandbox import corpus\n"
+        "from mpo_sandbox import corpus\n"
         "print([e for h in ('a','b','held') for e in corpus.generate(5, 60, h)])\n"
         "print(corpus.prompts(5, 60))"
     )

@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from mpo.errors import MPOError  # noqa: E402
-from mpo.sandbox import corpus, policy  # noqa: E402
-from mpo.sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
-from mpo.sandbox.words import words  # noqa: E402
-from mpo.sandbox.worlds import WORLDS  # noqa: E402
+from mpo_sandbox import corpus, policy  # noqa: E402
+from mpo_sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
+from mpo_sandbox.words import words  # noqa: E402
+from mpo_sandbox.worlds import WORLDS  # noqa: E402
 
 TINY = PolicySettings(hidden=64, layers=1, essays=640, steps=40)
 
@@ -167,7 +167,7 @@ def test_a_tokenizer_that_reads_back_something_else_is_refused(
 
 
 def test_cache_root_follows_the_environment(tmp_path: Path) -> None:
-    code = "from mpo.sandbox.policy import cache_root; print(cache_root())"
+    code = "from mpo_sandbox.policy import cache_root; print(cache_root())"
 
     def root(**extra: str) -> str:
         env = {k: v for k, v in os.environ.items() if k != "MPO_CACHE"} | extra
@@ -179,6 +179,6 @@ def test_cache_root_follows_the_environment(tmp_path: Path) -> None:
 
 
 def test_importing_the_module_loads_no_torch() -> None:
-    code = "import sys, mpo.sandbox.policy; print('torch' in sys.modules)"
+    code = "import sys, mpo_sandbox.policy; print('torch' in sys.modules)"
     run = [sys.executable, "-c", code]
     assert subprocess.run(run, check=True, capture_output=True, text=True).stdout == "False\n"

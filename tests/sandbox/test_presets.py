@@ -15,7 +15,7 @@ from rich.console import Console
 
 import mpo
 from mpo.cli.results import results_table
-from mpo.sandbox.worlds import WORLDS
+from mpo_sandbox.worlds import WORLDS
 
 
 def printed(compare: dict[str, Any]) -> list[str]:
@@ -58,7 +58,7 @@ def test_a_preset_trains_and_says_what_it_measured(task: str, tmp_path: Path) ->
     """Trains the task's policy first if the cache lacks it: about a minute each."""
     pytest.importorskip("trl")
     command = [sys.executable, "-m", "mpo", "train", f"sandbox/{task}", "--name", "a"]
-    settings = ["trainer.steps=3", "meta.every=2", "meta.apply_after=0"]
+    settings = ["trainer.steps=3", "meta.every=2", "meta.delay=0"]
     done = subprocess.run(
         [*command, *settings, "--progress", "plain"],
         cwd=tmp_path,

@@ -11,16 +11,16 @@ import pytest
 
 from mpo.chat import Completion, Message, Schema
 from mpo.errors import ChatReplyError
-from mpo.evolving_reward import EvolvingReward
+from mpo.evolve.schedule import Every
+from mpo.judge import make_reward_model
 from mpo.records import Decision, Judgement, Rollout
-from mpo.reward_model import make_reward_model
-from mpo.sandbox.chat import SimulatedChat
-from mpo.sandbox.corpus import Essay
-from mpo.sandbox.judge import EXPLOITABLE, named
-from mpo.sandbox.worlds import WORLDS
-from mpo.schedule import Every
+from mpo.reward import EvolvingReward
 from mpo.task import load_task
-from mpo.tasks.answers import BoxedAnswers
+from mpo.task.answers import BoxedAnswers
+from mpo_sandbox.chat import SimulatedChat
+from mpo_sandbox.corpus import Essay
+from mpo_sandbox.judge import EXPLOITABLE, named
+from mpo_sandbox.worlds import WORLDS
 
 SECRET = b"k" * 32
 REFERENCE = "one step is to understand that 5 plus 3 is 8. \\boxed { 8 }."

@@ -14,15 +14,15 @@ import pytest
 
 from mpo.chat import OpenAIChat
 from mpo.errors import ConfigError
-from mpo.evolving_reward import EvolvingReward
+from mpo.evolve.schedule import Every
 from mpo.records import Decision, Rollout
+from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
-from mpo.sandbox.chat import SimulatedChat
-from mpo.sandbox.corpus import Essay, generate
-from mpo.sandbox.gold import Gold
-from mpo.sandbox.judge import EXPLOITABLE, PROPERTIES, SimulatedJudge, draw_biases, named
-from mpo.sandbox.supervisor import VOCABULARY, SimulatedSupervisor
-from mpo.schedule import Every
+from mpo_sandbox.chat import SimulatedChat
+from mpo_sandbox.corpus import Essay, generate
+from mpo_sandbox.gold import Gold
+from mpo_sandbox.judge import EXPLOITABLE, PROPERTIES, SimulatedJudge, draw_biases, named
+from mpo_sandbox.supervisor import VOCABULARY, SimulatedSupervisor
 
 VAGUE = [("discourse", "Discourse\nhow well it reads as a whole", range(6))]
 
@@ -295,11 +295,11 @@ class TestChat:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """`mpo.sandbox.server` in another process, on a free port."""
+    """`mpo_sandbox.server` in another process, on a free port."""
     import subprocess
     import sys
 
-    code = "from mpo.sandbox.server import serve; serve(port=0, ready=lambda u: print(u, flush=1))"
+    code = "from mpo_sandbox.server import serve; serve(port=0, ready=lambda u: print(u, flush=1))"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     yield child.stdout.readline().strip()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from mpo.lint import has_errors, lint
+from mpo.evolve.lint import has_errors, lint
 from mpo.rubric import Criterion, Level, Rubric
-from mpo.sandbox.spoilt import POISON, spoil
+from mpo_sandbox.spoilt import POISON, spoil
 
 SOUND: dict[str, Any] = {
     "reasons": "Two things were missing.",

@@ -12,18 +12,18 @@ import pytest
 from mpo.config import check, load_config
 from mpo.errors import ConfigError
 from mpo.records import Rollout
-from mpo.reward_model import first_rule
-from mpo.sandbox.audit import GoldAuditor
-from mpo.sandbox.corpus import Essay
-from mpo.sandbox.ethics import verdict_accuracy
-from mpo.sandbox.judge import PROPERTIES, SimulatedJudge, split
-from mpo.sandbox.summarization import faithfulness_and_coverage
-from mpo.sandbox.supervisor import VOCABULARY
-from mpo.sandbox.words import tokens
-from mpo.sandbox.worlds import WORLDS, world_of
 from mpo.task import load_task
-from mpo.tasks.answers import BoxedAnswers
-from mpo.tasks.verdicts import read_verdict
+from mpo.task.answers import BoxedAnswers
+from mpo.task.rules import first_rule
+from mpo.task.verdicts import read_verdict
+from mpo_sandbox.audit import SandboxGold
+from mpo_sandbox.corpus import Essay
+from mpo_sandbox.ethics import verdict_accuracy
+from mpo_sandbox.judge import PROPERTIES, SimulatedJudge, split
+from mpo_sandbox.summarization import faithfulness_and_coverage
+from mpo_sandbox.supervisor import VOCABULARY
+from mpo_sandbox.words import tokens
+from mpo_sandbox.worlds import WORLDS, world_of
 
 NEW = ("ethics", "math", "summarization")
 HIDDEN = {"ethics": "binarized_label", "summarization": "clean_summary"}
@@ -87,7 +87,7 @@ def audit(task: str, pairs: list[tuple[str, dict[str, Any]]], prompt: str = "p")
     ]
     return [
         (value, dict(parts))
-        for _, value, parts in GoldAuditor(task, BoxedAnswers()).audit(rollouts)
+        for _, value, parts in SandboxGold(task, BoxedAnswers()).audit(rollouts)
     ]
 
 
@@ -194,7 +194,7 @@ class TestMath:
 
     def test_without_a_checker_it_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="AnswerChecker"):
-            GoldAuditor("math")
+            SandboxGold("math")
 
 
 def test_each_task_names_what_it_measures_and_an_unknown_one_gets_the_essays() -> None:

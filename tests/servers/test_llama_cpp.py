@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mpo.chat import OpenAIChat
-from mpo.evolving_reward import EvolvingReward
+from mpo.evolve.schedule import Never
 from mpo.records import Judgement, Rollout
+from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
-from mpo.schedule import Never
 from mpo.store import Store
 from mpo.task import load_task
 

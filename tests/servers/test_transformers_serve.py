@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mpo.chat import OpenAIChat
-from mpo.evolving_reward import EvolvingReward
+from mpo.evolve.schedule import Never
 from mpo.records import Judgement, Rollout
-from mpo.schedule import Never
+from mpo.reward import EvolvingReward
 from mpo.store import Store
 
 pytestmark = pytest.mark.servers

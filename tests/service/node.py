@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from doubles import loop_answer, text_of
+from fakes import loop_answer, text_of
 from mpo.chat import Completion, Message, Schema, ScriptedChat
-from mpo.evolving_reward import EvolvingReward
-from mpo.scale import Scale
-from mpo.schedule import Every
+from mpo.evolve.schedule import Every
+from mpo.judge.scale import Scale
+from mpo.reward import EvolvingReward
 from mpo.service.metrics import Metrics
 from mpo.service.server import door_for, serve
 from mpo.service.service import RewardService
@@ -61,7 +61,7 @@ def make_service(
     k: int = 10,
     chat: Any = None,
     metrics: bool = False,
-    apply_after: int = 0,
+    delay: int = 0,
     scale: Scale | None = None,
     **settings: Any,
 ) -> RewardService:
@@ -76,7 +76,7 @@ def make_service(
         others=1,
         earlier=1,
         lint=False,
-        apply_after=apply_after,
+        delay=delay,
         scale=scale,
     )
     return RewardService(

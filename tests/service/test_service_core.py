@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from doubles import loop_answer
+from fakes import loop_answer
 from mpo.chat import Budget, ScriptedChat
 from mpo.errors import BudgetError, ChatTransportError
-from mpo.scale import Raw
+from mpo.judge.scale import Raw
 from mpo.service.service import RewardService
 from mpo.service.wire import (
     METRICS,
@@ -309,7 +309,7 @@ def test_a_meta_step_may_count_some_updates_later(tmp_path: Path) -> None:
         assert decided.rubric_version == 1
         assert not (await step(service, 10)).changed, "the same answer as before"
 
-    held(test, tmp_path, apply_after=3)
+    held(test, tmp_path, delay=3)
 
 
 def test_the_count_drives_meta_steps_where_the_engine_cannot(tmp_path: Path) -> None:

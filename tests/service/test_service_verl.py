@@ -28,7 +28,7 @@ from verl.experimental.reward_loop.reward_loop import migrate_legacy_reward_impl
 from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 
 from mpo.errors import ConfigError
-from mpo.service.verl import MPORewardManager, restore
+from mpo.integrations.verl import MPORewardManager, restore
 from mpo.service.wire import METRICS
 from service.conftest import PATHS, Node
 
@@ -122,7 +122,7 @@ def test_workers_ask_the_service(cluster: None, node: Node, tokenizer: str, tmp_
         node,
         tokenizer,
         *IMPORTLIB,
-        "trainer.checkpoint_callback_class=mpo.service.verl.MPOCheckpoint",
+        "trainer.checkpoint_callback_class=mpo.integrations.verl.MPOCheckpoint",
     )
     manager = RewardLoopManager(config)
     assert manager.reward_manager_cls is MPORewardManager
@@ -192,12 +192,12 @@ def test_importing_verl_loads_the_plugin() -> None:
     """A process of its own: veRL logs a plugin that fails at DEBUG only."""
     program = (
         "import sys, verl\n"
-        "assert 'mpo.service.verl' in sys.modules\n"
+        "assert 'mpo.integrations.verl' in sys.modules\n"
         "from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls as get\n"
         "print(get('mpo').__module__)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip().endswith("mpo.service.verl"), done.stderr[-2000:]
+    assert done.stdout.strip().endswith("mpo.integrations.verl"), done.stderr[-2000:]
 
 
 def test_the_plugins_name_is_a_manager(node: Node, tokenizer: str) -> None:
@@ -224,7 +224,7 @@ def test_the_trainer_with_meta_steps_is_registered() -> None:
     pytest.importorskip("transfer_queue")
     from verl.trainer.ppo.v1 import get_trainer_cls
 
-    from mpo.service.verl_trainer import MPOTrainerSync
+    from mpo.integrations.verl_trainer import MPOTrainerSync
 
     assert get_trainer_cls("mpo_sync") is MPOTrainerSync
 

@@ -8,15 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpo.records import (
-    Case,
-    CriterionScore,
-    Decision,
-    Judgement,
-    Rollout,
-    Usage,
-    content_hash,
-)
+from mpo.records import Case, CriterionScore, Decision, Judgement, Rollout, Usage, content_hash
 from mpo.rubric import Rubric, parse_rubric
 from mpo.store import Store
 
@@ -59,7 +51,7 @@ def make_case(
         mode=mode,
         scores=() if reward is None else (CriterionScore(criterion="flow", score=3),),
         reward=reward,
-        normalized=reward,
+        normalized_reward=reward,
         unscored="truncated: no answer" if reward is None else None,
         usage=usage,
     )

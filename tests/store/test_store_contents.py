@@ -8,16 +8,7 @@ from typing import Any
 import pytest
 
 from mpo.errors import StoreError
-from mpo.records import (
-    Analysis,
-    Case,
-    Decision,
-    Judgement,
-    Proposal,
-    Refinement,
-    Rollout,
-    Usage,
-)
+from mpo.records import Analysis, Case, Decision, Judgement, Proposal, Refinement, Rollout, Usage
 from mpo.rubric import Rubric
 from mpo.store import Choice, Store
 from store.store_doubles import (
@@ -90,7 +81,7 @@ def test_any_text_of_a_policy_round_trips(store: Store, text: str) -> None:
         prompt="p", completion=text, columns={"x": text, "big": 10**30, "n": math.inf}
     )
     judgement = Judgement(
-        key="k", rollout_id=rollout.id, rubric_id=SEED.id, reward=0.1 + 0.2, normalized=1 / 3
+        key="k", rollout_id=rollout.id, rubric_id=SEED.id, reward=0.1 + 0.2, normalized_reward=1 / 3
     )
     store.append([Case(rollout=rollout, judgement=judgement)])
     assert store.window() == [Case(rollout=rollout, judgement=judgement)]
@@ -273,7 +264,7 @@ def test_attempts_come_in_order_and_from_any_branch(store: Store) -> None:
         ({"mode": "eval"}, "mode 'eval'"),
         ({"cohort": "algebra"}, "cohort 'algebra'"),
         ({"reward": math.nan}, "nan"),
-        ({"normalized": math.inf}, "inf"),
+        ({"normalized_reward": math.inf}, "inf"),
     ],
 )
 def test_cases_that_do_not_fit_are_refused(

@@ -19,11 +19,7 @@ import pytest
 
 import mpo
 from mpo.errors import StoreError
-from mpo.records import (
-    Decision,
-    Proposal,
-    Refinement,
-)
+from mpo.records import Decision, Proposal, Refinement
 from mpo.store import Store
 from store.store_doubles import (
     SEED,

@@ -33,7 +33,7 @@ def work(job: Job) -> None:
         return answer(messages, schema, seed)
 
     # In the background: after updates 2, 4 and 6, decided one update later.
-    reward = tiny_reward(folder, reply, apply_after=1)
+    reward = tiny_reward(folder, reply, delay=1)
     summary = TRAINERS[job["trainer"]](folder, job["model"], reward, auditor=Lengths())
     (folder / "summary.json").write_text(json.dumps(summary))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpo.errors import ConfigError
-from mpo.schedule import Every
+from mpo.evolve.schedule import Every
 from mpo.store import Store
 from mpo.training.blind import blind_rubric
 from training.tiny import ROWS, SETTINGS, answer, history, tiny_reward

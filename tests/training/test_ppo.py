@@ -17,18 +17,18 @@ torch = pytest.importorskip("torch")
 
 from mpo.chat import ScriptedChat  # noqa: E402
 from mpo.errors import ConfigError, DataError, StoreError, UnscoredError  # noqa: E402
-from mpo.evolving_reward import EvolvingReward  # noqa: E402
+from mpo.evolve.schedule import Never  # noqa: E402
+from mpo.judge.scale import Normalized, Raw  # noqa: E402
+from mpo.reward import EvolvingReward  # noqa: E402
 from mpo.rubric import read_rubric  # noqa: E402
-from mpo.sandbox import corpus  # noqa: E402
-from mpo.sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
-from mpo.scale import Normalized, Raw  # noqa: E402
-from mpo.schedule import Never  # noqa: E402
+from mpo.sanitize import find_fences  # noqa: E402
 from mpo.store import Store  # noqa: E402
-from mpo.training.ppo import reward_span  # noqa: E402
-from mpo.training.ppo_settings import PPOSettings  # noqa: E402
-from mpo.training.ppo_trackers import Trackers  # noqa: E402
-from mpo.training.run import StepReport  # noqa: E402
-from mpo.untrusted import find_fences  # noqa: E402
+from mpo.training.ppo.settings import PPOSettings  # noqa: E402
+from mpo.training.ppo.trackers import Trackers  # noqa: E402
+from mpo.training.ppo.trainer import reward_span  # noqa: E402
+from mpo.training.trl_trainer import StepReport  # noqa: E402
+from mpo_sandbox import corpus  # noqa: E402
+from mpo_sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task  # noqa: E402
 from training.tiny_ppo import LORA, SETTINGS, ppo, tiny_ppo  # noqa: E402
 
@@ -365,7 +365,7 @@ def test_a_missing_end_costs_a_share_of_the_span_or_an_amount(model: str, tmp_pa
 
 def test_importing_ppo_loads_nothing_heavy() -> None:
     program = (
-        "import sys, mpo.training.ppo, mpo.training.bench\n"
+        "import sys, mpo.training.ppo.trainer\n"
         "print(*[m for m in ('torch', 'transformers', 'peft', 'trl') if m in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mpo.training.ppo_math import (  # noqa: E402
+from mpo.training.ppo.math import (  # noqa: E402
     AdaptiveKL,
     advantages,
     clipped_policy_loss,

@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mpo.training.ppo_lm import Folding, LanguageModel, Weights  # noqa: E402
-from mpo.training.ppo_model import load_actor_critic  # noqa: E402
-from mpo.training.ppo_rollout import Sample, Sampling, chunk_of, chunks, sample  # noqa: E402
+from mpo.training.ppo.language_model import Folding, LanguageModel, Weights  # noqa: E402
+from mpo.training.ppo.model import load_actor_critic  # noqa: E402
+from mpo.training.ppo.rollout import Sample, Sampling, chunk_of, chunks, sample  # noqa: E402
 from training.tiny_ppo import LORA, ppo  # noqa: E402
 
 CPU = torch.device("cpu")

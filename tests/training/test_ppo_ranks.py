@@ -122,7 +122,7 @@ def test_mpo_train_on_two_ranks_is_one_run(model: str, tmp_path: Path, algorithm
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mpo"]
     command = ["train", "sandbox/essay", f"model={model}", f"data.path={rows}", *changes]
     done = start(
-        [*launcher, *command, "meta.every=2", "meta.apply_after=1", "--name", "two"],
+        [*launcher, *command, "meta.every=2", "meta.delay=1", "--name", "two"],
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]

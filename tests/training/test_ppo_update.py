@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mpo.training.ppo_engine import Engine, make_accelerator  # noqa: E402
-from mpo.training.ppo_math import AdaptiveKL  # noqa: E402
-from mpo.training.ppo_rollout import Sample, Sampling, sample  # noqa: E402
-from mpo.training.ppo_update import before, learn  # noqa: E402
+from mpo.training.ppo.engine import Engine, make_accelerator  # noqa: E402
+from mpo.training.ppo.math import AdaptiveKL  # noqa: E402
+from mpo.training.ppo.rollout import Sample, Sampling, sample  # noqa: E402
+from mpo.training.ppo.update import before, learn  # noqa: E402
 from training.tiny_ppo import LORA, ppo  # noqa: E402
 
 SAMPLES = [

@@ -10,7 +10,7 @@ import pytest
 
 from mpo.config import build, load_config
 from mpo.errors import ConfigError, DataError
-from mpo.tasks.template import write_task_template
+from mpo.task.template import write_task_template
 from mpo.training.prompts import fitting
 
 ROWS = [{"prompt": "tea " * n, "number": n} for n in (1, 5, 3, 9, 5)]

@@ -14,7 +14,7 @@ import pytest
 
 from mpo.errors import ConfigError, StoreError
 from mpo.store import Store
-from mpo.training.run import StepReport
+from mpo.training.trl_trainer import StepReport
 from training.tiny import SETTINGS, Lengths, history, tiny_reward, tiny_train
 
 

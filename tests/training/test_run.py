@@ -11,12 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from mpo.errors import ChatTransportError, ConfigError, DataError, StoreError, UnscoredError
+from mpo.evolve.schedule import Never
 from mpo.rubric import read_rubric
-from mpo.schedule import Never
 from mpo.store import Store
 from mpo.training.model import load_tokenizer
-from mpo.training.run import StepReport
 from mpo.training.settings import LoraSettings, TrainerSettings
+from mpo.training.trl_trainer import StepReport
 from training.tiny import ROWS, SETTINGS, Lengths, answer, tiny_reward, tiny_train
 
 SHORT = SETTINGS.model_copy(update={"steps": 2, "save_every": 0})

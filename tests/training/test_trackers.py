@@ -11,8 +11,8 @@ import pytest
 from mpo.records import Decision, Refinement
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
-from mpo.training.ppo_settings import PPOSettings
-from mpo.training.ppo_trackers import Trackers
+from mpo.training.ppo.settings import PPOSettings
+from mpo.training.ppo.trackers import Trackers
 from mpo.training.trackers import DIFF, PATIENCE, RUBRIC
 from training.tiny import SETTINGS, tiny_reward, tiny_train
 

@@ -19,10 +19,10 @@ import pytest
 
 from mpo.chat import ScriptedChat
 from mpo.errors import ConfigError, StoreError
-from mpo.evolving_reward import EvolvingReward
-from mpo.schedule import Every
+from mpo.evolve.schedule import Every
+from mpo.integrations.trl import MPOCallback, TRLReward, flatten
+from mpo.reward import EvolvingReward
 from mpo.store import Store
-from mpo.training.trl import MPOCallback, TRLReward, flatten
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task
 
 
@@ -138,7 +138,7 @@ def test_another_rubric_than_the_stores_is_refused(tmp_path: Path) -> None:
 
 
 def test_trl_that_is_too_old_or_missing_is_refused(tmp_path: Path) -> None:
-    program = "from mpo.training.trl import MPOCallback"
+    program = "from mpo.integrations.trl import MPOCallback"
 
     def run(installed: str | None) -> str:
         # A folder of installed packages in which only TRL's version is different.

@@ -21,12 +21,12 @@ from typing import Any
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.chat.keys import without_fence_ids
 from mpo.errors import ChatTransportError, ConfigError
-from mpo.evolving_reward import EvolvingReward
-from mpo.schedule import Every
+from mpo.evolve.schedule import Every
+from mpo.reward import EvolvingReward
 from mpo.store import Store
 from mpo.task import Task, load_task
-from mpo.training.run import train
 from mpo.training.settings import TrainerSettings
+from mpo.training.trl_trainer import train
 
 WORDS = "tea rain stone river light paper bread song glass wool the a of and is was in".split()
 SETTINGS = TrainerSettings(

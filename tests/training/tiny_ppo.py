@@ -17,9 +17,9 @@ from typing import Any
 
 from mpo.chat import Message, Schema
 from mpo.errors import ChatTransportError, ConfigError
-from mpo.evolving_reward import EvolvingReward
-from mpo.training.ppo import train_ppo
-from mpo.training.ppo_settings import PPOSettings
+from mpo.reward import EvolvingReward
+from mpo.training.ppo.settings import PPOSettings
+from mpo.training.ppo.trainer import train_ppo
 from mpo.training.settings import LoraSettings
 from training.tiny import ROWS, SAMPLES, Lengths, answer, tiny_reward
 

@@ -20,11 +20,11 @@ from accelerate import DistributedType, FullyShardedDataParallelPlugin
 
 from mpo.training.files import Checkpoint
 from mpo.training.model import load_tokenizer
-from mpo.training.ppo_checkpoint import Position, load_checkpoint, save_checkpoint
-from mpo.training.ppo_engine import Engine, make_accelerator
-from mpo.training.ppo_math import AdaptiveKL
-from mpo.training.ppo_rollout import Sample, Sampling, sample
-from mpo.training.ppo_update import before, learn
+from mpo.training.ppo.checkpoint import Position, load_checkpoint, save_checkpoint
+from mpo.training.ppo.engine import Engine, make_accelerator
+from mpo.training.ppo.math import AdaptiveKL
+from mpo.training.ppo.rollout import Sample, Sampling, sample
+from mpo.training.ppo.update import before, learn
 from training.tiny_ppo import ppo
 
 SAMPLES = [

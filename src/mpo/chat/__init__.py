@@ -16,7 +16,7 @@ They are put around each other in this order, each of them optional:
 from .base import Chat, Completion, Message, Metered, Schema, SharedSchema, require_complete
 from .budget import Budget, BudgetedChat, Price, Spent
 from .cache import Cache, CachedChat, DedupedChat, MemoryCache
-from .doubles import RecordedChat, Reply, ScriptedCall, ScriptedChat
+from .fakes import RecordedChat, Reply, ScriptedCall, ScriptedChat
 from .limiter import Limiter
 from .openai import OpenAIChat
 from .structured import Tier

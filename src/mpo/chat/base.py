@@ -17,7 +17,7 @@ from ..records import Usage
 
 __all__ = [
     "Chat",
-    "ChatAround",
+    "ChatWrapper",
     "Completion",
     "Message",
     "Metered",
@@ -127,7 +127,7 @@ def require_complete(completion: Completion) -> Completion:
     return completion
 
 
-class ChatAround:
+class ChatWrapper:
     """A chat that is put around another, whose name it bears and whose connections it releases.
 
     Args:

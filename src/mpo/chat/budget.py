@@ -26,8 +26,8 @@ from typing import Any
 
 from ..errors import BudgetError, ChatReplyError, ConfigError
 from ..records import Usage
-from .base import Chat, ChatAround, Completion, Message, Schema
-from .limiter import Turnstile
+from .base import Chat, ChatWrapper, Completion, Message, Schema
+from .limiter import AdmissionQueue
 
 __all__ = ["Budget", "BudgetedChat", "Price", "Spent"]
 
@@ -113,7 +113,7 @@ class Budget:
         self.ledger: dict[str, Spent] = {}
         self._spent = _Amount()
         self._held = _Amount()
-        self._turnstile = Turnstile()
+        self._turnstile = AdmissionQueue()
         self._known: Callable[[], Mapping[str, Any]] | None = None
         self._others = _Amount()
         self._next_look = float("-inf")
@@ -255,7 +255,7 @@ def _spent(snapshot: Mapping[str, Any]) -> dict[str, Spent]:
 _NOTHING = Usage()
 
 
-class BudgetedChat(ChatAround):
+class BudgetedChat(ChatWrapper):
     """A chat that spends from a budget; made by `Budget.chat`."""
 
     def __init__(self, inner: Chat, budget: Budget, role: str, price: Price | None) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..records import Usage
-from .base import Chat, ChatAround, Completion, Message, Schema
+from .base import Chat, ChatWrapper, Completion, Message, Schema
 from .keys import call_key
 from .structured import conforms
 
@@ -51,7 +51,7 @@ class MemoryCache:
         self._values.setdefault(key, value)
 
 
-class CachedChat(ChatAround):
+class CachedChat(ChatWrapper):
     """A chat that asks only what it does not know.
 
     Only whole answers are kept (`finish_reason` is `stop`), and only those of the shape that was
@@ -94,7 +94,7 @@ class CachedChat(ChatAround):
         return completion
 
 
-class DedupedChat(ChatAround):
+class DedupedChat(ChatWrapper):
     """A chat that asks once what is asked several times at once.
 
     Completions of one GRPO group are often equal at low temperature; they then share a call. It

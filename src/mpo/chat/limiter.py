@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Limiter", "Turnstile"]
+__all__ = ["AdmissionQueue", "Limiter"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class _Ticket:
     dead: bool = False
 
 
-class Turnstile:
+class AdmissionQueue:
     """A queue, first come first served, that coroutines of several event loops may share.
 
     asyncio's own locks belong to one loop; the RM may run in the trainer's loop and the MRM in
@@ -145,7 +145,7 @@ class Limiter:
         self._answered = 0
         self._quiet_until = float("-inf")
         self._clock = clock
-        self._turnstile = Turnstile()
+        self._turnstile = AdmissionQueue()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"in_flight": 0, "_quiet_until": float("-inf")}

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .base import Chat, ChatAround, Completion, Message, Schema
+from .base import Chat, ChatWrapper, Completion, Message, Schema
 
 __all__ = ["TIMINGS", "TimedChat", "Timing"]
 
@@ -37,7 +37,7 @@ class Timing:
         return self.seconds / self.calls if self.calls else None
 
 
-class TimedChat(ChatAround):
+class TimedChat(ChatWrapper):
     """A chat that keeps the time of its answers; failed calls do not count.
 
     Args:

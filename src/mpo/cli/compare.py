@@ -13,6 +13,8 @@ from typing import Any, Literal
 import typer
 from rich.console import Console
 
+from mpo_sandbox.policy import ensure_policy
+
 from ..config import (
     ARMS,
     Config,
@@ -26,7 +28,6 @@ from ..config import (
 )
 from ..config.schema import SANDBOX, BudgetConfig
 from ..errors import ConfigError
-from ..sandbox.policy import ensure_policy
 from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs

@@ -37,7 +37,7 @@ def estimate(opened: Offline, judgements: int, samples: int = 0) -> dict[str, An
             "model": "none",
             "chat": {"sandbox": True},
             "rubric": str(opened.options.rubric) if opened.options.rubric is not None else None,
-            "meta": {"every": 1, "samples": max(samples, 1), "gate": "always", "apply_after": 0},
+            "meta": {"every": 1, "samples": max(samples, 1), "gate": "always", "delay": 0},
             "trainer": {"steps": 1, "batch_size": batch, "num_generations": 2},
         }
     )

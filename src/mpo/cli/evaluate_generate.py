@@ -9,12 +9,13 @@ from pathlib import Path
 
 import typer
 
+from mpo_sandbox.policy import ensure_policy
+
 from ..config.schema import SANDBOX
 from ..errors import ConfigError, DataError
 from ..evaluation.generate import Sampling, check_packages
 from ..evaluation.generate import generate as complete
 from ..evaluation.rows import JsonlLog, Row
-from ..sandbox.policy import ensure_policy
 from ..task import Task, load_task
 from ..training.files import newest_checkpoint
 from .evaluate_common import AS_JSON, progress_bar, rows_of_file

@@ -18,16 +18,7 @@ from ..records import Case
 from ..rubric import Rubric
 from ..store import Store
 from . import offline
-from .evaluate_common import (
-    AS_JSON,
-    SEED,
-    columns,
-    is_file,
-    percent,
-    plain,
-    rows_of_file,
-    table,
-)
+from .evaluate_common import AS_JSON, SEED, columns, is_file, percent, plain, rows_of_file, table
 from .evaluate_pairs import PairsAsking, judge_pairs, read_pair_files
 from .runs import open_store
 

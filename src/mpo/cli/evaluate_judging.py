@@ -14,13 +14,7 @@ from ..chat import Chat, Price
 from ..config.schema import SANDBOX
 from ..errors import ConfigError
 from ..evaluation.outputs import Outputs, common_prompts, read_outputs
-from ..evaluation.pairwise import (
-    PairwiseJudge,
-    Planned,
-    Played,
-    plan_games,
-    read_pairwise_prompt,
-)
+from ..evaluation.pairwise import PairwiseJudge, Planned, Played, plan_games, read_pairwise_prompt
 from ..evaluation.rows import JsonlLog, Row
 from ..records import content_hash
 from .endpoints import endpoint, read_price

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..evaluation.answers import Share
 from ..evaluation.math import MathAccuracy, math_accuracy
-from ..tasks.answers import BoxedAnswers, final_answer
+from ..task.answers import BoxedAnswers, final_answer
 from .evaluate_common import (
     AS_JSON,
     MODE,

@@ -15,9 +15,9 @@ from ..config.schema import SANDBOX
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.judge_accuracy import Outcome, Pair, PairAccuracy, accuracy, read_pairs
 from ..evaluation.judge_accuracy import score_pairs as score
-from ..evolving_reward import EvolvingReward
+from ..evolve.schedule import Never
 from ..records import content_hash
-from ..schedule import Never
+from ..reward import EvolvingReward
 from ..store import Store
 from ..task import load_task
 from .endpoints import endpoint

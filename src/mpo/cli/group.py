@@ -32,7 +32,6 @@ COMMANDS = {
     "task": "Write and check task folders; build cohorts.",
     "serve": "Serve the reward to other engines over HTTP.",
     "sandbox": "Serve the simulated model over HTTP.",
-    "bench": "Measure this installation.",
 }
 """By name, in the order of the help: the first line of each command's own help."""
 
@@ -121,7 +120,7 @@ def _root(
 
 GC_THRESHOLD = (50_000, 20, 50)
 """Grading makes many small objects and few cycles. With Python's own (700, 10, 10) the collector
-takes a seventh of the processor time of a judgement (`mpo bench judge`)."""
+takes a seventh of the processor time of a judgement (`benchmarks/judge.py`)."""
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..config import Chats, compose, read_records, read_rubric_file
 from ..config.schema import SANDBOX, BudgetConfig
 from ..errors import ChatTransportError, StoreError
-from ..evolving_reward import EvolvingReward
+from ..evolve.schedule import Every
+from ..judge.scorer import Scorer
 from ..records import Case, Judgement, Rollout, content_hash
-from ..schedule import Every
-from ..scoring import Scorer
+from ..reward import EvolvingReward
 from ..store import Store
 from ..task import load_task
 from .endpoints import endpoint, read_price

@@ -112,7 +112,7 @@ def _judgement(
         rubric_id=rubric.id,
         scores=(CriterionScore(criterion=criterion, score=round(score), rationale=said),),
         reward=score,
-        normalized=share,
+        normalized_reward=share,
         protocol=GIVEN,
         model=GIVEN,
     )

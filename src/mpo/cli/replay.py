@@ -20,15 +20,15 @@ from ..chat import Chat
 from ..config import check, compose, read_run_config
 from ..config.schema import BudgetConfig
 from ..errors import ChatTransportError, ConfigError, StoreError
-from ..flags import FlagPolicy
+from ..judge import RewardModel, make_reward_model
+from ..judge.injection_flags import OnInjection
+from ..judge.scale import Normalized
+from ..judge.scorer import Scorer
 from ..records import Case, Judgement, Rollout
-from ..reward_model import RewardModel, make_reward_model
 from ..rubric import Rubric
-from ..scale import Normalized
-from ..scoring import Scorer
 from ..store import Store
 from ..task import Task, load_task
-from ..tasks.answers import BoxedAnswers
+from ..task.answers import BoxedAnswers
 from .board import number
 from .endpoints import endpoint
 from .runs import expand, find
@@ -51,7 +51,7 @@ class _Grader:
     chat: Chat
     seed: int
     budget: BudgetConfig
-    flags: FlagPolicy
+    flags: OnInjection
 
 
 @app.command()
@@ -245,10 +245,10 @@ def _compare(
     equal = common = 0
     for case in cases:
         one, other = case.judgement, now[case.rollout.id]
-        if one.normalized is None or other.normalized is None:
+        if one.normalized_reward is None or other.normalized_reward is None:
             continue
         both.append((one, other))
-        pair = (one.normalized, other.normalized)
+        pair = (one.normalized_reward, other.normalized_reward)
         by_step.setdefault(case.rollout.step, []).append(pair)
         same = _common(rubrics[one.rubric_id], target)
         scores = {s.criterion: s.score for s in other.scores}

@@ -10,8 +10,8 @@ import typer
 
 from ..config import read_rubric_file
 from ..errors import ConfigError, RubricError
-from ..evolving_reward import roll_back
-from ..lint import lint as find_faults
+from ..evolve.lint import lint as find_faults
+from ..reward import roll_back
 from ..rubric import Rubric, diff_rubrics
 from ..store import Store
 from ..task import load_task

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..evolving_reward import EvolvingReward
+from ..reward import EvolvingReward
 from ..store import Store
-from ..training.run import StepReport
+from ..training.trl_trainer import StepReport
 
 __all__ = ["Ages", "Event", "MetaSteps", "RunView", "Spending", "step_event"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ..sandbox.server import serve as run_server
+from mpo_sandbox.server import serve as run_server
 
 __all__ = ["app"]
 

@@ -11,8 +11,8 @@ import typer
 from ..config import read_records
 from ..errors import ConfigError, TaskError
 from ..task import BUILTIN, builtin_tasks, check_task, load_task
-from ..tasks.cohorts import Cohorts, Method, cohorts_path
-from ..tasks.template import write_task_template
+from ..task.cohorts import Cohorts, Method, cohorts_path
+from ..task.template import write_task_template
 
 __all__ = ["app"]
 

@@ -13,8 +13,8 @@ from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_confi
 from ..evaluation.metrics import arm_seed_summary
 from ..report import versions
 from ..training.model import is_main
-from ..training.run import StepReport
 from ..training.start import start as run_training
+from ..training.trl_trainer import StepReport
 from ..training.untrained import score_untrained
 from .board import Board, open_board
 from .ranks import check_ranks, costs, follow

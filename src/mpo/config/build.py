@@ -8,24 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpo_sandbox.audit import SandboxGold
+from mpo_sandbox.chat import SimulatedChat
+from mpo_sandbox.policy import ensure_policy
+
 from ..chat import Chat
 from ..errors import ConfigError, RubricError
-from ..evolving_reward import EvolvingReward
-from ..gate import AllOf, Always, Gate, Pairs, Probes, load_pairs
-from ..reward_model import make_reward_model
+from ..evolve.gate import AllOf, Always, Gate, Pairs, Probes, load_pairs
+from ..evolve.schedule import SELECTIONS, Every, Never, Schedule
+from ..judge import make_reward_model
+from ..judge.scale import Anchored, Normalized, Raw, Scale, normalized
+from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
-from ..sandbox.audit import GoldAuditor
-from ..sandbox.chat import SimulatedChat
-from ..sandbox.policy import ensure_policy
-from ..scale import Anchored, Normalized, Raw, Scale, normalized
-from ..schedule import SELECTIONS, Every, Never, Schedule
 from ..store import Store
 from ..task import Task, load_task
-from ..tasks.answers import BoxedAnswers
+from ..task.answers import BoxedAnswers
 from ..training.blind import blind_rubric
 from ..training.prompts import fitting
-from ..training.run import Auditor
 from ..training.start import ppo_settings
+from ..training.trl_trainer import GoldScorer
 from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
@@ -59,7 +60,7 @@ class Parts:
     dropped: int
     """Rows of the dataset that are left out: their prompts are over the task's
     `dataset.max_prompt_tokens`."""
-    auditor: Auditor | None
+    auditor: GoldScorer | None
     """Measures gold; None where nobody can."""
     measure: str
     """What gold is here: `gold`, or what the sandbox measures for this task."""
@@ -79,7 +80,7 @@ class Checked:
     rows: list[dict[str, Any]]
     chat: Chat
     meta_chat: Chat
-    audit_chat: Chat | None = None
+    second_judge: Chat | None = None
 
 
 def build(config: Config, folder: Path, say: Say = lambda message: None) -> Parts:
@@ -106,7 +107,7 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         config.budget,
         store,
         cache=config.cache,
-        audit_chat=checked.audit_chat,
+        second_judge=checked.second_judge,
     )
     if ARMS[config.arm].blind:
         try:
@@ -147,7 +148,7 @@ def check(config: Config) -> Checked:
     meta, audit = (
         None if part is None else make_chat(part, config.sandbox, seed, endpoints)
         # A simulated auditor has biases of its own.
-        for part, seed in ((config.meta_chat, config.seed), (config.audit_chat, config.seed + 1))
+        for part, seed in ((config.meta_chat, config.seed), (config.second_judge, config.seed + 1))
     )
     meta_chat = chat if meta is None else meta
     asked = [chat, meta_chat, *([audit] if audit is not None else [])]
@@ -223,21 +224,21 @@ def _reward(
         analysis=meta.analysis,
         rationales=meta.rationales,
         answers=_answers(checked.task),
-        apply_after=meta.apply_after if config.arm != "blind" else 0,
+        delay=meta.delay if config.arm != "blind" else 0,
         lint=meta.lint,
         on_alarm=meta.alarm is not None,
         min_distance=meta.alarm or 1,
         canaries=config.guarded,
-        audit_chat=chats.audit,
+        second_judge=chats.audit,
         seed=config.seed,
     )
 
 
-def _auditor(config: Config, task: Task) -> GoldAuditor | None:
+def _auditor(config: Config, task: Task) -> SandboxGold | None:
     """Who knows the outcome that the reward was meant to measure: of the sandbox's own rows."""
     if config.data.path != SANDBOX:
         return None
-    return GoldAuditor(task.name, BoxedAnswers())
+    return SandboxGold(task.name, BoxedAnswers())
 
 
 def _answers(task: Task) -> BoxedAnswers | None:

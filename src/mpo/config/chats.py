@@ -18,6 +18,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from mpo_sandbox.chat import SimulatedChat
+
 from ..chat import (
     TIMINGS,
     Budget,
@@ -33,7 +35,6 @@ from ..chat import (
 )
 from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
-from ..sandbox.chat import SimulatedChat
 from ..store import Store
 from .schema import BudgetConfig, ChatConfig, SandboxConfig
 
@@ -160,7 +161,7 @@ def compose(
     store: Store,
     *,
     cache: bool,
-    audit_chat: Chat | None = None,
+    second_judge: Chat | None = None,
 ) -> Chats:
     """Chats that spend from one budget, ask nothing twice at once, and remember.
 
@@ -172,12 +173,12 @@ def compose(
         budget: Caps and prices.
         store: Keeps answers and ledger; what the run has spent before is read from it.
         cache: Whether answers are kept.
-        audit_chat: The second RM, if there is one.
+        second_judge: The second RM, if there is one.
 
     Raises:
         ConfigError: A cap in dollars, and a model without a price.
     """
-    roles = {"rm": chat, "mrm": meta_chat} | ({"audit": audit_chat} if audit_chat else {})
+    roles = {"rm": chat, "mrm": meta_chat} | ({"audit": second_judge} if second_judge else {})
     check_prices(budget, *roles.values())
     prices = {role: _price(inner, budget) for role, inner in roles.items()}
     spending = Budget(usd=budget.usd, tokens=budget.tokens, calls=budget.calls)

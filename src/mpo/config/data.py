@@ -12,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mpo_sandbox.worlds import world_of
+
 from ..errors import DataError, MissingExtraError
-from ..sandbox.worlds import world_of
-from ..schedule import seeded
+from ..evolve.schedule import seeded
 from ..task import Task, placeholders
-from ..tasks.cohorts import Cohorts, cohorts_path
+from ..task.cohorts import Cohorts, cohorts_path
 from .schema import SANDBOX, Config
 
 __all__ = ["is_local", "load_rows", "read_records"]

@@ -27,7 +27,7 @@ _EXAMPLES = {
 }
 """Of keys that have no default."""
 
-PRESETS = Path(__file__).parent.parent / "presets"
+PRESETS = Path(__file__).with_name("presets")
 
 
 class _Loader(yaml.SafeLoader):

@@ -20,16 +20,17 @@ from typing import Any
 
 from ..chat import Chat, Completion, Message, Schema
 from ..errors import ConfigError
-from ..gate import Pairs, Probes, load_pairs
-from ..meta_reward_model import Evidence, MetaRewardModel
-from ..meta_step import ANCHORS
+from ..evolve.gate import Pairs, Probes, load_pairs
+from ..evolve.meta_reward_model import MetaRewardModel
+from ..evolve.meta_step import ANCHORS
+from ..evolve.mrm_cases import Evidence
+from ..judge import RewardModel, make_reward_model
+from ..judge.scale import normalized
 from ..records import Case, Judgement, Rollout, Usage
-from ..reward_model import RewardModel, make_reward_model
 from ..rubric import Rubric
-from ..scale import normalized
 from ..task import Task, load_task
 from ..training.untrained import BATCHES
-from ..watch import AUDIT_SHARE, CANARIES_PER_RUBRIC
+from ..watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
 from .arms import ARMS, arm_rubric
 from .build import in_sandbox, read_rubric_file
 from .data import is_local, load_rows
@@ -247,7 +248,7 @@ class _Dry:
             rubric_id=rubric.id,
             scores=verdict.scores,
             reward=0.0,
-            normalized=0.0,
+            normalized_reward=0.0,
         )
         return Case(rollout=rollout, judgement=judgement)
 
@@ -312,8 +313,8 @@ def make_plan(
     for rubric, batches in _batches(config, updates, meta_steps, seed, grown):
         judgements += batches * batch
         _judge(rm, dry, rubric, batches * batch * asked, config.trainer.num_generations)
-        if config.audit_chat is not None:  # the few that are drawn share no prompt
-            _judge(audit, dry, rubric, batches * batch * asked * AUDIT_SHARE, 1)
+        if config.second_judge is not None:  # the few that are drawn share no prompt
+            _judge(audit, dry, rubric, batches * batch * asked * SECOND_JUDGE_SHARE, 1)
     checks = _checks(config, task, dry) * meta_steps * sizes.cohorts
     for rubric in (seed if meta_steps == 1 else grown, grown):
         _judge(rm, dry, rubric, checks / 2, 1)
@@ -353,7 +354,7 @@ def _batches(
         return [(seed, min(BATCHES, config.trainer.steps))]
     if arm.blind:  # a batch for each meta step, before training
         return [(seed, min(meta_steps, 1)), (grown, max(meta_steps - 1, 0) + updates)]
-    first = min(updates, meta.every + meta.apply_after) if meta_steps else updates
+    first = min(updates, meta.every + meta.delay) if meta_steps else updates
     return [(seed, first), (grown, updates - first)]
 
 
@@ -414,8 +415,8 @@ def _sizes(
 
 def _watched(config: Config, canaries: int) -> list[str]:
     said = [f"canaries ask for {canaries:,} judgements, at most"] if canaries else []
-    if config.audit_chat is not None:
-        said.append(f"a second RM grades {AUDIT_SHARE:.0%} of the rollouts")
+    if config.second_judge is not None:
+        said.append(f"a second RM grades {SECOND_JUDGE_SHARE:.0%} of the rollouts")
     return said
 
 
@@ -427,7 +428,7 @@ def _cost(
     roles = (
         (rm, config.chat),
         (mrm, config.meta_chat or config.chat),
-        (audit, config.audit_chat or config.chat),
+        (audit, config.second_judge or config.chat),
     )
     for spent, chat in roles:
         mine = price if price is not None else _price(config, chat)

@@ -1,6 +1,6 @@
 """The keys of a config: what each is, its unit and its default.
 
-At most 60 leaf keys in all (a test counts them; `meta_chat` and `audit_chat` have the keys of
+At most 60 leaf keys in all (a test counts them; `meta_chat` and `second_judge` have the keys of
 `chat` and count as one each). A key earns its place by being something that a
 person changes between runs; what belongs to a task is in the task's folder.
 """
@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..chat import Tier
-from ..flags import FlagPolicy
+from ..judge.injection_flags import OnInjection
 from ..service.settings import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
@@ -92,8 +92,8 @@ class RewardConfig(_Part):
     normalized, and a sample of rollouts keeps its mean and spread when the rubric changes."""
     max_unscored: float = Field(default=0.2, ge=0, le=1)
     """Largest share of one step that may stay unscored; above it the run stops."""
-    flags: FlagPolicy = "observe"
-    """What happens to a text that speaks to its grader; see `mpo.flags`."""
+    flags: OnInjection = "observe"
+    """What happens to a text that speaks to its grader; see `mpo.judge.injection_flags`."""
 
 
 class BudgetConfig(_Part):
@@ -142,7 +142,7 @@ class MetaConfig(_Part):
     fail twice in a row (`mpo.watch`)."""
     lint: bool = True
     """Check proposals without a model, have the MRM mend one with errors once, then refuse it."""
-    apply_after: int = Field(default=4, ge=0)
+    delay: int = Field(default=4, ge=0)
     """Updates between a meta step's start and its decision; it runs in the background meanwhile.
     0 waits for it (the paper)."""
     alarm: int | None = Field(default=None, ge=1)
@@ -155,9 +155,9 @@ class MetaConfig(_Part):
 
     @model_validator(mode="after")
     def _one_at_a_time(self) -> MetaConfig:
-        if self.apply_after >= self.every:
+        if self.delay >= self.every:
             raise ValueError(
-                f"apply_after={self.apply_after} must be below every={self.every}: a meta step is "
+                f"delay={self.delay} must be below every={self.every}: a meta step is "
                 "decided before the next one starts"
             )
         return self
@@ -189,7 +189,7 @@ class Config(_Part):
     """The model that grades (RM)."""
     meta_chat: ChatConfig | None = None
     """The model that rewrites rubrics (MRM); the RM's if None."""
-    audit_chat: ChatConfig | None = None
+    second_judge: ChatConfig | None = None
     """A second RM, of another family, that grades 5 % of the rollouts under the same rubric: a
     monitor of the gap; nobody if None."""
     reward: RewardConfig = RewardConfig()
@@ -211,7 +211,7 @@ class Config(_Part):
     @property
     def is_sandbox(self) -> bool:
         """Whether any number of this run comes from the sandbox: all it prints then says so."""
-        chats = [c for c in (self.chat, self.meta_chat, self.audit_chat) if c is not None]
+        chats = [c for c in (self.chat, self.meta_chat, self.second_judge) if c is not None]
         return self.model == SANDBOX or self.data.path == SANDBOX or any(c.sandbox for c in chats)
 
     @property

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..chat import Chat
 from ..errors import ConfigError
-from ..evolving_reward import EvolvingReward
-from ..schedule import Every, Never
+from ..evolve.schedule import Every, Never
+from ..reward import EvolvingReward
 from ..store import Store
 from ..task import load_task
 from .arms import ARMS, arm_rubric
@@ -53,14 +53,14 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
     if chat is None and config.meta_chat is not None:
         mrm = make_chat(config.meta_chat, config.sandbox, config.seed, endpoints)
     audit = None
-    if chat is None and config.audit_chat is not None:
-        audit = make_chat(config.audit_chat, config.sandbox, config.seed + 1, endpoints)
+    if chat is None and config.second_judge is not None:
+        audit = make_chat(config.second_judge, config.sandbox, config.seed + 1, endpoints)
     asked = [rm, mrm, *([audit] if audit is not None else [])]
     check_prices(config.budget, *asked)
     for part in asked:
         reachable(part)
     store = Store(folder / "mpo.db")
-    chats = compose(rm, mrm, config.budget, store, cache=config.cache, audit_chat=audit)
+    chats = compose(rm, mrm, config.budget, store, cache=config.cache, second_judge=audit)
     # Only the engine can stop its run; it is told of each item that is unscored.
     lenient = config.reward.model_copy(update={"max_unscored": 1.0})
     reward = _reward(

@@ -208,9 +208,9 @@ def case_agreement(one: Sequence[Case], other: Sequence[Case]) -> CaseAgreement:
             f"the two judges have no response in common ({len(first)} and {len(second)} scored)"
         )
     rewards = [
-        (a.normalized, b.normalized)
+        (a.normalized_reward, b.normalized_reward)
         for a, b in both
-        if a.normalized is not None and b.normalized is not None
+        if a.normalized_reward is not None and b.normalized_reward is not None
     ]
     scores: dict[str, list[tuple[float, float]]] = {}
     for a, b in both:
@@ -227,7 +227,7 @@ def _by_response(cases: Sequence[Case]) -> dict[tuple[str, str], Judgement]:
     return {
         (case.rollout.prompt, case.rollout.completion): case.judgement
         for case in cases
-        if case.judgement.normalized is not None
+        if case.judgement.normalized_reward is not None
     }
 
 

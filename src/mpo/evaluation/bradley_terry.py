@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..untrusted import count_words
+from ..sanitize import count_words
 from .bootstrap import RESAMPLES, Interval, cluster_numbers, draws, percentiles
 from .games import Game
 from .numeric import Floats, np

@@ -169,8 +169,8 @@ def _correlation(one: Floats, other: Floats) -> float | None:
 def _dead_groups(cases: Sequence[Case]) -> float | None:
     groups: dict[tuple[str, int], list[float]] = {}
     for case in cases:
-        if case.judgement.normalized is not None:
+        if case.judgement.normalized_reward is not None:
             key = (case.rollout.group, case.rollout.step)
-            groups.setdefault(key, []).append(case.judgement.normalized)
+            groups.setdefault(key, []).append(case.judgement.normalized_reward)
     several = [rewards for rewards in groups.values() if len(rewards) > 1]
     return sum(len(set(r)) == 1 for r in several) / len(several) if several else None

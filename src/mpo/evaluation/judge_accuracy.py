@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ChatTransportError, DataError
-from ..evolving_reward import EvolvingReward
 from ..records import Judgement, Rollout
-from ..untrusted import count_words
+from ..reward import EvolvingReward
+from ..sanitize import count_words
 from .bootstrap import Interval, mean_interval
 from .rows import Row, text_column
 
@@ -49,9 +49,9 @@ class Outcome:
     def credit(self) -> float | None:
         """1 where the chosen one got the higher reward, 0.5 for a tie; None where one of the two
         is unscored, which is neither right nor wrong."""
-        if self.chosen.normalized is None or self.rejected.normalized is None:
+        if self.chosen.normalized_reward is None or self.rejected.normalized_reward is None:
             return None
-        return _credit(self.chosen.normalized, self.rejected.normalized)
+        return _credit(self.chosen.normalized_reward, self.rejected.normalized_reward)
 
 
 @dataclass(frozen=True)

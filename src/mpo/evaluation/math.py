@@ -14,9 +14,9 @@ from .rows import Row
 __all__ = ["MathAccuracy", "math_accuracy"]
 
 Extract = Callable[[str], str | None]
-"""The final answer in a text; None where there is none (`mpo.tasks.answers.final_answer`)."""
+"""The final answer in a text; None where there is none (`mpo.task.answers.final_answer`)."""
 Same = Callable[[str, str], bool]
-"""Whether two answers are equal (`mpo.tasks.answers.BoxedAnswers().same`)."""
+"""Whether two answers are equal (`mpo.task.answers.BoxedAnswers().same`)."""
 
 SUBJECT = ("type", "subject")
 LEVEL = ("level",)

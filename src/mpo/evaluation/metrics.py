@@ -66,7 +66,7 @@ def _step(store: Store, step: int, auditor: str) -> StepMeans:
     parts: dict[str, list[float]] = {}
     hacked = 0
     for case in cases:
-        reward, audit = case.judgement.normalized, audits.get(case.rollout.id)
+        reward, audit = case.judgement.normalized_reward, audits.get(case.rollout.id)
         if reward is None:
             continue
         rewards.append(reward)

@@ -25,10 +25,10 @@ from typing import Any
 
 from ..chat import Chat, Message, Metered, Price, Schema, require_complete
 from ..errors import ChatError, ChatReplyError, DataError, TemplateError
+from ..judge import parse_json
 from ..records import Usage, content_hash
-from ..reward_model import parse_json
+from ..sanitize import clean, fence
 from ..task import PromptFile, placeholders
-from ..untrusted import clean, fence
 from .games import Game
 from .outputs import Outputs
 from .rows import JsonlLog, Row

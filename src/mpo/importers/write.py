@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataError, RubricError
-from ..lint import lint
+from ..evolve.lint import lint
+from ..judge.scale import Normalized, Raw
 from ..records import (
     Analysis,
     Case,
@@ -28,7 +29,6 @@ from ..records import (
     content_hash,
 )
 from ..rubric import Rubric, read_rubric
-from ..scale import Normalized, Raw
 from ..store import Store
 from ..task import Task, load_task
 from .files import Experiment, MetaEvaluation, PublishedRollout, RubricFile
@@ -210,7 +210,7 @@ def _judgement(published: PublishedRollout, rollout: Rollout, file: RubricFile) 
         cohort=rollout.cohort,
         scores=scores,
         reward=reward,
-        normalized=share,
+        normalized_reward=share,
         unscored=unscored,
         protocol=PROTOCOL,
         model=PROTOCOL,

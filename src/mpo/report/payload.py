@@ -203,10 +203,10 @@ def _row(place: int, shown: Shown, prompts: _Table, texts: _Table, rubrics: _Tab
 
 def _judgement(judgement: Judgement, texts: _Table, rubrics: _Table) -> list[Any]:
     """[rubric, normalized, reward where it differs, unscored, rule, flags, scores, model]."""
-    reward = None if judgement.reward == judgement.normalized else judgement.reward
+    reward = None if judgement.reward == judgement.normalized_reward else judgement.reward
     return [
         rubrics.place(judgement.rubric_id),
-        _rounded(judgement.normalized),
+        _rounded(judgement.normalized_reward),
         _rounded(reward),
         judgement.unscored or "",
         judgement.rule or "",

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..evolving_reward import MONITOR
-from ..monitor import MonitorState, observe
+from ..reward import MONITOR
 from ..store import Store
+from ..watch.monitors import observe
+from ..watch.state import MonitorState
 
 __all__ = ["Readings", "Spell", "read_readings"]
 

@@ -21,7 +21,7 @@ def answer(
     """
     rollout, judgement = outcome.rollout, outcome.judgement
     reward = judgement.reward if judgement is not None else None
-    share = judgement.normalized if judgement is not None else None
+    share = judgement.normalized_reward if judgement is not None else None
     fallback = means.of(rollout) if reward is None and on_failure == "group_mean" else None
     if reward is None and fallback is None and on_failure != "null":
         why = ", and there is no reward yet to fall back on" if on_failure == "group_mean" else ""

@@ -51,9 +51,9 @@ class Means:
 
     def add(self, rollout: Rollout, judgement: Judgement) -> None:
         """Take in a judgement; an unscored one changes nothing (DESIGN law 3)."""
-        if judgement.reward is None or judgement.normalized is None:
+        if judgement.reward is None or judgement.normalized_reward is None:
             return
-        given = Mean(judgement.reward, judgement.normalized)
+        given = Mean(judgement.reward, judgement.normalized_reward)
         place = _place(rollout)
         rewards = self._groups.setdefault(place, {})
         if rollout.id not in rewards:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import BudgetError, MPOError
-from ..evolving_reward import EvolvingReward
 from ..records import Judgement, Rollout
+from ..reward import EvolvingReward
 from .fair import FairQueue
 from .wire import Refusal
 

@@ -19,9 +19,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
-from ..evolving_reward import EvolvingReward
+from ..evolve.schedule import Every
 from ..records import Judgement, Mode, Rollout
-from ..schedule import Every
+from ..reward import EvolvingReward
 from .answers import answer
 from .fallback import Means
 from .flights import Flights, Outcome

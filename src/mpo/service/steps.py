@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import MPOError
-from ..evolving_reward import EvolvingReward
 from ..records import Decision
+from ..reward import EvolvingReward
 from .wire import Refusal
 
 __all__ = ["Held", "MetaSteps"]

@@ -232,7 +232,7 @@ def _case_row(case: Case) -> _CaseRow:
                 f"judgement {judgement.key!r} has {name} {of_judgement!r}, its rollout "
                 f"{of_rollout!r}: they do not belong together"
             )
-    for number in (judgement.reward, judgement.normalized):
+    for number in (judgement.reward, judgement.normalized_reward):
         # SQLite turns NaN into NULL: the reward would come back as missing.
         if number is not None and not math.isfinite(number):
             raise StoreError(
@@ -246,7 +246,7 @@ def _case_row(case: Case) -> _CaseRow:
         (
             judgement.key,
             judgement.reward,
-            judgement.normalized,
+            judgement.normalized_reward,
             usage.calls,
             usage.prompt_tokens,
             usage.cached_tokens,

@@ -21,7 +21,7 @@ from .spec import RMSpec, TaskSpec
 
 __all__ = ["BUILTIN", "Task", "builtin_tasks", "check_task", "load_task"]
 
-BUILTIN = Path(__file__).parents[1] / "tasks"
+BUILTIN = Path(__file__).with_name("builtin")
 REPAIR = Path(__file__).with_name("repair.md")
 """The prompt of tasks that have none of their own."""
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Protocol = Literal["single", "per_criterion", "dialogue", "plan_execute"]
-"""How the RM is asked; see `mpo.reward_model`."""
+"""How the RM is asked; see `mpo.judge`."""
 
 
 class _Spec(BaseModel):

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..chat.event_loop import run_in_loop
 from ..errors import ConfigError
-from ..evolving_reward import EvolvingReward
 from ..records import Rollout
+from ..reward import EvolvingReward
 from ..rubric import Rubric
-from .loop import run_in_loop
 from .model import check_before_loading, check_model, load_policy, load_tokenizer, quiet
 from .settings import TrainerSettings
 

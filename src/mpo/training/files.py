@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreError
+from ..integrations.trl import processes_in, snapshot_in
 from ..store import Store
-from .trl import processes_in, snapshot_in
 
 __all__ = ["Checkpoint", "checkpoint_error", "newest_checkpoint", "write_rubrics"]
 

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import ConfigError, DataError, MissingExtraError
+from ..integrations.trl import require_trl
 from .settings import TrainerSettings
-from .trl import require_trl
 
 __all__ = [
     "check_before_loading",

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from .ppo import train_ppo
-from .ppo_settings import PPOSettings
-from .run import train
+from .ppo.settings import PPOSettings
+from .ppo.trainer import train_ppo
 from .settings import TrainerSettings
+from .trl_trainer import train
 
 __all__ = ["ppo_settings", "start"]
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..evolving_reward import EvolvingReward
+from ..chat.event_loop import run_in_loop
+from ..integrations.trl import GoldScorer
 from ..records import Judgement, Rollout
+from ..reward import EvolvingReward
 from .blind import sample_batch
 from .files import write_rubrics
-from .loop import run_in_loop
 from .model import check_before_loading, check_model, load_policy, load_tokenizer, quiet
-from .run import StepReport
 from .settings import TrainerSettings
-from .trl import Auditor
+from .trl_trainer import StepReport
 
 __all__ = ["BATCHES", "score_untrained"]
 
@@ -36,7 +36,7 @@ def score_untrained(
     rows: Sequence[Mapping[str, Any]],
     folder: Path,
     seed: int,
-    auditor: Auditor | None = None,
+    auditor: GoldScorer | None = None,
     progress: Callable[[StepReport], None] | None = None,
 ) -> dict[str, Any]:
     """Sample batches of the run's size from the policy as it is, and score them.
@@ -87,7 +87,7 @@ def score_untrained(
 
 
 def _audited(
-    reward: EvolvingReward, auditor: Auditor | None, batch: Sequence[Rollout]
+    reward: EvolvingReward, auditor: GoldScorer | None, batch: Sequence[Rollout]
 ) -> list[float]:
     if auditor is None:
         return []
@@ -105,7 +105,7 @@ def _report(
     reward: EvolvingReward,
     seconds: float,
 ) -> StepReport:
-    rewards = [j.normalized for j in judgements if j.normalized is not None]
+    rewards = [j.normalized_reward for j in judgements if j.normalized_reward is not None]
     return StepReport(
         step=n,
         steps=batches,

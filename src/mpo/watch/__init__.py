@@ -9,17 +9,17 @@ Nothing here moves the head, and nothing here is evidence: what is read is kept 
 a resumed run finds it.
 """
 
-from .audit import AUDIT_SHARE, SecondOpinion
-from .canaries import CANARIES_PER_RUBRIC, Canaries, Failing
+from .canaries import CANARIES_PER_RUBRIC, Canaries, CanaryFailure
+from .second_judge import SECOND_JUDGE_SHARE, SecondJudge
 from .watch import CALLED, MONITOR, Watch
 
 __all__ = [
-    "AUDIT_SHARE",
     "CALLED",
     "CANARIES_PER_RUBRIC",
     "MONITOR",
+    "SECOND_JUDGE_SHARE",
     "Canaries",
-    "Failing",
-    "SecondOpinion",
+    "CanaryFailure",
+    "SecondJudge",
     "Watch",
 ]

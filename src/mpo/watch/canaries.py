@@ -18,16 +18,16 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..gate import DAMAGES, INJECTIONS, MASTER_KEYS, compare, win
-from ..monitor import Canary, auc
+from ..evolve.gate import DAMAGES, INJECTIONS, MASTER_KEYS, compare, win
+from ..evolve.schedule import seeded
+from ..judge.scorer import Scorer
 from ..records import Case, Decision, Rollout
-from ..reward_model import first_rule
 from ..rubric import Rubric
-from ..schedule import seeded
-from ..scoring import Scorer
 from ..store import Store
+from ..task.rules import first_rule
+from .gap import Canary, auc
 
-__all__ = ["CANARIES_PER_RUBRIC", "Canaries", "Failing"]
+__all__ = ["CANARIES_PER_RUBRIC", "Canaries", "CanaryFailure"]
 
 HALVES = 2
 GOOD = 4
@@ -52,7 +52,7 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class Failing:
+class CanaryFailure:
     """Canaries failed at both readings after a switch."""
 
     reason: str
@@ -102,7 +102,7 @@ class Canaries:
             before += other
         return now, before
 
-    async def failing(self, n: int, cohort: str) -> Failing | None:
+    async def failing(self, n: int, cohort: str) -> CanaryFailure | None:
         """Whether both readings of a new rubric failed; told at its second step, and only then.
 
         Raises:
@@ -123,21 +123,21 @@ class Canaries:
             now += one
             before += other
         figures = {"canary_failed": float(HALVES), **_figures(now), **_figures(before, "_before")}
-        return Failing(
+        return CanaryFailure(
             f"canaries failed twice in a row under {switch.proposed}: AUC "
             f"{figures['canary_auc']:.2f} after {figures['canary_auc_before']:.2f}",
             figures,
         )
 
     def target(self, cohort: str) -> str | None:
-        """Id of the latest rubric before the head that no canary has condemned."""
+        """Id of the latest rubric before the head that no canary has rejected_by_canaries."""
         lineage = [d for d in self.store.lineage(cohort) if d.accepted]
-        condemned = self.condemned(cohort)
+        rejected_by_canaries = self.rejected_by_canaries(cohort)
         head = lineage[-1].proposed
-        sound = [d.proposed for d in lineage if d.proposed not in {*condemned, head}]
+        sound = [d.proposed for d in lineage if d.proposed not in {*rejected_by_canaries, head}]
         return sound[-1] if sound else None
 
-    def condemned(self, cohort: str) -> tuple[str, ...]:
+    def rejected_by_canaries(self, cohort: str) -> tuple[str, ...]:
         """Ids of the rubrics that canaries have put out of force."""
         return tuple(
             d.parent
@@ -174,7 +174,7 @@ class Canaries:
         if key not in self._read:
             judged = await self.scorer.score_under(rubric, [text.rollout for text in texts])
             self._read[key] = [
-                Canary(text.name, text.good, judgement.normalized, text.floor)
+                Canary(text.name, text.good, judgement.normalized_reward, text.floor)
                 for text, judgement in zip(texts, judged, strict=True)
             ]
         return self._read[key]
@@ -258,7 +258,7 @@ def _wins(
 def _best(cases: Sequence[Case]) -> list[Rollout]:
     """The best-scored rollouts, one of each group first: an answer to another prompt is needed."""
     graded = [case for case in cases if case.judgement.rule is None]
-    ranked = sorted(graded, key=lambda c: (-(c.judgement.normalized or 0.0), c.rollout.id))
+    ranked = sorted(graded, key=lambda c: (-(c.judgement.normalized_reward or 0.0), c.rollout.id))
     seen: dict[str, int] = {}
     places: list[tuple[int, Rollout]] = []
     for case in ranked:

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..monitor import Canary, MonitorState, StepSummary, observe
 from ..records import Decision
 from ..store import Store
-from .audit import SecondOpinion
 from .canaries import Canaries
+from .gap import Canary
+from .monitors import observe
+from .second_judge import SecondJudge
+from .state import MonitorState, StepSummary
 
 __all__ = ["CALLED", "MONITOR", "Watch"]
 
@@ -40,7 +42,7 @@ class Watch:
         on_alarm: bool = False,
         min_distance: int = 1,
         canaries: Canaries | None = None,
-        audit: SecondOpinion | None = None,
+        audit: SecondJudge | None = None,
     ) -> None:
         self.store, self.seed = store, seed
         self.on_alarm, self.min_distance = on_alarm, min_distance

@@ -1,0 +1,106 @@
+"""What a gate is, and what it needs to ask the RM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ...judge import RewardModel
+from ...records import Case, CriterionScore, Refinement, Rollout, Usage, total_usage
+from ...rubric import Rubric
+from ...task import Task
+from ...task.rules import first_rule
+
+__all__ = ["Gate", "GateResult", "ProbeScorer", "Share"]
+
+Share = Callable[[Rubric, Sequence[CriterionScore]], float]
+"""From scores to 0..1: `mpo.judge.scale.normalized`. A gate compares rubrics on one scale."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """A gate's answer."""
+
+    accepted: bool
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What was measured, by name; stored with the decision."""
+    usage: Usage = field(default_factory=Usage)
+    """What asking cost; part of the meta step's."""
+
+
+class Gate(Protocol):
+    """Decides on a proposal before it counts."""
+
+    async def check(
+        self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
+    ) -> GateResult:
+        """Rule on `refinement.rubric`, which is to follow `parent`.
+
+        Raises:
+            MPOError: The gate could not decide: the head stays where it was.
+        """
+        ...
+
+
+@dataclass
+class ProbeScorer:
+    """Asks the RM about texts that are no rollouts of the run, under any rubric.
+
+    Nothing of it is stored: a text made here reaches neither the store nor the MRM, so that the
+    MRM cannot write for the probes. The same text under the same rubric is asked once per panel.
+    """
+
+    reward_model: RewardModel
+    task: Task
+    share: Share
+    asked: int = 0
+    """Judgements that needed the RM; a rule's or a known one costs nothing."""
+    unscored: int = 0
+    usages: list[Usage] = field(default_factory=list)
+    _known: dict[tuple[str, str, str], float | None] = field(default_factory=dict)
+
+    @property
+    def usage(self) -> Usage:
+        return total_usage(self.usages)
+
+    def know(self, cases: Iterable[Case], rubric: Rubric) -> None:
+        """Take over what the run has paid for already: judgements under this very rubric."""
+        for case in cases:
+            judgement = case.judgement
+            if judgement.rubric_id == rubric.id and judgement.normalized_reward is not None:
+                self._known[_key(case.rollout, rubric)] = judgement.normalized_reward
+
+    async def scores(self, rollouts: Sequence[Rollout], rubric: Rubric) -> list[float | None]:
+        """0..1 for each rollout, in order; None where the RM gave no usable answer."""
+        fresh = {_key(r, rubric): r for r in rollouts if _key(r, rubric) not in self._known}
+        answers = await _all([self._one(r, rubric) for r in fresh.values()])
+        self._known.update(zip(fresh, answers, strict=True))
+        return [self._known[_key(r, rubric)] for r in rollouts]
+
+    async def _one(self, rollout: Rollout, rubric: Rubric) -> float | None:
+        if first_rule(self.task.spec, rollout.completion) is not None:
+            return 0.0  # the floor of every scale, and no model is asked
+        verdict = await self.reward_model.judge(rollout, rubric)
+        self.asked += 1
+        self.usages.append(verdict.usage)
+        if verdict.unscored is not None:
+            self.unscored += 1
+            return None
+        return self.share(rubric, verdict.scores)
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, float | None]]) -> list[float | None]:
+    """Everything at once; the chat limits what is in flight. An error stops the rest."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _key(rollout: Rollout, rubric: Rubric) -> tuple[str, str, str]:
+    return rollout.prompt, rollout.completion, rubric.id

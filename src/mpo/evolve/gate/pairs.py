@@ -1,0 +1,145 @@
+"""Gate by labelled preference pairs: the proposal must agree with them as often as the head."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import DataError
+from ...judge import RewardModel
+from ...records import Case, Refinement, Rollout
+from ...rubric import Rubric
+from ...task import Task
+from .base import GateResult, ProbeScorer, Share
+from .bootstrap import compare, win
+
+__all__ = ["Pair", "Pairs", "load_pairs"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, and which of them is the better one."""
+
+    prompt: str
+    better: str
+    worse: str
+
+
+def load_pairs(path: str | Path) -> tuple[Pair, ...]:
+    """Read pairs in the form of LLMBar: `[{"input", "output_1", "output_2", "label"}]`.
+
+    `label` is 1 or 2: the better output.
+
+    Raises:
+        DataError: The file cannot be read, or an entry lacks a field; the message names it.
+    """
+    try:
+        entries = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path}: must be a JSON list of pairs, with at least one")
+    pairs: list[Pair] = []
+    for number, entry in enumerate(entries):
+        texts = [entry.get(k) if isinstance(entry, dict) else None for k in _TEXTS]
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{path}: pair {number} needs the texts {', '.join(_TEXTS)}")
+        if entry.get("label") not in (1, 2, "1", "2"):
+            label = entry.get("label")
+            raise DataError(f"{path}: pair {number}: label must be 1 or 2, not {label!r}")
+        prompt, first, second = (str(text) for text in texts)
+        better, worse = (first, second) if str(entry["label"]) == "1" else (second, first)
+        pairs.append(Pair(prompt, better, worse))
+    return tuple(pairs)
+
+
+_TEXTS = ("input", "output_1", "output_2")
+
+
+class Pairs:
+    """Accept what agrees with labelled pairs at least as often as the head does.
+
+    Refused if the share of pairs in the right order falls by more than `tolerance`, and does so
+    in at least `confidence` of the bootstrap's resamples.
+
+    Args:
+        reward_model: The RM.
+        task: Whose rules and prompts the RM uses.
+        share: From scores to 0..1 (`mpo.judge.scale.normalized`).
+        pairs: All labelled pairs.
+        sample: How many are asked per check; which ones rotates with the step.
+        tolerance: Loss that is allowed, in shares of pairs.
+        confidence: Share of resamples that must show a loss.
+        seed: Of the sampling and the bootstrap.
+    """
+
+    def __init__(
+        self,
+        reward_model: RewardModel,
+        task: Task,
+        share: Share,
+        pairs: Sequence[Pair],
+        *,
+        sample: int = 32,
+        tolerance: float = 0.05,
+        confidence: float = 0.9,
+        seed: int = 0,
+    ) -> None:
+        if not pairs:
+            raise ValueError("pairs needs at least one labelled pair")
+        self.reward_model, self.task, self.share = reward_model, task, share
+        self.pairs = tuple(pairs)
+        self.sample, self.seed = sample, seed
+        self.tolerance, self.confidence = tolerance, confidence
+
+    def calls(self, per_judgement: int = 1) -> int:
+        """Most RM calls that one check makes."""
+        return 4 * min(self.sample, len(self.pairs)) * per_judgement
+
+    async def check(
+        self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
+    ) -> GateResult:
+        proposal = refinement.rubric
+        if proposal == parent:
+            return GateResult(False, "the proposal is the rubric in force")
+        step = max((case.rollout.step for case in evidence), default=0)
+        name = f"mpo:{self.seed}:pairs:{step}"
+        chosen = random.Random(name).sample(self.pairs, min(self.sample, len(self.pairs)))
+        texts = [t for p in chosen for t in (_as(p.prompt, p.better), _as(p.prompt, p.worse))]
+        panel = ProbeScorer(self.reward_model, self.task, self.share)
+        head = await panel.scores(texts, parent)
+        new = await panel.scores(texts, proposal)
+        clusters = [
+            [(win(head_good, head_bad), win(new_good, new_bad))]
+            for head_good, head_bad, new_good, new_bad in zip(
+                head[::2], head[1::2], new[::2], new[1::2], strict=True
+            )
+            # A pair counts only where all four answers are there.
+            if head_good is not None
+            and head_bad is not None
+            and new_good is not None
+            and new_bad is not None
+        ]
+        found = compare(clusters, name)
+        figures = {"pairs_calls": float(panel.asked), "pairs_unscored": float(panel.unscored)}
+        if found is None or 2 * found.pairs < len(chosen):
+            why = f"{panel.unscored} of {panel.asked} answers on labelled pairs stayed unscored"
+            return GateResult(False, why, figures, panel.usage)
+        figures |= {
+            "pairs_count": float(found.pairs),
+            "pairs_head": found.head,
+            "pairs_new": found.new,
+            "pairs_worse": found.worse,
+        }
+        if found.lost(self.tolerance, self.confidence):
+            why = f"it orders {found.new:.0%} of the labelled pairs rightly, not {found.head:.0%}"
+            return GateResult(False, why, figures, panel.usage)
+        why = f"{found.new:.0%} of the labelled pairs in the right order (head: {found.head:.0%})"
+        return GateResult(True, why, figures, panel.usage)
+
+
+def _as(prompt: str, completion: str) -> Rollout:
+    return Rollout(prompt=prompt, completion=completion)

@@ -1,0 +1,86 @@
+"""Decisions that no meta step leads to: the seed rubric, and going back to an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import ConfigError, StoreError
+from ..records import Decision
+from ..rubric import Rubric
+from ..store import Store
+
+__all__ = ["plant_seed", "roll_back"]
+
+
+def plant_seed(store: Store, cohort: str, seed: Rubric) -> Rubric:
+    """Make the seed rubric the head of a cohort that has none.
+
+    Returns:
+        The head.
+
+    Raises:
+        ConfigError: The store's lineage starts from another rubric.
+    """
+    lineage = store.lineage(cohort)
+    if not lineage:
+        decision = Decision(
+            cohort=cohort, kind="seed", proposed=seed.id, accepted=True, reason="seed rubric"
+        )
+        try:
+            store.decide(decision, seed)
+        except StoreError:
+            # Another rank may have planted it first; only then is there a lineage now.
+            if not store.lineage(cohort):
+                raise
+        lineage = store.lineage(cohort)
+    if lineage[0].proposed != seed.id:
+        raise ConfigError(
+            f"{store.path} continues seed rubric {lineage[0].proposed}, not {seed.id} "
+            f"({seed.title!r}): use another store, or the rubric that it began with "
+            "(mpo rubric show)"
+        )
+    head = store.head(cohort)
+    assert head is not None
+    return head
+
+
+def roll_back(
+    store: Store,
+    rubric_id: str,
+    n: int,
+    reason: str,
+    cohort: str = "",
+    figures: Mapping[str, float] | None = None,
+) -> Decision:
+    """Put an earlier rubric of the lineage back in force, as a decision of its own.
+
+    Args:
+        store: Of the run.
+        rubric_id: Of the rubric, or a unique beginning of it.
+        n: Updates made so far.
+        reason: For the record.
+        figures: What was measured, if anything was.
+
+    Raises:
+        StoreError: The store knows no such rubric.
+        ConfigError: It never was in force for this cohort, or is in force now.
+    """
+    rubric = store.rubric(rubric_id)
+    head = store.head(cohort)
+    before = [d for d in store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
+    if not before or head is None or rubric == head:
+        why = "is in force already" if rubric == head else "never was in force"
+        raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
+    maps = {key: v for key, v in before[-1].figures.items() if key.startswith("scale_")}
+    decision = Decision(
+        step=n,
+        cohort=cohort,
+        kind="rollback",
+        parent=head.id,
+        proposed=rubric.id,
+        accepted=True,
+        reason=reason,
+        figures={**(figures or {}), **maps},
+    )
+    store.decide(decision, rubric)
+    return decision

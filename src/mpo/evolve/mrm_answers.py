@@ -1,0 +1,189 @@
+"""What the MRM is asked to answer with, and reading it strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from pydantic import ValidationError
+
+from ..chat import Schema
+from ..errors import ChatReplyError, RubricError
+from ..rubric import Criterion, Level, Rubric
+from ..sanitize import clean
+
+__all__ = [
+    "ANALYSIS_FORMAT",
+    "ANALYSIS_SCHEMA",
+    "GUIDELINES_FORMAT",
+    "GUIDELINES_SCHEMA",
+    "PRESCREEN_FORMAT",
+    "PRESCREEN_SCHEMA",
+    "RUBRIC_FORMAT",
+    "RUBRIC_SCHEMA",
+    "read_answer",
+    "read_choice",
+    "read_guidelines",
+    "read_text",
+]
+
+MAX_SCORE_SPAN = 100
+"""Widest closed set that a proposal may ask for, highest minus lowest."""
+
+
+def _object(title: str, **properties: Any) -> Schema:
+    """Schema of an object with all properties required, in the portable subset."""
+    return {
+        "title": title,
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+_TEXT = {"type": "string"}
+_INTEGER = {"type": "integer"}
+
+
+def _part(**properties: Any) -> dict[str, Any]:
+    schema = dict(_object("", **properties))
+    del schema["title"]
+    return schema
+
+
+PRESCREEN_FORMAT = (
+    'Answer with one JSON object: {"reason": "one sentence", "label": "good" | "ok" | "bad"}.'
+)
+PRESCREEN_SCHEMA = _object(
+    "prescreen", reason=_TEXT, label={"type": "string", "enum": ["good", "ok", "bad"]}
+)
+
+ANALYSIS_FORMAT = (
+    'Answer with one JSON object: {"findings": "what the grading missed, at most 300 words", '
+    '"verdict": "too_high" | "fair" | "too_low", '
+    '"advice": "what the rubric should ask for, at most 200 words"}.'
+)
+ANALYSIS_SCHEMA = _object(
+    "analysis",
+    findings=_TEXT,
+    verdict={"type": "string", "enum": ["too_high", "fair", "too_low"]},
+    advice=_TEXT,
+)
+
+RUBRIC_FORMAT = (
+    'Answer with one JSON object: {"reasons": "why, at most 100 words", "criteria": [{"name": '
+    '"short name", "text": "what to look at", "weight": 1, "lowest": 0, "highest": 5, "levels": '
+    '[{"score": 0, "text": "what this score means"}, …]}, …]}. Levels ascend and lie between '
+    "lowest and highest; scores are integers."
+)
+RUBRIC_SCHEMA = _object(
+    "rubric",
+    reasons=_TEXT,
+    criteria={
+        "type": "array",
+        "items": _part(
+            name=_TEXT,
+            text=_TEXT,
+            weight={"type": "number"},
+            lowest=_INTEGER,
+            highest=_INTEGER,
+            levels={"type": "array", "items": _part(score=_INTEGER, text=_TEXT)},
+        ),
+    },
+)
+
+GUIDELINES_FORMAT = (
+    'Answer with one JSON object: {"reasons": "why, at most 100 words", '
+    '"guidelines": "the whole new guidelines, at most 1000 words"}.'
+)
+GUIDELINES_SCHEMA = _object("guidelines", reasons=_TEXT, guidelines=_TEXT)
+
+
+def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
+    """A value out of a closed set.
+
+    Raises:
+        ChatReplyError: Another value, or none.
+    """
+    value = answer.get(key)
+    if value not in allowed:
+        raise ChatReplyError(f"wrong_keys: {key!r} must be one of {list(allowed)}")
+    return str(value)
+
+
+def read_text(answer: Mapping[str, Any], key: str) -> str:
+    """A text, cleaned: what a model wrote is shown to a model again, and to people.
+
+    Raises:
+        ChatReplyError: No text.
+    """
+    value = answer.get(key)
+    if not isinstance(value, str):
+        raise ChatReplyError(f"wrong_keys: {key!r} must be text")
+    return clean(value).text
+
+
+def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:
+    """The guidelines in an MRM answer: the parent's criterion with a new text, same scores.
+
+    Raises:
+        ChatReplyError: No text, or an empty one.
+    """
+    text = read_text(answer, "guidelines")
+    if not text.strip():
+        raise ChatReplyError("no_criteria: the proposed guidelines are empty")
+    (old,) = parent.criteria
+    new = Criterion(
+        name=old.name, text=text, levels=old.levels, scores=old.scores, weight=old.weight
+    )
+    return Rubric(title=parent.title, criteria=(new,))
+
+
+def read_answer(answer: Mapping[str, Any], title: str) -> Rubric:
+    """The rubric in an MRM answer. Names and texts are cleaned; the title stays the parent's.
+
+    Raises:
+        ChatReplyError: No list of criteria, or a criterion that breaks the rules of `Criterion`.
+    """
+    entries = answer.get("criteria")
+    if not isinstance(entries, list) or not entries:
+        raise ChatReplyError("no_criteria: the proposed rubric has no criterion")
+    try:
+        return Rubric(title=title, criteria=tuple(_read_criterion(entry) for entry in entries))
+    except (ValidationError, RubricError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ChatReplyError(f"invalid_rubric: {reason}") from error
+
+
+def _read_criterion(entry: Any) -> Criterion:
+    if not isinstance(entry, dict):
+        raise RubricError("a criterion must be an object")
+    low, high, weight = entry.get("lowest"), entry.get("highest"), entry.get("weight", 1)
+    if not _is_int(low) or not _is_int(high) or not low < high <= low + MAX_SCORE_SPAN:
+        raise RubricError(
+            f"criterion {str(entry.get('name'))[:60]!r}: lowest and highest must be integers, at "
+            f"most {MAX_SCORE_SPAN} apart; got {str(low)[:20]!r} and {str(high)[:20]!r}"
+        )
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise RubricError(f"criterion {str(entry.get('name'))[:60]!r}: weight must be a number")
+    levels = entry.get("levels") or []
+    if not isinstance(levels, list):
+        raise RubricError(f"criterion {str(entry.get('name'))[:60]!r}: levels must be a list")
+    return Criterion(
+        name=read_text(entry, "name"),
+        text=read_text(entry, "text"),
+        levels=tuple(_read_level(level) for level in levels),
+        scores=tuple(range(low, high + 1)),
+        weight=float(weight),
+    )
+
+
+def _read_level(entry: Any) -> Level:
+    if not isinstance(entry, dict) or not _is_int(entry.get("score")):
+        raise RubricError("a level must be an object with an integer score")
+    return Level(score=entry["score"], text=read_text(entry, "text"))
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,96 @@
+"""RewardModel: an LLM that scores one rollout against a rubric (the paper's junior instructor).
+
+A reward model asks and checks; it does not compute rewards. It returns a `JudgeResult`: a score per
+criterion, or the reason why there is none. A failure never becomes a score.
+
+Four protocols, chosen by `rm.protocol` in task.yaml:
+
+    single          one call for all criteria (the default), or for a few at a time
+    per_criterion   one call for each criterion, none of which sees another's score
+    dialogue        the paper's: one growing conversation, for each criterion a rationale turn and
+                    a score turn (arXiv 2504.20157, notes/paper.md §1.4)
+    plan_execute    the paper's for math: plan from problem and reference solution, execute the
+                    plan on the response, score (notes/paper.md §1.5)
+
+`rm.answer_check` lets some rollouts be graded by their final answer alone, whatever the protocol.
+"""
+
+from __future__ import annotations
+
+from ..chat import Chat
+from ..errors import ConfigError
+from ..task import Task
+from ..task.rules import Box, RuleHit, boxes, first_rule
+from .answer_check import AnswerChecked, AnswerChecker
+from .answer_format import (
+    judgement_format,
+    judgement_schema,
+    parse_json,
+    parse_judgement,
+    render_criteria,
+)
+from .base import Grader, JudgeResult, RewardModel
+from .dialogue import Dialogue
+from .plan_execute import PlanExecute
+from .single import PerCriterion, SingleCall
+
+__all__ = [
+    "AnswerChecked",
+    "AnswerChecker",
+    "Box",
+    "Dialogue",
+    "Grader",
+    "JudgeResult",
+    "PerCriterion",
+    "PlanExecute",
+    "RewardModel",
+    "RuleHit",
+    "SingleCall",
+    "boxes",
+    "first_rule",
+    "judgement_format",
+    "judgement_schema",
+    "make_reward_model",
+    "parse_json",
+    "parse_judgement",
+    "render_criteria",
+]
+
+PROTOCOLS: dict[str, type[Grader]] = {
+    "single": SingleCall,
+    "per_criterion": PerCriterion,
+    "dialogue": Dialogue,
+    "plan_execute": PlanExecute,
+}
+
+
+def make_reward_model(
+    task: Task,
+    chat: Chat,
+    secret: bytes,
+    seed: int = 0,
+    *,
+    answers: AnswerChecker | None = None,
+) -> RewardModel:
+    """The reward model that a task asks for.
+
+    Args:
+        task: Names the protocol, and has its prompts.
+        chat: The model that grades.
+        secret: Key of the fences; the run's own, unknown to the policy.
+        seed: Of the model, and of what is drawn.
+        answers: Compares final answers; for tasks with `rm.answer_check`.
+
+    Raises:
+        ConfigError: The task checks answers, and nothing was given that can.
+    """
+    rm = task.spec.rm
+    model = PROTOCOLS[rm.protocol](chat, task, secret=secret, seed=seed)
+    if rm.answer_check == "off":
+        return model
+    if answers is None:
+        raise ConfigError(
+            f"task {task.name!r} grades some rollouts by their answer (rm.answer_check: "
+            f"{rm.answer_check}): pass answers=mpo.task.answers.BoxedAnswers(), or switch it off"
+        )
+    return AnswerChecked(model, task, answers, seed=seed)

@@ -1,0 +1,93 @@
+"""Grading by the final answer alone: no model is asked (paper §3.3.3).
+
+Half of the rollouts of a math task are graded so. The paper says "selected at random"; the
+published code tosses one coin for a whole batch, so that a batch's rewards hang on it
+(notes/reference.md D29). Here the default draws for each rollout; `per_batch` keeps the coin.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..records import CriterionScore, Rollout, content_hash
+from ..rubric import Rubric
+from ..task import Task
+from .base import JudgeResult, RewardModel, seeded_random
+
+__all__ = ["AnswerChecked", "AnswerChecker"]
+
+ANSWER_PROTOCOL = "answer_only"
+"""`JudgeResult.protocol` where the answer decided: the record of what was drawn."""
+
+
+class AnswerChecker(Protocol):
+    """Compares final answers; `mpo.task.answers.BoxedAnswers` does it for math."""
+
+    async def correct(self, completion: str, reference: str) -> bool | None:
+        """Whether the completion's final answer is the reference's.
+
+        Args:
+            completion: What the policy wrote.
+            reference: The reference answer, or a solution that ends in it.
+
+        Returns:
+            None if the reference has no answer that can be compared. A completion without an
+            answer is wrong.
+        """
+        ...
+
+
+class AnswerChecked:
+    """A reward model that lets the final answer decide for some rollouts.
+
+    Those get the highest or the lowest score of every criterion.
+
+    Args:
+        inner: Grades the others.
+        task: Says how many, and which column holds the reference.
+        answers: Compares.
+        seed: Of the draw.
+    """
+
+    def __init__(
+        self, inner: RewardModel, task: Task, answers: AnswerChecker, *, seed: int = 0
+    ) -> None:
+        self._inner = inner
+        self._task = task
+        self._answers = answers
+        self._seed = seed
+        self.protocol = inner.protocol
+
+    @property
+    def model(self) -> str:
+        return self._inner.model
+
+    @property
+    def template_hash(self) -> str:
+        rm = self._task.spec.rm
+        return content_hash([self._inner.template_hash, rm.answer_check, rm.answer_share], 12)
+
+    def by_answer(self, rollout: Rollout) -> bool:
+        """Whether the draw lets the answer decide. The same in every process."""
+        rm = self._task.spec.rm
+        batch = (rollout.mode, rollout.step)
+        unit = (rollout.id,) if rm.answer_check == "per_rollout" else batch
+        return seeded_random(self._seed, "answer_check", *unit).random() < rm.answer_share
+
+    async def judge(self, rollout: Rollout, rubric: Rubric) -> JudgeResult:
+        if not self.by_answer(rollout):
+            return await self._inner.judge(rollout, rubric)
+        reference = self._task.reference_answer(rollout.columns)
+        correct = await self._answers.correct(rollout.completion, reference)
+        if correct is None:  # a proof, say: nothing to compare
+            return await self._inner.judge(rollout, rubric)
+        why = "Graded by the final answer alone: it is " + (
+            "the reference's." if correct else "not the reference's, or missing."
+        )
+        scores = tuple(
+            CriterionScore(
+                criterion=key, score=criterion.scores[-1 if correct else 0], rationale=why
+            )
+            for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True)
+        )
+        return JudgeResult(scores=scores, protocol=ANSWER_PROTOCOL)

@@ -1,0 +1,1 @@
+"""PPO with an evolving reward (`trainer.algorithm: ppo`)."""

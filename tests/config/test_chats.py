@@ -1,0 +1,180 @@
+"""What `build` puts around a client: one budget, one cache, one limit for each endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import batch, loop_chat
+from mpo.chat import CachedChat, Chat, DedupedChat, OpenAIChat, ScriptedChat
+from mpo.config import Endpoints, compose, load_config, make_chat
+from mpo.config.schema import BudgetConfig, ChatConfig, SandboxConfig
+from mpo.errors import BudgetError, ConfigError
+from mpo.evolve.schedule import Every
+from mpo.records import Usage
+from mpo.reward import EvolvingReward
+from mpo.store import Store
+
+URL = "http://127.0.0.1:9/v1"
+
+
+def made(endpoints: Endpoints, model: str, **options: Any) -> OpenAIChat:
+    config = ChatConfig(base_url=URL, model=model, **options)
+    chat = make_chat(config, SandboxConfig(), 0, endpoints)
+    assert isinstance(chat, OpenAIChat)
+    return chat
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "mpo.db")
+
+
+def reward_of(rm: Chat, mrm: Chat, store: Store) -> EvolvingReward:
+    return EvolvingReward("essay", rm, store, meta_chat=mrm, schedule=Every(2), samples=2)
+
+
+def run(reward: EvolvingReward, steps: Sequence[int]) -> None:
+    for n in steps:
+        asyncio.run(reward.score(batch(n)))
+        asyncio.run(reward.step(n + 1))
+
+
+def test_chats_of_one_endpoint_share_its_limit_and_what_it_enforces() -> None:
+    endpoints = Endpoints()
+    rm, mrm = made(endpoints, "small", concurrency=8), made(endpoints, "large", concurrency=32)
+    assert rm.limiter is mrm.limiter
+    assert rm.limiter.ceiling == rm.limiter.limit == 32
+    assert rm.tier == "auto"
+    assert made(endpoints, "small", tier="lines").tier == "lines"
+    assert made(Endpoints(), "small").limiter is not rm.limiter
+
+
+def test_an_endpoint_is_cached_and_deduplicated_and_the_simulated_model_is_not(
+    store: Store,
+) -> None:
+    raw = made(Endpoints(), "m")
+    kinds = []
+    for cache in (True, False):
+        chats = compose(raw, raw, BudgetConfig(), store, cache=cache)
+        kinds.append([type(chats.rm), type(chats.mrm)])
+    assert kinds == [[CachedChat] * 2, [DedupedChat] * 2]
+    simulated = make_chat(ChatConfig(sandbox=True), SandboxConfig(), 0)
+    chats = compose(simulated, simulated, BudgetConfig(usd=1.0), store, cache=True)
+    assert not isinstance(chats.rm, CachedChat | DedupedChat)
+
+
+def test_the_same_answer_is_paid_for_once_over_all_steps(store: Store) -> None:
+    inner = loop_chat()
+    chats = compose(inner, inner, BudgetConfig(), store, cache=True)
+    reward = reward_of(chats.rm, chats.mrm, store)
+    first = batch(0)
+    again = [r.model_copy(update={"id": f"again{r.id}", "step": 1}) for r in first]
+    scores = [j.reward for j in asyncio.run(reward.score(first))]
+    assert [j.reward for j in asyncio.run(reward.score(again))] == scores
+    assert len(inner.calls) == 8
+    assert chats.costs()["rm"]["calls"] == store.usage()["rm"].calls == 8
+
+
+def test_the_ledger_equals_the_store_and_knows_the_roles(store: Store) -> None:
+    rm, mrm = loop_chat("small"), loop_chat("large")
+    prices = {"small": [1.0, 10.0], "large": [2.0, 20.0, 1.0]}
+    chats = compose(rm, mrm, BudgetConfig(usd=5.0, prices=prices), store, cache=True)
+    run(reward_of(chats.rm, chats.mrm, store), range(4))
+    used, costs = store.usage(), chats.costs()
+    for role, chat, price in (("rm", rm, prices["small"]), ("mrm", mrm, prices["large"])):
+        assert used[role] == chat.usage
+        assert Usage(**{k: v for k, v in costs[role].items() if k != "usd"}) == chat.usage
+        tokens = chat.usage.prompt_tokens * price[0] + chat.usage.completion_tokens * price[1]
+        assert costs[role]["usd"] == pytest.approx(tokens / 1e6, abs=1e-6)
+
+
+def test_without_a_price_the_cost_is_not_known_and_not_zero(store: Store) -> None:
+    inner = loop_chat()
+    chats = compose(inner, inner, BudgetConfig(), store, cache=True)
+    run(reward_of(chats.rm, chats.mrm, store), [0])
+    assert chats.costs()["rm"]["usd"] is None
+
+
+def test_a_cap_in_dollars_wants_every_price(store: Store) -> None:
+    budget = BudgetConfig(usd=1.0, prices={"small": [1, 1]})
+    with pytest.raises(ConfigError, match=r"price of 'large'.*budget.prices: \{large: "):
+        compose(loop_chat("small"), loop_chat("large"), budget, store, cache=True)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["stopped", "killed"])
+def test_what_was_spent_survives_into_the_next_process(tmp_path: Path, kept: bool) -> None:
+    path = tmp_path / "mpo.db"
+    inner = loop_chat("m")
+    prices = {"m": [100.0, 1000.0]}
+    with Store(path) as store:
+        chats = compose(inner, inner, BudgetConfig(calls=10, prices=prices), store, cache=True)
+        with pytest.raises(BudgetError, match=r"budget.calls is used up: 10 of 10 .*resume"):
+            run(reward_of(chats.rm, chats.mrm, store), range(3))
+        before = chats.costs()
+        if kept:  # a killed process has no time for it
+            chats.keep()
+    with Store(path) as store:
+        chats = compose(inner, inner, BudgetConfig(calls=10, prices=prices), store, cache=True)
+        assert chats.costs() == before
+        with pytest.raises(BudgetError):
+            run(reward_of(chats.rm, chats.mrm, store), [1])
+        chats = compose(inner, inner, BudgetConfig(calls=100, prices=prices), store, cache=True)
+        run(reward_of(chats.rm, chats.mrm, store), [1, 2])
+        assert chats.costs()["rm"]["calls"] == store.usage()["rm"].calls
+        assert len(inner.calls) == sum(part["calls"] for part in chats.costs().values())
+
+
+def test_what_another_process_spends_counts(tmp_path: Path) -> None:
+    """Two ranks on one store: each has its own budget object, and the cap is the run's."""
+    path, cap = tmp_path / "mpo.db", BudgetConfig(calls=12)
+    Store(path).close()
+    with Store(path) as one, Store(path) as other:
+        inner = loop_chat("m")
+        first, second = (compose(inner, inner, cap, store, cache=False) for store in (one, other))
+        asyncio.run(reward_of(first.rm, first.mrm, one).score(batch(0)))
+        spent = one.usage()["rm"].calls
+        assert 6 < spent <= 12, "less than the cap, and more than half of it"
+        with pytest.raises(BudgetError, match=rf"of 12 spent .*{spent} more by other processes"):
+            asyncio.run(reward_of(second.rm, second.mrm, other).score(batch(1)))
+        assert len(inner.calls) <= 12
+        copied = pickle.loads(pickle.dumps(second.budget))
+        assert copied.spent == second.budget.spent
+
+
+def test_the_ledger_is_written_when_it_changed(store: Store) -> None:
+    chats = compose(loop_chat(), loop_chat(), BudgetConfig(), store, cache=True)
+    chats.keep()
+    assert store.meta("budget") is None
+    run(reward_of(chats.rm, chats.mrm, store), [0])
+    chats.keep()
+    assert json.loads(store.meta("budget") or "")["rm"]["usage"]["calls"] == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("budget.usd=0", "budget.usd: should be greater than 0"),
+        ("budget.prices={m: [1]}", "the price of 'm' is [prompt, completion]"),
+        ("budget.prices={m: [1, -2]}", "not [1.0, -2.0]"),
+        ("budget.cals=3", "did you mean 'budget.calls'?"),
+        ("chat.tier=xml", "chat.tier"),
+        ("reward.flags=punish", "'observe', 'penalise' or 'refuse'"),
+    ],
+)
+def test_wrong_values_are_named(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("sandbox/essay", [override])
+    assert words in str(caught.value)
+
+
+def test_a_chat_that_is_told_what_to_say_needs_no_price(store: Store) -> None:
+    chats = compose(ScriptedChat(["x"]), ScriptedChat([]), BudgetConfig(), store, cache=False)
+    assert asyncio.run(chats.rm.complete([{"role": "user", "content": "?"}])).text == "x"
+    assert chats.rm.name == "scripted"

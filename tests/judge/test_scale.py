@@ -1,0 +1,152 @@
+"""Scales: what a reward is, and what stays the same when the rubric changes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from statistics import fmean, pstdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpo.judge.scale import (
+    Anchored,
+    Normalized,
+    Raw,
+    Scale,
+    ScaleMap,
+    fit_map,
+    jump,
+    normalized,
+    weighted_sum,
+)
+from mpo.records import CriterionScore, Decision
+from mpo.rubric import Criterion, Rubric, read_rubric
+from shared_data import shared_data
+
+RUBRIC = Rubric(
+    criteria=(
+        Criterion(name="Flow", scores=(0, 1, 2, 3, 4, 5)),
+        Criterion(name="Errors", scores=(-4, -2, 0), weight=2.0),
+    )
+)
+
+
+def scores(flow: int, errors: int) -> list[CriterionScore]:
+    return [
+        CriterionScore(criterion="flow", score=flow),
+        CriterionScore(criterion="errors", score=errors),
+    ]
+
+
+def test_raw_and_normalized() -> None:
+    assert Raw().reward(RUBRIC, scores(3, -2)) == weighted_sum(RUBRIC, scores(3, -2)) == -1
+    assert Raw().floor(RUBRIC) == -8
+    assert Normalized().reward(RUBRIC, scores(3, -2)) == pytest.approx(7 / 13)
+    assert Normalized().reward(RUBRIC, scores(0, -4)) == Normalized().floor(RUBRIC) == 0
+    assert Normalized().reward(RUBRIC, scores(5, 0)) == 1
+
+
+def test_anchored_is_normalized_until_the_rubric_changes() -> None:
+    scale: Scale = Anchored()
+    assert scale.reward(RUBRIC, scores(3, -2)) == Normalized().reward(RUBRIC, scores(3, -2))
+    assert scale.floor(RUBRIC) == 0
+
+
+shares = st.lists(st.floats(0, 1), min_size=2, max_size=40)
+
+
+@given(shares, st.integers(0, 10_000), st.floats(0.1, 4), st.floats(-2, 2))
+def test_the_anchors_keep_mean_and_spread(
+    before: list[float], seed: int, slope: float, offset: float
+) -> None:
+    rng = random.Random(seed)
+    after = [rng.random() for _ in before]
+    previous = ScaleMap("old", slope, offset)
+    fitted = fit_map("new", before, after, previous)
+    was, now = [previous(share) for share in before], [fitted(share) for share in after]
+    assert abs(fmean(was) - fmean(now)) < 1e-6
+    if not fitted.degenerate:
+        assert abs(pstdev(was) - pstdev(now)) < 1e-6
+        assert fitted.slope > 0  # a better share stays the better reward
+
+
+def test_nothing_drifts_over_many_switches() -> None:
+    rng = random.Random(4)
+    before = [rng.random() for _ in range(32)]
+    start = (fmean(before), pstdev(before))
+    current = ScaleMap("0")
+    for number in range(40):
+        after = [0.2 + 0.1 * rng.random() if number % 2 else rng.random() for _ in before]
+        current = fit_map(str(number), before, after, current)
+        rewards = [current(share) for share in after]
+        assert fmean(rewards) == pytest.approx(start[0], abs=1e-6)
+        assert pstdev(rewards) == pytest.approx(start[1], abs=1e-6)
+        before = after
+
+
+def test_without_spread_the_mean_alone_is_kept() -> None:
+    previous = ScaleMap("old", 2.0, 0.5)
+    for before, after in (
+        ([0.4] * 8, [0.1, 0.9] * 4),
+        ([0.1, 0.9] * 4, [0.4] * 8),
+        ([0.3], [0.6]),
+    ):
+        fitted = fit_map("new", before, after, previous)
+        assert fitted.degenerate
+        assert fitted.slope == previous.slope
+        assert fmean(map(fitted, after)) == pytest.approx(fmean(map(previous, before)))
+    assert fit_map("new", [], [], previous)(0.7) == previous(0.7)
+
+
+def test_unscored_anchors_are_left_out_on_both_sides() -> None:
+    fitted = fit_map("new", [0.2, None, 0.8, 0.5], [0.1, 0.9, None, 0.3])
+    assert fitted.anchors == 2
+    assert fitted == fit_map("new", [0.2, 0.5], [0.1, 0.3])
+    assert fit_map("new", [None], [0.5]).anchors == 0
+
+
+def test_the_map_survives_with_its_decision() -> None:
+    fitted = fit_map(RUBRIC.id, [0.1, 0.7, 0.4], [0.3, 0.9, 0.31])
+    decision = Decision(
+        step=10, parent="p", proposed=RUBRIC.id, accepted=True, reason="", figures=fitted.figures()
+    )
+    again = Decision.model_validate_json(decision.model_dump_json())
+    assert ScaleMap.from_figures(RUBRIC.id, again.figures) == fitted  # bit for bit
+    assert ScaleMap.from_figures(RUBRIC.id, {"probe_pairs": 3.0}) is None
+    scale = Anchored({RUBRIC.id: fitted}.get)
+    assert scale.reward(RUBRIC, scores(3, -2)) == fitted(normalized(RUBRIC, scores(3, -2)))
+    assert scale.floor(RUBRIC) == fitted(0.0) < scale.reward(RUBRIC, scores(1, -4))
+
+
+def test_the_jump_is_told() -> None:
+    told = jump([0.2, 0.4, None], [0.6, 1.0, 0.3])
+    assert told["scale_mean_before"] == pytest.approx(0.3)
+    assert told["scale_mean_after"] == pytest.approx(0.8)
+    assert told["scale_jump"] == pytest.approx(0.5)
+    assert jump([None], [1.0]) == {}
+
+
+def test_the_recorded_run_jumps_tenfold_raw_and_not_at_all_anchored() -> None:
+    """Update 10 under rubric 0 against update 20 under rubric 1, as if both were one sample."""
+    folder = shared_data("mpo-run")
+    with gzip.open(folder / "rollouts.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    rubrics = [
+        read_rubric((folder / "rubrics" / f"evaluation_rubric_iter_{n}.txt").read_text()).rubric
+        for n in (0, 1)
+    ]
+    raw = [[r["junior_scores"] for r in rows if r["update"] == u] for u in (10, 20)]
+    share = [
+        [(s - b.score_range[0]) / (b.score_range[1] - b.score_range[0]) for s in sums]
+        for sums, b in zip(raw, rubrics, strict=True)
+    ]
+    assert fmean(raw[0]) == pytest.approx(3.35, abs=0.01)
+    assert fmean(raw[1]) == pytest.approx(30.9, abs=0.05)
+    assert abs(jump(share[0], share[1])["scale_jump"]) < 0.1
+    fitted = fit_map(rubrics[1].id, share[0], share[1])
+    told = jump(share[0], [fitted(s) for s in share[1]])
+    assert abs(told["scale_jump"]) < 1e-6
+    assert abs(told["scale_std_after"] - told["scale_std_before"]) < 1e-6
