@@ -381,7 +381,7 @@ class EvolvingReward:
         if head != work.parent:
             accepted, reason = False, f"the rubric in force is no longer {work.parent.id}"
         refinement = outcome.refinement
-        rejected_by_canaries = (
+        rejected = (
             self._canaries.rejected_by_canaries(cohort) if self._canaries is not None else ()
         )
         if accepted and refinement is not None and refinement.rubric.id in rejected:
