@@ -203,7 +203,7 @@ def test_generations_are_judged_once(here: Here, judge: Judge) -> None:
     http = ["--chat", judge.url, "--model", "gpt"]
     told = here.refused("rank", *files, *http)
     assert "8 calls for 8 games" in told
-    assert "nothing was asked yet; add --yes" in told
+    assert "nothing was sent yet; add --yes" in told
     assert judge.asked == 0
     found = here.json("rank", *files, *http, "--yes", "--price-per-mtok", "2.5,10")
     assert "about $0.0" in here.stderr

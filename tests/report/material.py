@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo.config import load_config, to_yaml
-from mpo.evaluation.metrics import arm_seed_summary
+from mpo.evaluation.run_metrics import arm_seed_summary
 from mpo.records import (
     Analysis,
     Case,

@@ -13,7 +13,7 @@ import typer
 
 from ..config import write_text
 from ..errors import ConfigError, StoreError
-from ..evaluation.metrics import arm_seed_summary
+from ..evaluation.run_metrics import arm_seed_summary
 from ..importers import Experiment, Imported, read_experiment, write_experiment
 from ..store import Store
 from ..training.files import write_rubrics

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from ..evaluation.metrics import SPAN
+from ..evaluation.run_metrics import SPAN
 
 __all__ = [
     "SPAN",

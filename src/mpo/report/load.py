@@ -10,7 +10,7 @@ from typing import Any
 
 from ..chat import TIMINGS
 from ..errors import DataError
-from ..evaluation.metrics import arm_seed_summary, curves
+from ..evaluation.run_metrics import arm_seed_summary, curves
 from ..records import Decision, Usage
 from ..rubric import Rubric
 from ..store import Store
@@ -36,11 +36,11 @@ class RunData:
     config_text: str
     """Its config.yaml; empty where it has none."""
     curves: Mapping[str, Any]
-    """As `evaluation.metrics.curves`."""
+    """As `evaluation.run_metrics.curves`."""
     raw: Sequence[float | None]
     """Mean reward of each step in the scale of the run, where that is not `normalized`."""
     summary: Mapping[str, Any]
-    """As `evaluation.metrics.arm_seed_summary`, and `exploits`, `seconds` where known."""
+    """As `evaluation.run_metrics.arm_seed_summary`, and `exploits`, `seconds` where known."""
     decisions: Sequence[Decision]
     before: Sequence[Decision]
     """Decisions of the blind arm's rounds before training."""
