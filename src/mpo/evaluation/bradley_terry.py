@@ -64,7 +64,8 @@ def fit(wins: Floats) -> Floats:
         limit=10_000,
     )
     theta: Floats = np.log(result.scores.sort_index().to_numpy())
-    return theta - theta.mean()
+    centred: Floats = theta - theta.mean()
+    return centred
 
 
 def bradley_terry(
