@@ -342,7 +342,7 @@ class TestLaws:
                     await reward.score(batch(n)); await reward.step(n + 1)
             asyncio.run(main())
             print([d.model_dump_json() for d in reward.store.lineage()])
-            print([(c.name, c.step, c.seed, c.result) for c in reward.store.choices()])
+            print([(c.name, c.step, c.seed, c.result) for c in reward.store.events()])
         """)
         outs = []
         for seed in ("1", "2"):
@@ -356,7 +356,7 @@ class TestLaws:
             )  # fmt: skip
         assert outs[0] == outs[1]
         store = Store(tmp_path / "1.db")
-        logged = list(store.choices("evidence"))
+        logged = list(store.events("evidence"))
         evolved = [d for d in store.lineage() if d.refinement]
         assert [list(c.result) for c in logged] == [
             list(d.refinement.evidence) for d in evolved if d.refinement

@@ -30,7 +30,7 @@ from typing import Any
 from .chat import Chat
 from .evolve.evidence import EvidenceSnapshot, choose, freeze, log_choices
 from .evolve.gate import Always, Gate
-from .evolve.lineage import plant_seed, roll_back
+from .evolve.lineage import roll_back
 from .evolve.meta_reward_model import AnalysisMode, MetaRewardModel
 from .evolve.meta_step import Background, MetaStep, Outcome
 from .evolve.mrm_cases import Evidence
@@ -180,7 +180,7 @@ class EvolvingReward:
             self.store,
             self.reward_model,
             self.scale,
-            self.rubric,
+            self.seed_rubric,
             on_injection=on_injection,
             max_unscored=max_unscored,
             seed=seed,
@@ -195,7 +195,7 @@ class EvolvingReward:
             canaries=self._canaries,
             audit=self._second_opinion(secret),
         )
-        plant_seed(self.store, "", self.seed_rubric)
+        self.store.plant_seed("", self.seed_rubric)
 
     def _second_opinion(self, secret: bytes) -> SecondJudge | None:
         if self.second_judge is None:
@@ -210,7 +210,7 @@ class EvolvingReward:
     def rubric(self, cohort: str = "") -> Rubric:
         """The head: the rubric in force for a cohort."""
         head = self.store.head(cohort)
-        return head if head is not None else plant_seed(self.store, cohort, self.seed_rubric)
+        return head if head is not None else self.store.plant_seed(cohort, self.seed_rubric)
 
     @property
     def under_way(self) -> list[int]:

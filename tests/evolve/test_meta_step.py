@@ -298,7 +298,7 @@ class TestAlarm:
         assert decisions[:8] == [None] * 8
         held = [d for d in decisions if d is not None]
         assert held
-        called = [choice.step for choice in reward.store.choices("alarm")]
+        called = [choice.step for choice in reward.store.events("alarm")]
         assert len(called) >= 2
         assert all(b - a >= 3 for a, b in itertools.pairwise(called))  # decided yet or not
         asked = [c.prompt for c in chat.calls if c.schema and c.schema["title"] == "analysis"]

@@ -12,6 +12,7 @@ import pytest
 from mpo.config import check, load_config
 from mpo.errors import ConfigError
 from mpo.records import Rollout
+from mpo.sanitize import Cleaned
 from mpo.task import load_task
 from mpo.task.answers import BoxedAnswers
 from mpo.task.rules import first_rule
@@ -68,7 +69,7 @@ class TestAllTasks:
     def test_no_rule_decides_a_clean_text(self, task: str, texts: dict[str, list[Essay]]) -> None:
         spec = load_task(task).spec
         clean = [text.text for text in texts[task] if text.sloppy is None]
-        assert [text for text in clean if first_rule(spec, text)] == []
+        assert [text for text in clean if first_rule(spec, Cleaned(text))] == []
 
     def test_clean_texts_are_fine_in_every_property(
         self, task: str, texts: dict[str, list[Essay]]

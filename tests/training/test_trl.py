@@ -239,7 +239,7 @@ def test_gold_is_kept_apart_from_what_models_see(tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
     Caller().call(TRLReward(reward, auditor=Lengths()), 0, completions=["a song", "the song"])
     (case, other) = reward.store.window(scored=None)
-    audits = reward.store.audits()
+    audits = reward.store.external_scores()
     assert (audits[case.rollout.id].value, audits[case.rollout.id].parts) == (1 / 3, {"words": 2})
     assert audits[other.rollout.id].value is None
     assert case.rollout.columns == {}

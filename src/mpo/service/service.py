@@ -168,8 +168,8 @@ class RewardService:
                 wanted = self.versions.id(version, rollout.cohort)
             except StoreError as error:
                 raise Refusal(404, str(error)) from None
-            place = (rollout.group, rollout.step)
-            pinned = self.reward.store.pin([place], wanted, rollout.cohort)[place]
+            place = (rollout.cohort, rollout.group, rollout.step)
+            pinned = self.reward.store.pin({place: wanted})[place]
             if pinned != wanted:
                 raise Refusal(
                     409,
