@@ -24,7 +24,7 @@ from ..records import Case, Proposal, Refinement, ScaleMap, Usage
 from ..rubric import Rubric
 from ..task import Task
 from .gate import Gate, ProbeScorer
-from .lint import Finding, has_errors, lint
+from .lint import Finding, has_errors, lint, missing_criteria
 from .meta_reward_model import MetaRewardModel
 from .mrm_cases import Evidence
 
@@ -171,7 +171,8 @@ class MetaStep:
         """The proposal, or what the MRM made of it when shown its faults, with what lint finds.
 
         Words to the grader, links and control strings are shown to it too. They are warnings: they
-        refuse nothing, and a repair that fails or breaks something leaves the proposal as it was.
+        refuse nothing. A repair that fails, breaks something or loses a criterion that had no fault
+        is not taken: the proposal stays as it was.
         """
         if not self.checks:
             return refinement, []
@@ -193,7 +194,11 @@ class MetaStep:
         after = refinement.model_copy(update={"rubric": mended.rubric, "reasons": mended.reasons})
         left = self._lint(after, parent, evidence)
         worse = has_errors(left) and not has_errors(found)
-        return (refinement, found) if worse else (after, left)
+        faulty = {f.criterion for f in found if f.severity == "error" or f.code in SUSPECT}
+        sound = [c for n, c in enumerate(refinement.rubric.criteria, start=1) if n not in faulty]
+        if worse or missing_criteria(sound, after.rubric):
+            return refinement, found
+        return after, left
 
     def _lint(self, refinement: Refinement, parent: Rubric, evidence: Evidence) -> list[Finding]:
         return lint(
