@@ -15,11 +15,11 @@ nothing: the fence holds whatever they are meant to do, and what is invisible is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..chat import Completion, Message, Metered, Schema
+from ..chat import ChatRequest, Completion, Metered
 from ..rubric import Rubric
 from ..sanitize import clean, flag_phrases
 
@@ -76,19 +76,10 @@ class RubricWatch(Metered):
     flags: dict[str, int] = field(default_factory=dict)
     """Found by `clean` in the last rubric that was written."""
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        completion = await super().complete(
-            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
+    async def complete(self, request: ChatRequest) -> Completion:
+        completion = await super().complete(request)
         # The last one is the merge's, or the only one.
+        schema = request.schema
         if schema is not None and schema.get("title") in ("rubric", "guidelines"):
             self.flags = clean("\n".join(_strings(_decoded(completion.text)))).flags
         return completion
