@@ -4,8 +4,8 @@ rollout's, in every protocol and in a whole run through `EvolvingReward`."""
 from __future__ import annotations
 
 import asyncio
-import re
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
