@@ -384,12 +384,12 @@ class TestLaws:
             class Slow:
                 name = "double"
                 served = 0
-                async def complete(self, messages, *, schema=None, **options):
+                async def complete(self, request):
                     Slow.served += 1
                     if Slow.served > 5:
                         print("stuck", flush=True)
                         await asyncio.sleep(60)
-                    return Completion(judge_reply(messages, schema), Usage(calls=1))
+                    return Completion(judge_reply(request.messages, request.schema), Usage(calls=1))
                 async def aclose(self): ...
             reward = EvolvingReward("essay", Slow(), sys.argv[1])
             asyncio.run(reward.score(batch(0)))

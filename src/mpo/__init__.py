@@ -23,7 +23,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chat import Chat, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
+    from .chat import Chat, ChatRequest, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
     from .errors import MPOError
     from .records import Decision, Judgement, Refinement, Rollout, Usage
     from .reward import EvolvingReward
@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Chat": "chat",
+    "ChatRequest": "chat",
     "Completion": "chat",
     "Criterion": "rubric",
     "Decision": "records",
@@ -60,6 +61,7 @@ _HOME = {
 
 __all__ = [
     "Chat",
+    "ChatRequest",
     "Completion",
     "Criterion",
     "Decision",

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpo.chat import Completion, Message, Schema
+from mpo.chat import ChatRequest, Completion, Schema
 from mpo.errors import ChatReplyError, ConfigError, RubricError
 from mpo.records import Usage
 from mpo.rubric import parse_rubric
@@ -89,22 +89,15 @@ class SimulatedChat:
         """What this model takes for quality; printed beside results, read by nothing else."""
         return self.judge.biases
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         if self.latency:
             await asyncio.sleep(self.latency)
-        prompt = "\n\n".join(message["content"] for message in messages)
-        if schema is None:
+        prompt = request.prompt
+        if request.schema is None:
             text = self._say(prompt)
         else:
-            text = json.dumps(self._answer(prompt, schema, seed), ensure_ascii=False)
+            answer = self._answer(prompt, request.schema, request.seed)
+            text = json.dumps(answer, ensure_ascii=False)
         usage = Usage(
             calls=1, prompt_tokens=len(prompt.split()), completion_tokens=len(text.split())
         )

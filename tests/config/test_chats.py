@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fakes import batch, loop_chat
-from mpo.chat import CachedChat, Chat, DedupedChat, OpenAIChat, ScriptedChat
+from mpo.chat import CachedChat, Chat, ChatRequest, DedupedChat, OpenAIChat, ScriptedChat
 from mpo.config import Endpoints, compose, load_config, make_chat
 from mpo.config.schema import BudgetConfig, ChatConfig, SandboxConfig
 from mpo.errors import BudgetError, ConfigError
@@ -176,5 +176,7 @@ def test_wrong_values_are_named(override: str, words: str) -> None:
 
 def test_a_chat_that_is_told_what_to_say_needs_no_price(store: Store) -> None:
     chats = compose(ScriptedChat(["x"]), ScriptedChat([]), BudgetConfig(), store, cache=False)
-    assert asyncio.run(chats.rm.complete([{"role": "user", "content": "?"}])).text == "x"
+    assert (
+        asyncio.run(chats.rm.complete(ChatRequest(({"role": "user", "content": "?"},)))).text == "x"
+    )
     assert chats.rm.name == "scripted"

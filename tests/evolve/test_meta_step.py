@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fakes import batch, judge_reply, loop_answer, loop_chat, meta_reply, rubric_reply
-from mpo.chat import Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
 from mpo.evolve.schedule import Every, Never, Stratified
 from mpo.judge.scale import Anchored
@@ -147,9 +147,9 @@ class TestBackground:
         class Slow:
             name = "double"
 
-            async def complete(self, messages: Any, **options: Any) -> Any:
+            async def complete(self, request: ChatRequest) -> Any:
                 await asyncio.sleep(0.1)  # three rounds: analysis, refinement, merge
-                return await loop_chat().complete(messages, **options)
+                return await loop_chat().complete(request)
 
             async def aclose(self) -> None: ...
 
@@ -169,9 +169,9 @@ class TestBackground:
         class Slow:
             name = "double"
 
-            async def complete(self, messages: Any, **options: Any) -> Any:
+            async def complete(self, request: ChatRequest) -> Any:
                 await asyncio.sleep(0.1)
-                return await loop_chat().complete(messages, **options)
+                return await loop_chat().complete(request)
 
             async def aclose(self) -> None: ...
 

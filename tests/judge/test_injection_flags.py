@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fakes import batch, loop_chat, meta_reply
-from mpo.chat import ScriptedChat
+from mpo.chat import ChatRequest, Message, ScriptedChat
 from mpo.evolve.schedule import Every
 from mpo.judge.injection_flags import (
     HOSTILE,
@@ -166,7 +166,8 @@ def test_only_rubrics_are_looked_at() -> None:
     async def scene() -> list[dict[str, int]]:
         seen = []
         for title in ("analysis", "rubric", "guidelines"):
-            await watch.complete([{"role": "user", "content": "?"}], schema={"title": title})
+            message = Message(role="user", content="?")
+            await watch.complete(ChatRequest((message,), schema={"title": title}))
             seen.append(watch.flags)
         return seen
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import judge_reply, text_of
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.errors import BudgetError, ChatReplyError, ChatTransportError, ConfigError, DataError
 from mpo.judge import (
     JudgeResult,
@@ -173,10 +173,10 @@ class TestPerCriterion:
                 super().__init__(lambda m, s, n: judge_reply(m, s or {}))
                 self.ended, self.begun = 0, []
 
-            async def complete(self, *args: Any, **kwargs: Any) -> Completion:
+            async def complete(self, request: ChatRequest) -> Completion:
                 self.begun.append(self.ended)
                 await asyncio.sleep(0.005)
-                completion = await super().complete(*args, **kwargs)
+                completion = await super().complete(request)
                 self.ended += 1
                 return completion
 

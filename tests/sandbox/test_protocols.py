@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import Completion, Message, Schema
+from mpo.chat import ChatRequest, Completion, Message
 from mpo.errors import ChatReplyError
 from mpo.evolve.schedule import Every
 from mpo.judge import make_reward_model
@@ -39,12 +39,10 @@ class Listening:
     def name(self) -> str:
         return self.inner.name
 
-    async def complete(
-        self, messages: Sequence[Message], *, schema: Schema | None = None, **rest: Any
-    ) -> Completion:
-        self.asked.append("\n".join(message["content"] for message in messages))
-        self.titles.append(None if schema is None else schema["title"])
-        return await self.inner.complete(messages, schema=schema, **rest)
+    async def complete(self, request: ChatRequest) -> Completion:
+        self.asked.append("\n".join(message["content"] for message in request.messages))
+        self.titles.append(None if request.schema is None else request.schema["title"])
+        return await self.inner.complete(request)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
@@ -184,4 +182,4 @@ def test_the_other_protocols_of_the_other_tasks_are_answered(task: str, protocol
 
 def test_a_question_without_a_schema_that_is_none_of_these_is_refused() -> None:
     with pytest.raises(ChatReplyError, match="unsupported"):
-        asyncio.run(SimulatedChat().complete([Message(role="user", content="hello")]))
+        asyncio.run(SimulatedChat().complete(ChatRequest((Message(role="user", content="hello"),))))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fakes import loop_answer, text_of
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.evolve.schedule import Every
 from mpo.judge.scale import Scale
 from mpo.reward import EvolvingReward
@@ -38,13 +38,13 @@ class SlowChat(ScriptedChat):
         self.file = calls.open("a") if calls else None
         self.hang = 30.0
 
-    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        text = text_of(messages)
-        schema: Schema = options["schema"]
-        if self.file is not None and schema["title"] == "judgement":
+    async def complete(self, request: ChatRequest) -> Completion:
+        text = text_of(request.messages)
+        assert request.schema is not None
+        if self.file is not None and request.schema["title"] == "judgement":
             print(json.dumps(text[-300:]), file=self.file, flush=True)
         await asyncio.sleep(self.hang if "SLOW" in text else self.delay)
-        completion = await super().complete(messages, **options)
+        completion = await super().complete(request)
         self.calls.clear()  # it is asked for hours, too
         return completion
 

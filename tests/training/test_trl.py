@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import ScriptedChat
+from mpo.chat import ChatRequest, ScriptedChat
 from mpo.errors import ConfigError, StoreError
 from mpo.evolve.schedule import Every
 from mpo.integrations.trl import MPOCallback, TRLReward, flatten
@@ -313,9 +313,9 @@ class Held(ScriptedChat):
         super().__init__(replies)
         self.loops: list[Any] = []
 
-    async def complete(self, *args: Any, **options: Any) -> Any:
+    async def complete(self, request: ChatRequest) -> Any:
         self.loops.append(asyncio.get_running_loop())
-        return await super().complete(*args, **options)
+        return await super().complete(request)
 
     async def aclose(self) -> None:
         self.loops.append("closed")

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..chat import Chat, Completion, Message, Schema
+from ..chat import Chat, ChatRequest, Completion
 from ..errors import ConfigError
 from ..evolve.gate import Pairs, Probes, load_pairs
 from ..evolve.meta_reward_model import MetaRewardModel
@@ -60,20 +60,12 @@ class _Tally:
         self._free_words, self._kept = free_words, replies_kept
         self._seen: list[list[str]] = []
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        words = [word for m in messages for word in (m["role"], *m["content"].split())]
+    async def complete(self, request: ChatRequest) -> Completion:
+        words = [word for m in request.messages for word in (m["role"], *m["content"].split())]
         again = words in self._seen
         number = self._seen.index(words) if again else len(self._seen)
         said = _filler(f"said{number}_", self._free_words)
-        text = said if schema is None else json.dumps(_answer(schema))
+        text = said if request.schema is None else json.dumps(_answer(request.schema))
         if again and self._kept:  # the run's own cache of replies has it
             return Completion(text=text, usage=Usage())
         known = max((_shared(words, other) for other in self._seen), default=0)

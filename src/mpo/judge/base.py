@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, TypeVar
 
-from ..chat import Chat, Message, Metered, Schema, require_complete
+from ..chat import Chat, ChatRequest, Message, Metered, Schema, require_complete
 from ..errors import ChatError, ChatReplyError
 from ..records import CriterionScore, Rollout, Usage, content_hash
 from ..rubric import Rubric
@@ -187,21 +187,17 @@ class Grader:
         Raises:
             ChatError: No usable answer.
         """
-        conversation = list(messages)
+        request = ChatRequest(
+            tuple(messages), schema, self._rm.temperature, self._rm.max_tokens, self._seed
+        )
         for attempt in (0, 1):
             try:
-                completion = await chat.complete(
-                    conversation,
-                    schema=schema,
-                    temperature=self._rm.temperature,
-                    max_tokens=self._rm.max_tokens,
-                    seed=self._seed + attempt,
-                )
-                return parse(require_complete(completion).text)
+                return parse(require_complete(await chat.complete(request)).text)
             except ChatReplyError as error:
                 if attempt:
                     raise
-                conversation = [*messages[:-1], _corrected(messages[-1], error, schema)]
+                conversation = (*messages[:-1], _corrected(messages[-1], error, schema))
+                request = replace(request, messages=conversation, seed=self._seed + 1)
         raise AssertionError("unreachable")
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from ..chat import Completion, Message, Metered, Schema
+from ..chat import ChatRequest, Completion, Metered
 from ..rubric import Rubric
 from ..sanitize import Cleaned, clean
 
@@ -81,19 +81,10 @@ class RubricWatch(Metered):
     flags: dict[str, int] = field(default_factory=dict)
     """Found by `clean` in the last rubric that was written."""
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        completion = await super().complete(
-            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
+    async def complete(self, request: ChatRequest) -> Completion:
+        completion = await super().complete(request)
         # The last one is the merge's, or the only one.
+        schema = request.schema
         if schema is not None and schema.get("title") in ("rubric", "guidelines"):
             self.flags = clean("\n".join(_strings(_decoded(completion.text)))).flags
         return completion
