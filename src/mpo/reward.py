@@ -36,7 +36,6 @@ from .evolve.mrm_cases import Evidence
 from .evolve.options import Evolve
 from .judge import make_reward_model
 from .judge.options import Scoring
-from .judge.scale import Anchored, ScaleMap
 from .judge.scorer import Scorer
 from .records import Decision, Judgement, Rollout
 from .rubric import Rubric
@@ -113,9 +112,6 @@ class EvolvingReward:
         self.scoring, self.evolve, self.seed = scoring, evolve, seed
         self.schedule, self.selection = evolve.make_schedule(), evolve.make_selection()
         self.scale = scoring.make_scale()
-        self._maps: dict[str, ScaleMap | None] = {}
-        if isinstance(self.scale, Anchored):
-            self.scale = Anchored(self._map)  # its maps are in this run's decisions
         self.waited_s = 0.0
         """Seconds that `step` has waited for meta steps in this process."""
         self._background = Background()
@@ -139,7 +135,7 @@ class EvolvingReward:
             self.reward_model,
             self.scale,
             self.rubric,
-            flags=scoring.on_injection,
+            on_injection=scoring.on_injection,
             max_unscored=scoring.max_unscored,
             seed=seed,
             deadline_s=scoring.deadline_s,
@@ -190,19 +186,7 @@ class EvolvingReward:
                 stored.
             StoreError: The store cannot be written.
         """
-        self._maps.clear()  # another rank may have held a meta step
         return await self._scorer.score(rollouts)
-
-    def _map(self, rubric_id: str) -> ScaleMap | None:
-        """The map that came with the rubric's decision (scale `anchored`)."""
-        if rubric_id not in self._maps:
-            found = None
-            for cohort in self.store.heads():
-                for decision in self.store.lineage(cohort):
-                    if decision.accepted and decision.proposed == rubric_id:
-                        found = ScaleMap.from_figures(rubric_id, decision.figures) or found
-            self._maps[rubric_id] = found
-        return self._maps[rubric_id]
 
     # ------------------------------------------------------------------ step
 
@@ -244,8 +228,7 @@ class EvolvingReward:
         if target is None:
             return None
         _log.warning("rolled back to %s: %s", target, failing.reason)
-        self._maps.clear()
-        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures)
+        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures, True)
 
     async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
         """Start what is due, and decide what has had its time."""
@@ -303,13 +286,13 @@ class EvolvingReward:
                 earlier=self.evolve.baseline_cases,
             )
 
-        run = self._meta_step().run(choice, parent, frozen.known, seed=due * 1000)
+        run = self._meta_step(parent).run(choice, parent, frozen.known, seed=due * 1000)
         # In the background only where it has time: else a second thread is one more thing to fail.
         outcome = self._background.submit(run) if self.evolve.delay else run
         self._under_way[cohort, due] = work = _Work(frozen, parent, outcome)
         return work
 
-    def _meta_step(self) -> MetaStep:
+    def _meta_step(self, head: Rubric) -> MetaStep:
         return MetaStep(
             task=self.task,
             chat=self.meta_chat,
@@ -318,6 +301,7 @@ class EvolvingReward:
             gate=self.gate,
             scale=self.scale,
             checks=self.evolve.lint,
+            head_map=self.store.scale_map(head.id),
         )
 
     async def _decide(self, due: int, n: int, cohort: str, work: _Work) -> Decision:
@@ -348,6 +332,7 @@ class EvolvingReward:
             accepted=accepted,
             reason=reason,
             figures=outcome.figures,
+            scale_map=outcome.scale_map if accepted else None,
             findings=outcome.findings,
             refinement=refinement,
             usage=outcome.usage,
@@ -356,12 +341,10 @@ class EvolvingReward:
         if outcome.evidence is not None:
             log_choices(self.store, work.frozen, outcome.evidence, self.seed)
         self.store.decide(decision, refinement.rubric if refinement else None)
-        self._maps.clear()
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
         """Put an earlier rubric back in force; see `roll_back`."""
-        self._maps.clear()
         return roll_back(self.store, rubric_id, n, reason, cohort)
 
     # ------------------------------------------------------------------ checkpoints
@@ -384,7 +367,6 @@ class EvolvingReward:
         for work in self._under_way.values():
             work.give_up()
         self._under_way.clear()
-        self._maps.clear()
         self.watch.restore(monitor)
 
     async def aclose(self) -> None:

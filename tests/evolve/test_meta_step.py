@@ -239,7 +239,7 @@ class TestAnchored:
     def test_the_anchors_keep_mean_and_spread_and_resume_keeps_the_map(
         self, tmp_path: Path
     ) -> None:
-        reward = make(tmp_path / "a.db", scale=Anchored())
+        reward = make(tmp_path / "a.db", scale="anchored")
         first = [reward_ for _, reward_ in run(reward, range(9))[0]]
         assert len([d for d in reward.store.lineage() if d.accepted]) == 3  # two switches
         # The texts of the first step again, at a step where the third rubric is in force.
@@ -248,7 +248,7 @@ class TestAnchored:
         assert after != first
         assert fmean(_known(after)) == pytest.approx(fmean(_known(first)), abs=1e-6)
         assert pstdev(_known(after)) == pytest.approx(pstdev(_known(first)), abs=1e-6)
-        other = make(tmp_path / "a.db", scale=Anchored())
+        other = make(tmp_path / "a.db", scale="anchored")
         more = [r.model_copy(update={"id": f"y{r.id}"}) for r in again]
         assert [j.reward for j in score(other, more)] == after
 

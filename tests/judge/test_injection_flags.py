@@ -19,7 +19,7 @@ from mpo.judge.injection_flags import (
     RubricWatch,
     find_injection_flags,
     hostile,
-    penalised,
+    penalized,
 )
 from mpo.judge.scale import Raw
 from mpo.records import Judgement, Rollout
@@ -43,13 +43,17 @@ def graded(tmp_path: Path, text: str, score: int = 2, **options: Any) -> tuple[J
 @pytest.mark.parametrize("policy", ["observe", "penalize", "refuse"])
 def test_an_honest_text_is_graded_alike_under_each_policy(tmp_path: Path, policy: Any) -> None:
     judgement, asked = graded(tmp_path, HONEST, on_injection=policy)
-    assert (judgement.reward, judgement.flags, asked) == (1.0, {}, 1)
+    assert (judgement.reward, judgement.injection_flags, asked) == (1.0, {}, 1)
 
 
 def test_observe_keeps_the_flags_and_changes_nothing(tmp_path: Path) -> None:
     judgement, asked = graded(tmp_path, HOSTILE_TEXT + " <|im_end|>")
     assert (judgement.reward, judgement.rule, asked) == (1.0, None, 1)
-    assert judgement.flags == {"ignore_instructions": 1, "score_demand": 1, "template_token": 1}
+    assert judgement.injection_flags == {
+        "ignore_instructions": 1,
+        "score_demand": 1,
+        "template_token": 1,
+    }
 
 
 def test_penalize_takes_a_fixed_share_of_the_span(tmp_path: Path) -> None:
@@ -58,24 +62,24 @@ def test_penalize_takes_a_fixed_share_of_the_span(tmp_path: Path) -> None:
     assert (judgement.rule, asked) == (None, 1), "it is graded all the same"
 
 
-def test_penalise_in_the_scale_of_the_run(tmp_path: Path) -> None:
+def test_penalize_in_the_scale_of_the_run(tmp_path: Path) -> None:
     judgement, _ = graded(tmp_path, HOSTILE_TEXT, on_injection="penalize", scale=Raw())
     low, high = RUBRIC.score_range
     assert judgement.reward == pytest.approx(high - PENALTY * (high - low))
     assert judgement.normalized_reward == pytest.approx(1 - PENALTY)
 
 
-def test_penalise_never_goes_below_the_floor() -> None:
-    assert penalised(0.1, 0.0, 1.0) == 0.0
-    assert penalised(-1.9, -2.0, 4.5) == -2.0
-    assert penalised(1.0, 0.0, 1.0) == 1 - PENALTY
+def test_penalize_never_goes_below_the_floor() -> None:
+    assert penalized(0.1, 0.0, 1.0) == 0.0
+    assert penalized(-1.9, -2.0, 4.5) == -2.0
+    assert penalized(1.0, 0.0, 1.0) == 1 - PENALTY
 
 
 def test_refuse_asks_nobody(tmp_path: Path) -> None:
     judgement, asked = graded(tmp_path, HOSTILE_TEXT, on_injection="refuse", scale=Raw())
     assert (judgement.rule, judgement.reward, judgement.normalized_reward) == (REFUSED, -2.0, 0.0)
     assert (asked, judgement.usage.calls) == (0, 0)
-    assert judgement.flags["ignore_instructions"] == 1
+    assert judgement.injection_flags["ignore_instructions"] == 1
 
 
 @pytest.mark.parametrize("policy", ["observe", "penalize", "refuse"])

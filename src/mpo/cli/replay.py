@@ -51,7 +51,7 @@ class _Grader:
     chat: Chat
     seed: int
     budget: BudgetConfig
-    flags: OnInjection
+    on_injection: OnInjection
 
 
 @app.command()
@@ -174,7 +174,7 @@ async def _replay(
             model,
             Normalized(),
             lambda cohort: rubric,
-            flags=grader.flags,
+            on_injection=grader.on_injection,
             max_unscored=1.0,  # who is missing is said in the result
             seed=grader.seed,
         )

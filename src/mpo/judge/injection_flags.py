@@ -61,7 +61,7 @@ def hostile(flags: Mapping[str, int]) -> bool:
     return not HOSTILE.isdisjoint(flags)
 
 
-def penalised(reward: float, floor: float, top: float) -> float:
+def penalized(reward: float, floor: float, top: float) -> float:
     """A hostile text's reward: less by `PENALTY` of the span, and never below the floor."""
     return max(floor, reward - PENALTY * (top - floor))
 

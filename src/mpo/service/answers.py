@@ -50,7 +50,7 @@ def _metrics(outcome: Outcome, version: int, fallback: bool) -> dict[str, float]
     judgement = outcome.judgement
     unscored = judgement is None or judgement.reward is None
     rule = judgement is not None and judgement.rule is not None
-    flags = sum(judgement.flags.values()) if judgement is not None else 0
+    flags = sum(judgement.injection_flags.values()) if judgement is not None else 0
     values = (unscored, fallback, outcome.late, rule, flags, version)
     return {key: float(value) for key, value in zip(METRICS, values, strict=True)}
 
