@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, loop_chat
+from fakes import batch, loop_chat, make_reward
 from mpo.chat import CachedChat, Chat, ChatRequest, DedupedChat, OpenAIChat, ScriptedChat
 from mpo.config import Endpoints, compose, load_config, make_chat
 from mpo.config.schema import BudgetConfig, ChatConfig, SandboxConfig
 from mpo.errors import BudgetError, ConfigError
-from mpo.evolve.schedule import Every
 from mpo.records import Usage
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -37,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def reward_of(rm: Chat, mrm: Chat, store: Store) -> EvolvingReward:
-    return EvolvingReward("essay", rm, store, meta_chat=mrm, schedule=Every(2), samples=2)
+    return make_reward("essay", rm, store, meta_chat=mrm, every=2, samples=2)
 
 
 def run(reward: EvolvingReward, steps: Sequence[int]) -> None:

@@ -56,7 +56,7 @@ def test_a_preset_is_what_the_paper_does(name: str) -> None:
     assert config.reward.scale == "raw"
     meta = config.meta
     assert (meta.gate, meta.lint, meta.delay, meta.rationales) == ("always", False, 0, False)
-    assert (meta.others, meta.earlier) == (0, 0)
+    assert (meta.context_cases, meta.baseline_cases) == (0, 0)
 
 
 @pytest.mark.parametrize(

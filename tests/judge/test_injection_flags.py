@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fakes import batch, loop_chat, meta_reply
+from fakes import batch, loop_chat, make_reward, meta_reply
 from mpo.chat import ChatRequest, Message, ScriptedChat
-from mpo.evolve.schedule import Every
 from mpo.judge.injection_flags import (
     HOSTILE,
     PENALTY,
@@ -24,7 +23,6 @@ from mpo.judge.injection_flags import (
 )
 from mpo.judge.scale import Raw
 from mpo.records import Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
 from mpo.sanitize import clean
 
@@ -38,7 +36,7 @@ def graded(tmp_path: Path, text: str, score: int = 2, **options: Any) -> tuple[J
     """The judgement of one text, and how often the RM was asked."""
     reply = {"a": {"rationale": "r", "score": score}, "b": {"rationale": "r", "score": 5}}
     chat = ScriptedChat(lambda messages, schema, seed: json.dumps(reply))
-    reward = EvolvingReward("essay", chat, tmp_path / "mpo.db", rubric=RUBRIC, **options)
+    reward = make_reward("essay", chat, tmp_path / "mpo.db", rubric=RUBRIC, **options)
     (judgement,) = asyncio.run(reward.score([Rollout(prompt="p", completion=text)]))
     return judgement, len(chat.calls)
 
@@ -127,12 +125,12 @@ def proposing(name: str, text: str) -> ScriptedChat:
 
 
 def decided(tmp_path: Path, chat: ScriptedChat) -> Any:
-    reward = EvolvingReward(
+    reward = make_reward(
         "essay",
         loop_chat(),
         tmp_path / "mpo.db",
         meta_chat=chat,
-        schedule=Every(2),
+        every=2,
         samples=2,
         lint=False,
     )

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
+from fakes import make_reward
 from mpo.chat import ChatRequest, Completion, Message
 from mpo.errors import ChatReplyError
-from mpo.evolve.schedule import Every
 from mpo.judge import make_reward_model
 from mpo.records import Decision, Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.task import load_task
-from mpo.task.answers import BoxedAnswers
 from mpo_sandbox.chat import SimulatedChat
 from mpo_sandbox.corpus import Essay
 from mpo_sandbox.judge import EXPLOITABLE, named
@@ -110,12 +108,11 @@ def evolve(task: str, chat: Any, early: list[Essay], late: list[Essay], path: Pa
         "math": {"solution": REFERENCE},
         "ethics": {"binarized_label": "SENTINEL", "label": "SENTINEL"},
     }.get(task, {"clean_summary": "SENTINEL"})
-    reward = EvolvingReward(
+    reward = make_reward(
         task,
         chat,
         path / "a.db",
-        schedule=Every(2),
-        answers=BoxedAnswers(),
+        every=2,
         analysis="joint" if task == "math" else "per_case",
         samples=12,
     )

@@ -15,7 +15,8 @@ from ..config.schema import SANDBOX
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.judge_accuracy import Outcome, Pair, PairAccuracy, accuracy, read_pairs
 from ..evaluation.judge_accuracy import score_pairs as score
-from ..evolve.schedule import Never
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
 from ..records import content_hash
 from ..reward import EvolvingReward
 from ..store import Store
@@ -111,8 +112,8 @@ def _reward(pairs: Sequence[Pair], asking: PairsAsking) -> EvolvingReward:
         client,
         Store(path),
         rubric=rubric,
-        schedule=Never(),
-        max_unscored=1.0,  # who is missing is said in the end
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),  # the result says what is missing
+        evolve=Evolve(every=None),
         seed=asking.seed,
     )
 

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..config import Chats, compose, read_records, read_rubric_file
 from ..config.schema import SANDBOX, BudgetConfig
 from ..errors import ChatTransportError, StoreError
-from ..evolve.schedule import Every
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
 from ..judge.scorer import Scorer
 from ..records import Case, Judgement, Rollout, content_hash
 from ..reward import EvolvingReward
@@ -196,10 +197,10 @@ def open_offline(options: Options, *, samples: int = 16, seed: int = 0) -> Offli
         opened,
         meta_chat=chats.mrm,
         rubric=start,
-        schedule=Every(1),
-        samples=samples,
-        earlier=0,  # there is no start of the run to compare with
-        max_unscored=1.0,  # a file is scored to its end; who is missing is said there
+        # A file is scored to its end; the result says what is missing.
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),
+        # There is no start of the run to compare with.
+        evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
     sandbox = client.name.startswith(f"{SANDBOX}-")

@@ -14,10 +14,7 @@ from mpo_sandbox.policy import ensure_policy
 
 from ..chat import Chat
 from ..errors import ConfigError, RubricError
-from ..evolve.gate import AllOf, Always, Gate, Pairs, Probes, load_pairs
-from ..evolve.schedule import SELECTIONS, Every, Never, Schedule
-from ..judge import make_reward_model
-from ..judge.scale import Anchored, Normalized, Raw, Scale, normalized
+from ..evolve.options import Evolve
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
 from ..store import Store
@@ -35,11 +32,6 @@ from .schema import SANDBOX, Config
 
 __all__ = ["Checked", "Parts", "build", "check", "read_rubric_file"]
 
-SCALES: dict[str, type[Scale]] = {"normalized": Normalized, "raw": Raw, "anchored": Anchored}
-
-STEP_DEADLINE_S = 1500.0
-"""Longest time for grading a step, in seconds: ranks wait for each other, and torch.distributed
-gives up after 1800."""
 SANDBOX_TOKENS = 72
 """Longest text of the sandbox's policies, in their tokens (words and marks): what they have learned
 ends at 70."""
@@ -114,11 +106,10 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
             rubric = _blind(config, folder, checked, chats, model, say)
         finally:
             chats.keep()
-    schedule = Every(config.meta.every) if ARMS[config.arm].evolves else Never()
     chat, auditor = checked.chat, _auditor(config, checked.task)
     return Parts(
         config=config,
-        reward=_reward(config, store, checked, chats, rubric, schedule),
+        reward=_reward(config, store, checked, chats, rubric, config.evolve),
         model=model,
         rows=checked.rows,
         dropped=dropped,
@@ -202,34 +193,17 @@ def _reward(
     checked: Checked,
     chats: Chats,
     rubric: Rubric | None,
-    schedule: Schedule,
+    evolve: Evolve,
 ) -> EvolvingReward:
-    meta = config.meta
     return EvolvingReward(
         checked.task,
         chats.rm,
         store,
         meta_chat=chats.mrm,
-        rubric=rubric,
-        schedule=schedule,
-        selection=SELECTIONS[meta.selection](),
-        samples=meta.samples,
-        others=meta.others,
-        earlier=meta.earlier,
-        gate=_gate(config, checked.task, chats, store),
-        scale=SCALES[config.reward.scale](),
-        max_unscored=config.reward.max_unscored,
-        deadline_s=STEP_DEADLINE_S,
-        on_injection=config.reward.on_injection,
-        analysis=meta.analysis,
-        rationales=meta.rationales,
-        answers=_answers(checked.task),
-        delay=meta.delay if config.arm != "blind" else 0,
-        lint=meta.lint,
-        on_alarm=meta.alarm is not None,
-        min_distance=meta.alarm or 1,
-        canaries=config.guarded,
         second_judge=chats.audit,
+        rubric=rubric,
+        scoring=config.reward,
+        evolve=evolve,
         seed=config.seed,
     )
 
@@ -241,37 +215,6 @@ def _auditor(config: Config, task: Task) -> SandboxGold | None:
     return SandboxGold(task.name, BoxedAnswers())
 
 
-def _answers(task: Task) -> BoxedAnswers | None:
-    """What compares final answers, for a task that grades by them."""
-    return BoxedAnswers() if task.spec.rm.answer_check != "off" else None
-
-
-def _gate(config: Config, task: Task, chats: Chats, store: Store) -> Gate:
-    """The gate that `meta.gate` names; several must all accept.
-
-    Raises:
-        ConfigError: An unknown name.
-        DataError: A file of pairs that cannot be read.
-    """
-    names = [config.meta.gate] if isinstance(config.meta.gate, str) else config.meta.gate
-    model = make_reward_model(task, chats.rm, store.secret, config.seed, answers=_answers(task))
-    gates: list[Gate] = []
-    for name in names:
-        kind, _, argument = name.partition(":")
-        if name == "always":
-            gates.append(Always())
-        elif name == "probes":
-            gates.append(Probes(model, task, normalized, seed=config.seed))
-        elif kind == "pairs" and argument:
-            pairs = load_pairs(Path(argument))
-            gates.append(Pairs(model, task, normalized, pairs, seed=config.seed))
-        else:
-            raise ConfigError(
-                f"unknown gate {name!r} in meta.gate; write always, probes, pairs:FILE, or a list"
-            )
-    return gates[0] if len(gates) == 1 else AllOf(gates)
-
-
 def _blind(
     config: Config, folder: Path, checked: Checked, chats: Chats, model: str, say: Say
 ) -> Rubric:
@@ -279,15 +222,18 @@ def _blind(
     kept = folder / "blind.md"
     if kept.is_file():
         return read_rubric_file(kept)
-    rounds = config.trainer.steps // config.meta.every
+    every = config.meta.every
+    rounds = config.trainer.steps // every if isinstance(every, int) else 0
     if rounds < 1:
         raise ConfigError(
             f"arm 'blind': trainer.steps={config.trainer.steps} holds no meta step of "
-            f"meta.every={config.meta.every}"
+            f"meta.every={every}"
         )
     say(f"rewriting the rubric {rounds} times on the untrained policy")
     store = Store(folder / "blind.db")
-    reward = _reward(config, store, checked, chats, checked.rubric, Every(1))
+    changes = {"every": 1, "delay": 0, "canaries": False, "alarm_distance": None}
+    evolve = config.meta.model_copy(update=changes)
+    reward = _reward(config, store, checked, chats, checked.rubric, evolve)
     try:
         rubric = blind_rubric(
             reward=reward,

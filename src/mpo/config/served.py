@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..chat import Chat
 from ..errors import ConfigError
-from ..evolve.schedule import Every, Never
 from ..reward import EvolvingReward
 from ..store import Store
 from ..task import load_task
@@ -69,6 +68,6 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
         Checked(task, rubric, [], rm, mrm, audit),
         chats,
         rubric,
-        Every(config.meta.every) if arm.evolves else Never(),
+        config.evolve,
     )
     return Served(reward, chats, config.chat.concurrency)
