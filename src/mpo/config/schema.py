@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..chat import Tier
 from ..judge.injection_flags import OnInjection
-from ..service.settings import ServiceSettings
+from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
 
