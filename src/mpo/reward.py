@@ -37,7 +37,7 @@ from .evolve.mrm_cases import Evidence
 from .evolve.schedule import Every, Schedule, Selection, Uniform
 from .judge import AnswerChecker, RewardModel, make_reward_model
 from .judge.injection_flags import OnInjection
-from .judge.scale import Anchored, Normalized, Scale, ScaleMap
+from .judge.scale import Normalized, Scale
 from .judge.scorer import Scorer
 from .records import Decision, Judgement, Rollout
 from .rubric import Rubric
@@ -90,7 +90,7 @@ class EvolvingReward:
             and ranks. A single unscored rollout never stops a run.
         deadline_s: Longest time for one call of `score`, in seconds; what has no answer by then
             is unscored. None: every call ends by the chat's own deadline.
-        flags: What happens to a text that speaks to its grader: `observe`, `penalise` or
+        on_injection: Treatment of a text that speaks to its grader: `observe`, `penalize` or
             `refuse` (`mpo.judge.injection_flags`).
         analysis: An analysis per case and one merge, or one `joint` analysis of all cases and no
             merge (the paper's math).
@@ -132,7 +132,7 @@ class EvolvingReward:
         scale: Scale | None = None,
         max_unscored: float = 0.2,
         deadline_s: float | None = None,
-        flags: OnInjection = "observe",
+        on_injection: OnInjection = "observe",
         analysis: AnalysisMode = "per_case",
         rationales: bool = True,
         answers: AnswerChecker | None = None,
@@ -153,9 +153,6 @@ class EvolvingReward:
         self.selection: Selection = selection if selection is not None else Uniform()
         self.gate: Gate = gate if gate is not None else Always()
         self.scale: Scale = scale if scale is not None else Normalized()
-        self._maps: dict[str, ScaleMap | None] = {}
-        if isinstance(self.scale, Anchored):
-            self.scale = Anchored(self._map)  # its maps are in this run's decisions
         self.samples, self.others, self.earlier = samples, others, earlier
         self.max_unscored = max_unscored
         self.delay, self.lint = delay, lint
@@ -184,7 +181,7 @@ class EvolvingReward:
             self.reward_model,
             self.scale,
             self.rubric,
-            flags=flags,
+            on_injection=on_injection,
             max_unscored=max_unscored,
             seed=seed,
             deadline_s=deadline_s,
@@ -235,19 +232,7 @@ class EvolvingReward:
                 stored.
             StoreError: The store cannot be written.
         """
-        self._maps.clear()  # another rank may have held a meta step
         return await self._scorer.score(rollouts)
-
-    def _map(self, rubric_id: str) -> ScaleMap | None:
-        """The map that came with the rubric's decision (scale `anchored`)."""
-        if rubric_id not in self._maps:
-            found = None
-            for cohort in self.store.heads():
-                for decision in self.store.lineage(cohort):
-                    if decision.accepted and decision.proposed == rubric_id:
-                        found = ScaleMap.from_figures(rubric_id, decision.figures) or found
-            self._maps[rubric_id] = found
-        return self._maps[rubric_id]
 
     # ------------------------------------------------------------------ step
 
@@ -289,8 +274,7 @@ class EvolvingReward:
         if target is None:
             return None
         _log.warning("rolled back to %s: %s", target, failing.reason)
-        self._maps.clear()
-        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures)
+        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures, True)
 
     async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
         """Start what is due, and decide what has had its time."""
@@ -348,13 +332,13 @@ class EvolvingReward:
                 earlier=self.earlier,
             )
 
-        run = self._meta_step().run(choice, parent, frozen.known, seed=due * 1000)
+        run = self._meta_step(parent).run(choice, parent, frozen.known, seed=due * 1000)
         # In the background only where it has time: else a second thread is one more thing to fail.
         outcome = self._background.submit(run) if self.delay else run
         self._under_way[cohort, due] = work = _Work(frozen, parent, outcome)
         return work
 
-    def _meta_step(self) -> MetaStep:
+    def _meta_step(self, head: Rubric) -> MetaStep:
         return MetaStep(
             task=self.task,
             chat=self.meta_chat,
@@ -363,6 +347,7 @@ class EvolvingReward:
             gate=self.gate,
             scale=self.scale,
             checks=self.lint,
+            head_map=self.store.scale_map(head.id),
         )
 
     async def _decide(self, due: int, n: int, cohort: str, work: _Work) -> Decision:
@@ -381,9 +366,7 @@ class EvolvingReward:
         if head != work.parent:
             accepted, reason = False, f"the rubric in force is no longer {work.parent.id}"
         refinement = outcome.refinement
-        rejected = (
-            self._canaries.rejected_by_canaries(cohort) if self._canaries is not None else ()
-        )
+        rejected = self._canaries.rejected_by_canaries(cohort) if self._canaries is not None else ()
         if accepted and refinement is not None and refinement.rubric.id in rejected:
             accepted, reason = False, "canaries have put this very rubric out of force before"
         decision = Decision(
@@ -395,6 +378,7 @@ class EvolvingReward:
             accepted=accepted,
             reason=reason,
             figures=outcome.figures,
+            scale_map=outcome.scale_map if accepted else None,
             findings=outcome.findings,
             refinement=refinement,
             usage=outcome.usage,
@@ -403,12 +387,10 @@ class EvolvingReward:
         if outcome.evidence is not None:
             log_choices(self.store, work.frozen, outcome.evidence, self.seed)
         self.store.decide(decision, refinement.rubric if refinement else None)
-        self._maps.clear()
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
         """Put an earlier rubric back in force; see `roll_back`."""
-        self._maps.clear()
         return roll_back(self.store, rubric_id, n, reason, cohort)
 
     # ------------------------------------------------------------------ checkpoints
@@ -431,7 +413,6 @@ class EvolvingReward:
         for work in self._under_way.values():
             work.give_up()
         self._under_way.clear()
-        self._maps.clear()
         self.watch.restore(monitor)
 
     async def aclose(self) -> None:

@@ -165,7 +165,7 @@ def test_the_ledger_is_written_when_it_changed(store: Store) -> None:
         ("budget.prices={m: [1, -2]}", "not [1.0, -2.0]"),
         ("budget.cals=3", "did you mean 'budget.calls'?"),
         ("chat.tier=xml", "chat.tier"),
-        ("reward.flags=punish", "'observe', 'penalise' or 'refuse'"),
+        ("reward.on_injection=punish", "'observe', 'penalize' or 'refuse'"),
     ],
 )
 def test_wrong_values_are_named(override: str, words: str) -> None:

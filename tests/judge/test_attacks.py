@@ -89,6 +89,6 @@ def test_honest_texts_come_through() -> None:
 
 
 def test_honest_texts_are_seldom_flagged() -> None:
-    # A flag alone changes nothing, but a policy that penalises flags should not hit these.
+    # A flag alone changes nothing, but a policy that penalizes flags should not hit these.
     flagged = {text: flags for text in BENIGN if (flags := flag_phrases(text))}
     assert len(flagged) <= 10, flagged

@@ -20,7 +20,7 @@ from mpo.judge.injection_flags import (
     RubricWatch,
     find_injection_flags,
     hostile,
-    penalised,
+    penalized,
 )
 from mpo.judge.scale import Raw
 from mpo.records import Judgement, Rollout
@@ -42,55 +42,59 @@ def graded(tmp_path: Path, text: str, score: int = 2, **options: Any) -> tuple[J
     return judgement, len(chat.calls)
 
 
-@pytest.mark.parametrize("policy", ["observe", "penalise", "refuse"])
+@pytest.mark.parametrize("policy", ["observe", "penalize", "refuse"])
 def test_an_honest_text_is_graded_alike_under_each_policy(tmp_path: Path, policy: Any) -> None:
-    judgement, asked = graded(tmp_path, HONEST, flags=policy)
-    assert (judgement.reward, judgement.flags, asked) == (1.0, {}, 1)
+    judgement, asked = graded(tmp_path, HONEST, on_injection=policy)
+    assert (judgement.reward, judgement.injection_flags, asked) == (1.0, {}, 1)
 
 
 def test_observe_keeps_the_flags_and_changes_nothing(tmp_path: Path) -> None:
     judgement, asked = graded(tmp_path, HOSTILE_TEXT + " <|im_end|>")
     assert (judgement.reward, judgement.rule, asked) == (1.0, None, 1)
-    assert judgement.flags == {"ignore_instructions": 1, "score_demand": 1, "template_token": 1}
+    assert judgement.injection_flags == {
+        "ignore_instructions": 1,
+        "score_demand": 1,
+        "template_token": 1,
+    }
 
 
-def test_penalise_takes_a_fixed_share_of_the_span(tmp_path: Path) -> None:
-    judgement, asked = graded(tmp_path, HOSTILE_TEXT * 3, flags="penalise")
+def test_penalize_takes_a_fixed_share_of_the_span(tmp_path: Path) -> None:
+    judgement, asked = graded(tmp_path, HOSTILE_TEXT * 3, on_injection="penalize")
     assert (judgement.reward, judgement.normalized_reward) == (1 - PENALTY, 1 - PENALTY)
     assert (judgement.rule, asked) == (None, 1), "it is graded all the same"
 
 
-def test_penalise_in_the_scale_of_the_run(tmp_path: Path) -> None:
-    judgement, _ = graded(tmp_path, HOSTILE_TEXT, flags="penalise", scale=Raw())
+def test_penalize_in_the_scale_of_the_run(tmp_path: Path) -> None:
+    judgement, _ = graded(tmp_path, HOSTILE_TEXT, on_injection="penalize", scale=Raw())
     low, high = RUBRIC.score_range
     assert judgement.reward == pytest.approx(high - PENALTY * (high - low))
     assert judgement.normalized_reward == pytest.approx(1 - PENALTY)
 
 
-def test_penalise_never_goes_below_the_floor() -> None:
-    assert penalised(0.1, 0.0, 1.0) == 0.0
-    assert penalised(-1.9, -2.0, 4.5) == -2.0
-    assert penalised(1.0, 0.0, 1.0) == 1 - PENALTY
+def test_penalize_never_goes_below_the_floor() -> None:
+    assert penalized(0.1, 0.0, 1.0) == 0.0
+    assert penalized(-1.9, -2.0, 4.5) == -2.0
+    assert penalized(1.0, 0.0, 1.0) == 1 - PENALTY
 
 
 def test_refuse_asks_nobody(tmp_path: Path) -> None:
-    judgement, asked = graded(tmp_path, HOSTILE_TEXT, flags="refuse", scale=Raw())
+    judgement, asked = graded(tmp_path, HOSTILE_TEXT, on_injection="refuse", scale=Raw())
     assert (judgement.rule, judgement.reward, judgement.normalized_reward) == (REFUSED, -2.0, 0.0)
     assert (asked, judgement.usage.calls) == (0, 0)
-    assert judgement.flags["ignore_instructions"] == 1
+    assert judgement.injection_flags["ignore_instructions"] == 1
 
 
-@pytest.mark.parametrize("policy", ["observe", "penalise", "refuse"])
+@pytest.mark.parametrize("policy", ["observe", "penalize", "refuse"])
 @pytest.mark.parametrize(("text", "rule"), [("  \u200b", "empty"), ("Solution:", "master_key")])
 def test_rules_hold_under_each_policy(tmp_path: Path, policy: Any, text: str, rule: str) -> None:
-    judgement, asked = graded(tmp_path, text, flags=policy)
+    judgement, asked = graded(tmp_path, text, on_injection=policy)
     assert (judgement.rule, judgement.reward, asked) == (rule, 0.0, 0)
 
 
 def test_another_policy_is_another_judgement(tmp_path: Path) -> None:
     rewards = [
-        graded(tmp_path, HOSTILE_TEXT, flags=policy)[0].reward
-        for policy in ("observe", "penalise", "refuse", "observe")
+        graded(tmp_path, HOSTILE_TEXT, on_injection=policy)[0].reward
+        for policy in ("observe", "penalize", "refuse", "observe")
     ]
     assert rewards == [1.0, 1 - PENALTY, 0.0, 1.0]
 

@@ -60,7 +60,7 @@ def judged(step: int, index: int, rubric: Rubric, share: float | None, text: str
             reward=share,
             normalized_reward=share,
             unscored=f"truncated: {EVIL}" if share is None else None,
-            flags={"grader_address": 1} if index == 1 else {},
+            injection_flags={"grader_address": 1} if index == 1 else {},
             usage=Usage(calls=1, prompt_tokens=1234, completion_tokens=10),
         ),
     )

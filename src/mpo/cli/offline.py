@@ -159,7 +159,7 @@ class Offline:
             reward.reward_model,
             reward.scale,
             reward.rubric,
-            flags="observe",
+            on_injection="observe",
             max_unscored=1.0,
             seed=reward.seed,
         )

@@ -220,7 +220,7 @@ def _reward(
         scale=SCALES[config.reward.scale](),
         max_unscored=config.reward.max_unscored,
         deadline_s=STEP_DEADLINE_S,
-        flags=config.reward.flags,
+        on_injection=config.reward.on_injection,
         analysis=meta.analysis,
         rationales=meta.rationales,
         answers=_answers(checked.task),

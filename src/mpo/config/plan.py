@@ -22,10 +22,9 @@ from ..chat import Chat, Completion, Message, Schema
 from ..errors import ConfigError
 from ..evolve.gate import Pairs, Probes, load_pairs
 from ..evolve.meta_reward_model import MetaRewardModel
-from ..evolve.meta_step import ANCHORS
 from ..evolve.mrm_cases import Evidence
 from ..judge import RewardModel, make_reward_model
-from ..judge.scale import normalized
+from ..judge.scale import ANCHORS, normalized
 from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
 from ..task import Task, load_task

@@ -92,7 +92,7 @@ class RewardConfig(_Part):
     normalized, and a sample of rollouts keeps its mean and spread when the rubric changes."""
     max_unscored: float = Field(default=0.2, ge=0, le=1)
     """Largest share of one step that may stay unscored; above it the run stops."""
-    flags: OnInjection = "observe"
+    on_injection: OnInjection = "observe"
     """What happens to a text that speaks to its grader; see `mpo.judge.injection_flags`."""
 
 

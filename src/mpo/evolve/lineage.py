@@ -51,6 +51,7 @@ def roll_back(
     reason: str,
     cohort: str = "",
     figures: Mapping[str, float] | None = None,
+    canary_failed: bool = False,
 ) -> Decision:
     """Put an earlier rubric of the lineage back in force, as a decision of its own.
 
@@ -59,7 +60,8 @@ def roll_back(
         rubric_id: Of the rubric, or a unique beginning of it.
         n: Updates made so far.
         reason: For the record.
-        figures: What was measured, if anything was.
+        figures: Measurements for the record.
+        canary_failed: Canaries failed under the head; it must not come back.
 
     Raises:
         StoreError: The store knows no such rubric.
@@ -71,7 +73,6 @@ def roll_back(
     if not before or head is None or rubric == head:
         why = "is in force already" if rubric == head else "never was in force"
         raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
-    maps = {key: v for key, v in before[-1].figures.items() if key.startswith("scale_")}
     decision = Decision(
         step=n,
         cohort=cohort,
@@ -80,7 +81,9 @@ def roll_back(
         proposed=rubric.id,
         accepted=True,
         reason=reason,
-        figures={**(figures or {}), **maps},
+        figures=figures or {},
+        scale_map=before[-1].scale_map,
+        canary_failed=canary_failed,
     )
     store.decide(decision, rubric)
     return decision

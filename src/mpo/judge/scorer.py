@@ -14,13 +14,16 @@ from ..task import Task
 from ..task.rules import RuleHit, first_rule
 from . import JudgeResult, RewardModel
 from .batches import commit_as_they_come
-from .injection_flags import REFUSED, OnInjection, find_injection_flags, hostile, penalised
+from .injection_flags import REFUSED, OnInjection, find_injection_flags, hostile, penalized
 from .scale import Scale, normalized
 
 __all__ = ["Scorer"]
 
 RULE_PROTOCOL = "rule"
 """`Judgement.protocol` where a task rule decided and no model was asked."""
+
+_KEY_WORDS = {"penalize": "penalise", "refuse": "refuse"}
+"""Part of a judgement's key. Stores hold keys with the first spelling: what was paid for stays."""
 
 
 class Scorer:
@@ -32,7 +35,7 @@ class Scorer:
         reward_model: Grades.
         scale: From scores to reward.
         head: The rubric in force for a cohort.
-        flags: What happens to a hostile text.
+        on_injection: Treatment of a hostile text.
         max_unscored: Largest share of one step that may stay unscored.
         seed: Part of a judgement's key.
         deadline_s: Longest time for one call of `score`, in seconds: what has no answer by then is
@@ -47,7 +50,7 @@ class Scorer:
         scale: Scale,
         head: Callable[[str], Rubric],
         *,
-        flags: OnInjection,
+        on_injection: OnInjection,
         max_unscored: float,
         seed: int,
         deadline_s: float | None = None,
@@ -55,7 +58,7 @@ class Scorer:
         self.task, self.store = task, store
         self.reward_model, self.scale = reward_model, scale
         self._head = head
-        self.flags: OnInjection = flags
+        self.on_injection: OnInjection = on_injection
         self.max_unscored = max_unscored
         self.seed = seed
         self.deadline_s = deadline_s
@@ -124,8 +127,8 @@ class Scorer:
     def _base_key(self, rollout: Rollout, rubric: Rubric) -> str:
         model = self.reward_model
         parts = [rollout.id, rubric.id, model.template_hash, model.protocol, model.model, self.seed]
-        if self.flags != "observe":
-            parts.append(self.flags)
+        if self.on_injection != "observe":
+            parts.append(_KEY_WORDS[self.on_injection])
         return content_hash(parts)
 
     def _known(
@@ -177,7 +180,7 @@ class Scorer:
     ) -> Judgement:
         rule = first_rule(self.task.spec, rollout.completion)
         flags = find_injection_flags(rollout.completion)
-        if rule is None and self.flags == "refuse" and hostile(flags):
+        if rule is None and self.on_injection == "refuse" and hostile(flags):
             rule = RuleHit(REFUSED)
         verdict = JudgeResult() if rule else await self._verdict(rollout, rubric, ends)
         return self._judgement(rollout, rubric, key, verdict, rule, flags)
@@ -208,7 +211,12 @@ class Scorer:
         reward = share = None
         if rule is not None:
             states_raw = rule.raw is not None and self.scale.name == "raw"
-            reward, share = rule.raw if states_raw else self.scale.floor(rubric), 0.0
+            reward, share = (
+                rule.raw
+                if states_raw
+                else self.scale.floor(rubric, self.store.scale_map(rubric.id)),
+                0.0,
+            )
         elif verdict.unscored is None:
             reward, share = self._rewarded(rubric, verdict.scores, flags)
         return Judgement(
@@ -227,22 +235,23 @@ class Scorer:
             template_hash=self.reward_model.template_hash,
             model=self.reward_model.model,
             usage=verdict.usage,
-            flags={**verdict.flags, **flags},
+            injection_flags={**verdict.flags, **flags},
         )
 
     def _rewarded(
         self, rubric: Rubric, scores: Sequence[CriterionScore], flags: Mapping[str, int]
     ) -> tuple[float, float]:
         """Reward in the scale of the run, and normalized."""
-        reward, share = self.scale.reward(rubric, scores), normalized(rubric, scores)
-        if self.flags != "penalise" or not hostile(flags):
+        fitted = self.store.scale_map(rubric.id)
+        reward, share = self.scale.reward(rubric, scores, fitted), normalized(rubric, scores)
+        if self.on_injection != "penalize" or not hostile(flags):
             return reward, share
         best = [
             CriterionScore(criterion=key, score=criterion.scores[-1])
             for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True)
         ]
-        floor, top = self.scale.floor(rubric), self.scale.reward(rubric, best)
-        return penalised(reward, floor, top), penalised(share, 0.0, 1.0)
+        floor, top = self.scale.floor(rubric, fitted), self.scale.reward(rubric, best, fitted)
+        return penalized(reward, floor, top), penalized(share, 0.0, 1.0)
 
     def check_unscored(self, mode: Mode, step: int, expected: int = 0) -> None:
         """Raises an error where too much of a step stayed unscored, over all calls and ranks.

@@ -231,7 +231,7 @@ def item_result(
         fallback is not None,
         outcome.late,
         judgement is not None and judgement.rule is not None,
-        sum(judgement.flags.values()) if judgement is not None else 0,
+        sum(judgement.injection_flags.values()) if judgement is not None else 0,
         version,
     )
     return Result(

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from ..errors import StoreError
-from ..records import Decision
+from ..records import Decision, ScaleMap
 from ..rubric import Rubric
 from .branches import CHAIN, Branches, Writer, dump, load
 
@@ -137,6 +137,20 @@ class Lineage(Branches):
         query += "WHERE ?1 IS NULL OR d.cohort = ?1 ORDER BY d.seq"
         with self._db.read() as connection:
             return [load(Decision, text) for (text,) in connection.execute(query, (cohort,))]
+
+    def scale_map(self, rubric_id: str) -> ScaleMap | None:
+        """The rubric's map, from the last visible decision that accepted it; None without one."""
+        with self._db.read() as connection:
+            return read_scale_map(connection, rubric_id)
+
+
+def read_scale_map(connection: sqlite3.Connection, rubric_id: str) -> ScaleMap | None:
+    query = CHAIN + "SELECT d.content" + _DECISIONS
+    # A decision's text is long, and most scales have no maps: look before it is parsed.
+    query += "WHERE d.accepted AND d.proposed = ? AND instr(d.content, '\"scale_map\":{') "
+    query += "ORDER BY d.seq DESC LIMIT 1"
+    row = connection.execute(query, (rubric_id,)).fetchone()
+    return None if row is None else load(Decision, row[0]).scale_map
 
 
 def _head_id(connection: sqlite3.Connection, cohort: str) -> str | None:
