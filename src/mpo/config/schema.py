@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..chat import Tier
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
-from ..service.settings import ServiceSettings
+from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
 
