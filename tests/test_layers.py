@@ -125,9 +125,9 @@ def test_importing_the_package_loads_no_heavy_module() -> None:
 def test_sandbox_parts_do_not_know_each_other() -> None:
     """DESIGN §7 rule 4: RM, MRM and gold do not import each other, nor the corpus's bad habits."""
     allowed = {
-        "judge": {"words"},
-        "supervisor": {"words"},
-        "examiner": {"judge"},
+        "simulated_rm": {"words"},
+        "simulated_mrm": {"words"},
+        "plan_execute": {"simulated_rm"},
         "gold": {"words", "corpus", "topics"},
         # Texts and gold of the other tasks. Which habits spoil a text is decided in `texts`.
         "ethics": {"texts", "words"},

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .corpus import MAX_TOKENS, MIN_TOKENS, SLOPPY_SHARE, Essay
-from .sloppy import HABITS
+from .bad_styles import HABITS
 from .words import join
 
 __all__ = ["Draft", "clean_text", "fill", "write"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpo_sandbox.audit import SandboxGold
+from mpo_sandbox.gold_scorer import SandboxGold
 from mpo_sandbox.chat import SimulatedChat
 from mpo_sandbox.policy import ensure_policy
 
