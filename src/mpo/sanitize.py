@@ -436,7 +436,7 @@ def flag_phrases(text: str) -> dict[str, int]:
     """Count the phrases that injections use. The text stays as it is.
 
     A flag is a reason to look, not a verdict: an essay about examiners, a chat log or a template
-    in code raises flags too. The caller's policy decides (observe, penalise, refuse).
+    in code raises flags too. The caller's policy decides (observe, penalize, refuse).
 
     Returns:
         Count per kind, only kinds that occurred: `ignore_instructions`, `score_demand`,

@@ -8,7 +8,7 @@ plan, its execution, reasons in a dialogue; which of them, it tells by what the 
 
     chat = SimulatedChat("sandbox-0")             # biases drawn by seed 0
     chat = SimulatedChat("sandbox-0-unbiased")    # the honest twin
-    chat = SimulatedChat("sandbox-0-bad")         # a third of its merges is faulty (`faulty_mrm.py`)
+    chat = SimulatedChat("sandbox-0-bad")         # a third of its merges is faulty (`faulty_mrm`)
 
 It is deterministic: the same messages give the same answer, in any process, also over HTTP
 (`server.py`).
@@ -22,17 +22,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mpo.chat import Completion, Message, Schema
 from mpo.errors import ChatReplyError, ConfigError, RubricError
 from mpo.records import Usage
 from mpo.rubric import parse_rubric
 
-from .plan_execute import execute, plan, worth
-from .simulated_rm import SimulatedRM, draw_biases
 from .faulty_mrm import make_faulty
+from .plan_execute import execute, plan, worth
 from .simulated_mrm import SeenCase, SimulatedMRM
+from .simulated_rm import SimulatedRM, draw_biases
 
 __all__ = ["SimulatedChat"]
 
@@ -69,6 +69,8 @@ class SimulatedChat:
 
     name: str = "sandbox-0"
     latency: float = 0.0
+    free: ClassVar[bool] = True
+    """It costs nothing, and answers faster than a cache."""
     rm: SimulatedRM = field(init=False)
     bad: bool = field(init=False)
     """Whether some of its merges are spoilt on purpose."""

@@ -12,7 +12,7 @@ from typing import Any
 from . import corpus, ethics, math, summarization
 from .texts import write
 
-__all__ = ["ESSAY", "ENVIRONMENTS", "Environment", "environment_of"]
+__all__ = ["ENVIRONMENTS", "ESSAY", "Environment", "environment_of"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ _BASE = ("words.py", "topics.py", "bad_styles.py", "corpus.py")
 ESSAY = "essay"
 
 ENVIRONMENTS: Mapping[str, Environment] = {
-    ESSAY: Environment("gold", _essay_rows, lambda seed, n: corpus.generate(seed, n, "a"), _BASE, 96),
+    ESSAY: Environment(
+        "gold", _essay_rows, lambda seed, n: corpus.generate(seed, n, "a"), _BASE, 96
+    ),
     "summarization": Environment(
         "faithfulness and coverage",
         summarization.rows,

@@ -12,10 +12,10 @@ from mpo.judge import AnswerChecker
 from mpo.records import Rollout
 from mpo.task.rules import boxes
 
+from .environments import ESSAY, environment_of
 from .ethics import verdict_accuracy
 from .gold import Gold
 from .summarization import faithfulness_and_coverage
-from .environments import ESSAY, environment_of
 
 __all__ = ["SandboxGold"]
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from mpo.errors import MissingExtraError, MPOError
 
 from . import corpus
-from .words import WHOLE, tokens
 from .environments import ESSAY, Environment, environment_of
+from .words import WHOLE, tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,11 @@ def _key(environment: Environment, seed: int, settings: PolicySettings) -> str:
 
 
 def _train(
-    folder: Path, environment: Environment, seed: int, settings: PolicySettings, say: Callable[[str], None]
+    folder: Path,
+    environment: Environment,
+    seed: int,
+    settings: PolicySettings,
+    say: Callable[[str], None],
 ) -> None:
     """Train on the environment's texts and save model and tokenizer to `folder`."""
     for package in ("torch", "transformers"):

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, judge_reply, loop_answer, loop_chat, meta_reply, rubric_reply
+from fakes import batch, judge_reply, loop_answer, loop_chat, make_reward, meta_reply, rubric_reply
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every, Never, Stratified
+from mpo.evolve.schedule import Stratified
 from mpo.judge.scale import Anchored
 from mpo.records import Decision, Judgement, Rollout
 from mpo.reward import EvolvingReward
@@ -24,8 +24,8 @@ from mpo.sanitize import find_fences
 
 
 def make(path: Path, chat: Any = None, **options: Any) -> EvolvingReward:
-    defaults: dict[str, Any] = {"schedule": Every(4), "samples": 4}
-    return EvolvingReward("essay", chat or loop_chat(), path, **{**defaults, **options})
+    defaults: dict[str, Any] = {"every": 4, "samples": 4}
+    return make_reward("essay", chat or loop_chat(), path, **{**defaults, **options})
 
 
 def score(reward: EvolvingReward, rollouts: Sequence[Rollout]) -> list[Judgement]:
@@ -289,7 +289,7 @@ class TestAlarm:
             ]  # fmt: skip
 
         chat = ScriptedChat(answer, name="double")
-        options = {"schedule": Never(), "on_alarm": True, "min_distance": 3}
+        options = {"every": None, "alarm_distance": 3}
         reward = make(tmp_path / "a.db", chat, delay=delay, **options)
         decisions = []
         for n in range(14):

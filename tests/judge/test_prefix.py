@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from fakes import text_of
+from fakes import make_reward, text_of
 from mpo.chat import Message, Schema, ScriptedCall, ScriptedChat
-from mpo.evolve.schedule import Never
 from mpo.records import Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
 from mpo.task import load_task
 
@@ -45,12 +43,12 @@ def asked(tmp_path: Path, case: str) -> list[ScriptedCall]:
     """All calls for two groups that differ in their prompts."""
     name, rm, per_rollout = CASES[case]
     chat = ScriptedChat(answer)
-    reward = EvolvingReward(
+    reward = make_reward(
         load_task(name).with_rm(**rm),
         chat,
         tmp_path / "a.db",
         rubric=GUIDELINES if name == "math" else RUBRIC,
-        schedule=Never(),
+        every=None,
     )
     rollouts = [
         Rollout(

@@ -16,14 +16,14 @@ from mpo.task import load_task
 from mpo.task.answers import BoxedAnswers
 from mpo.task.rules import first_rule
 from mpo.task.verdicts import read_verdict
-from mpo_sandbox.gold_scorer import SandboxGold
 from mpo_sandbox.corpus import Essay
+from mpo_sandbox.environments import ENVIRONMENTS, environment_of
 from mpo_sandbox.ethics import verdict_accuracy
+from mpo_sandbox.gold_scorer import SandboxGold
+from mpo_sandbox.simulated_mrm import VOCABULARY
 from mpo_sandbox.simulated_rm import PROPERTIES, SimulatedRM, split
 from mpo_sandbox.summarization import faithfulness_and_coverage
-from mpo_sandbox.simulated_mrm import VOCABULARY
 from mpo_sandbox.words import tokens
-from mpo_sandbox.environments import ENVIRONMENTS, environment_of
 
 NEW = ("ethics", "math", "summarization")
 HIDDEN = {"ethics": "binarized_label", "summarization": "clean_summary"}
@@ -112,7 +112,9 @@ class TestEthics:
     ) -> None:
         """The label is two of three signs; each deed stands in one list only."""
         known = {
-            row["text"]: row for seed in range(40) for row in environment_of("ethics").rows(seed, 500)
+            row["text"]: row
+            for seed in range(40)
+            for row in environment_of("ethics").rows(seed, 500)
         }
         met = [text for text in texts["ethics"] if text.prompt in known]
         assert len(met) > 60
@@ -213,7 +215,9 @@ def test_what_was_written_for_another_prompt_pleases_an_honest_rm(task: str, mos
     criteria = [(f"c{i}", notion.noun, range(6)) for i, notion in enumerate(VOCABULARY)]
     rows, judge = environment_of(task).rows(11, 150), SimulatedRM()
     column = load_task(task).spec.dataset.prompt_column
-    written = {text.prompt: text.text for text in ENVIRONMENTS[task].texts(12, 300) if not text.sloppy}
+    written = {
+        text.prompt: text.text for text in ENVIRONMENTS[task].texts(12, 300) if not text.sloppy
+    }
     outcomes, shares = [], []
     for row, text in zip(rows, written.values(), strict=False):
         scores = judge.score(criteria, str(row[column]), text)

@@ -48,7 +48,9 @@ def test_the_prompt_decides_and_not_the_runs_secret() -> None:
 
 def test_lint_sees_what_was_cut_off() -> None:
     cut = next(
-        answer for n in range(900) if kind(answer := make_faulty(SOUND, key=f"prompt {n}")) == "truncated"
+        answer
+        for n in range(900)
+        if kind(answer := make_faulty(SOUND, key=f"prompt {n}")) == "truncated"
     )
     (criterion,) = cut["criteria"]
     rubric = Rubric(

@@ -17,9 +17,9 @@ transformers = pytest.importorskip("transformers")
 
 from mpo.errors import MPOError  # noqa: E402
 from mpo_sandbox import corpus, policy  # noqa: E402
+from mpo_sandbox.environments import ENVIRONMENTS  # noqa: E402
 from mpo_sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
 from mpo_sandbox.words import words  # noqa: E402
-from mpo_sandbox.environments import ENVIRONMENTS  # noqa: E402
 
 TINY = PolicySettings(hidden=64, layers=1, essays=640, steps=40)
 

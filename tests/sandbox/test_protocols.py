@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 
+from fakes import make_reward
 from mpo.chat import Completion, Message, Schema
 from mpo.errors import ChatReplyError
-from mpo.evolve.schedule import Every
 from mpo.judge import make_reward_model
 from mpo.records import Decision, Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.task import load_task
-from mpo.task.answers import BoxedAnswers
 from mpo_sandbox.chat import SimulatedChat
 from mpo_sandbox.corpus import Essay
-from mpo_sandbox.simulated_rm import EXPLOITABLE, named
 from mpo_sandbox.environments import ENVIRONMENTS
+from mpo_sandbox.simulated_rm import EXPLOITABLE, named
 
 SECRET = b"k" * 32
 REFERENCE = "one step is to understand that 5 plus 3 is 8. \\boxed { 8 }."
@@ -112,12 +110,11 @@ def evolve(task: str, chat: Any, early: list[Essay], late: list[Essay], path: Pa
         "math": {"solution": REFERENCE},
         "ethics": {"binarized_label": "SENTINEL", "label": "SENTINEL"},
     }.get(task, {"clean_summary": "SENTINEL"})
-    reward = EvolvingReward(
+    reward = make_reward(
         task,
         chat,
         path / "a.db",
-        schedule=Every(2),
-        answers=BoxedAnswers(),
+        every=2,
         analysis="joint" if task == "math" else "per_case",
         samples=12,
     )

@@ -18,11 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fakes import loop_answer, text_of
+from fakes import loop_answer, make_reward, text_of
 from mpo.chat import Completion, Message, Schema, ScriptedChat
-from mpo.evolve.schedule import Every
 from mpo.judge.scale import Scale
-from mpo.reward import EvolvingReward
 from mpo.service.metrics import Metrics
 from mpo.service.server import door_for, serve
 from mpo.service.service import RewardService
@@ -62,19 +60,19 @@ def make_service(
     chat: Any = None,
     metrics: bool = False,
     delay: int = 0,
-    scale: Scale | None = None,
+    scale: Scale | str = "normalized",
     **settings: Any,
 ) -> RewardService:
     folder.mkdir(parents=True, exist_ok=True)
-    reward = EvolvingReward(
+    reward = make_reward(
         "essay",
         chat if chat is not None else SlowChat(),
         folder / "mpo.db",
-        schedule=Every(k),
+        every=k,
         max_unscored=1.0,
         samples=4,
-        others=1,
-        earlier=1,
+        context_cases=1,
+        baseline_cases=1,
         lint=False,
         delay=delay,
         scale=scale,

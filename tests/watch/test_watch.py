@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from fakes import meta_reply, rubric_reply, text_of
+from fakes import make_reward, meta_reply, rubric_reply, text_of
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatTransportError
-from mpo.evolve.schedule import Every, Never
 from mpo.records import Decision, Rollout
 from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
@@ -75,8 +74,8 @@ class Models:
 
 
 def make(path: Path | Store, models: Models, **options: Any) -> EvolvingReward:
-    defaults: dict[str, Any] = {"schedule": Every(3), "samples": 2, "canaries": True}
-    return EvolvingReward("essay", models.chat, path, **{**defaults, **options})
+    defaults: dict[str, Any] = {"every": 3, "samples": 2, "canaries": True}
+    return make_reward("essay", models.chat, path, **{**defaults, **options})
 
 
 def run(reward: EvolvingReward, steps: range) -> list[Decision]:
@@ -160,7 +159,7 @@ class TestCanaries:
         self, tmp_path: Path
     ) -> None:
         models = Models("Sense")
-        reward = make(tmp_path / "a.db", models, schedule=Every(4))
+        reward = make(tmp_path / "a.db", models, every=4)
         run(reward, range(7))
         judged = [c for c in models.chat.calls if c.schema["title"] == "judgement"]
         usage = reward.store.usage()
@@ -239,9 +238,7 @@ class TestAudit:
                  for k, p in schema["properties"].items()}
             )  # fmt: skip
 
-        reward = EvolvingReward(
-            "essay", ScriptedChat(lavish), path, schedule=Never(), second_judge=audit
-        )
+        reward = make_reward("essay", ScriptedChat(lavish), path, every=None, second_judge=audit)
 
         async def go() -> None:
             for n in steps:

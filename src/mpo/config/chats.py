@@ -77,7 +77,7 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
         timeout_s=chat.timeout_s,
         retries=chat.retries,
         concurrency=chat.concurrency,
-        tier=chat.tier,
+        tier=chat.structured_output,
         tiers=shared.tiers,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )

@@ -90,8 +90,8 @@ class Plugin:
         self._lacks("rows", "data.path")
 
     def gold(self, task: Task) -> GoldScorer | None:
-        """Scorer of the quality that the reward was meant to measure, on the plugin's own rows; None
-        where nobody knows it."""
+        """Scorer of the quality that the reward was meant to measure, on the plugin's own rows;
+        None where nobody knows it."""
         return None
 
     def measure(self, task: Task) -> str:
@@ -145,7 +145,8 @@ def load_plugin(name: str) -> Plugin:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"plugin {name!r} cannot be loaded: {error}") from error
     if not isinstance(plugin, Plugin):
-        raise ConfigError(f"plugin {name!r} is no mpo.config.Plugin, but a {type(plugin).__name__}")
+        kind = type(plugin).__name__
+        raise ConfigError(f"plugin {name!r} is an {kind}, not an mpo.config.Plugin")
     plugin.name = name
     return plugin
 

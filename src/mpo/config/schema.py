@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..chat import Tier
-from ..judge.injection_flags import OnInjection
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
 from ..service.settings import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
@@ -25,10 +26,9 @@ __all__ = [
     "ChatConfig",
     "Config",
     "DataConfig",
-    "MetaConfig",
-    "RewardConfig",
     "leaf_keys",
 ]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,8 +69,9 @@ class ChatConfig(_Part):
     """Number of attempts after the first."""
     concurrency: int = Field(default=64, ge=1)
     """Most requests in flight at once."""
-    tier: Tier | Literal["auto"] = "auto"
-    """How answers are held to a shape; `auto` finds out what the endpoint enforces."""
+    structured_output: Tier | Literal["auto"] = "auto"
+    """How the endpoint is held to a schema: `json_schema`, `json_object` or `lines`; `auto` finds
+    out what it enforces."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChatConfig:
@@ -84,18 +85,6 @@ class ChatConfig(_Part):
         if self.plugin is None and self.options:
             raise ValueError("options are a plugin's: add plugin, or leave them out")
         return self
-
-
-class RewardConfig(_Part):
-    """From the RM's scores to the reward."""
-
-    scale: Literal["normalized", "raw", "anchored"] = "normalized"
-    """`normalized`: 0 to 1 under every rubric. `raw`: the paper's plain sum. `anchored`:
-    normalized, and a sample of rollouts keeps its mean and spread when the rubric changes."""
-    max_unscored: float = Field(default=0.2, ge=0, le=1)
-    """Largest share of one step that may stay unscored; above it the run stops."""
-    flags: OnInjection = "observe"
-    """What happens to a text that speaks to its grader; see `mpo.judge.injection_flags`."""
 
 
 class BudgetConfig(_Part):
@@ -124,47 +113,6 @@ class BudgetConfig(_Part):
         return prices
 
 
-class MetaConfig(_Part):
-    """When and from what the rubric is rewritten."""
-
-    every: int = Field(default=10, ge=1)
-    """Updates between meta steps (paper §3.2: 10 for essays)."""
-    samples: int = Field(default=16, ge=1)
-    """Rollouts per meta step."""
-    selection: Literal["uniform", "stratified", "prescreen", "prescreen+uniform"] = "uniform"
-    """How they are picked; `prescreen` has the MRM label all of them first."""
-    others: int = Field(default=6, ge=0)
-    """Other cases of the sample that the MRM sees beside each."""
-    earlier: int = Field(default=6, ge=0)
-    """Cases from the start of the run that it sees for comparison."""
-    gate: str | list[str] = "probes"
-    """What decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
-    `pairs:FILE` (labelled preference pairs), or a list of which all must accept. With any but
-    `always`, canaries are read after each switch too, and an earlier rubric comes back where they
-    fail twice in a row (`mpo.watch`)."""
-    lint: bool = True
-    """Check proposals without a model, have the MRM mend one with errors once, then refuse it."""
-    delay: int = Field(default=4, ge=0)
-    """Updates between a meta step's start and its decision; it runs in the background meanwhile.
-    0 waits for it (the paper)."""
-    alarm: int | None = Field(default=None, ge=1)
-    """A monitor's alarm calls for a meta step too, at least so many updates after the last one;
-    alarms only inform if None."""
-    analysis: Literal["per_case", "joint"] = "per_case"
-    """An analysis per case and one merge, or one of all cases and no merge (the paper's math)."""
-    rationales: bool = True
-    """Show the MRM scores and rationales per criterion; the published code shows the total."""
-
-    @model_validator(mode="after")
-    def _one_at_a_time(self) -> MetaConfig:
-        if self.delay >= self.every:
-            raise ValueError(
-                f"delay={self.delay} must be below every={self.every}: a meta step is "
-                "decided before the next one starts"
-            )
-        return self
-
-
 class Config(_Part):
     """Everything that a run is made of."""
 
@@ -187,8 +135,8 @@ class Config(_Part):
     second_judge: ChatConfig | None = None
     """A second RM, of another family, with the keys of `chat`. It grades 5 % of the rollouts under
     the same rubric, for the monitor of the gap between the two; none if None."""
-    reward: RewardConfig = RewardConfig()
-    meta: MetaConfig = MetaConfig()
+    reward: Scoring = Scoring()
+    meta: Evolve = Evolve()
     trainer: TrainerSettings = TrainerSettings.model_validate({})
     budget: BudgetConfig = BudgetConfig()
     cache: bool = True
@@ -210,11 +158,16 @@ class Config(_Part):
         return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)
 
     @property
-    def guarded(self) -> bool:
-        """Whether canaries are read after each switch of the rubric: wherever rubrics change and a
-        gate checks proposals. Under `always` every proposal takes effect (the paper)."""
-        gates = [self.meta.gate] if isinstance(self.meta.gate, str) else self.meta.gate
-        return ARMS[self.arm].evolves and any(gate != "always" for gate in gates)
+    def evolve(self) -> Evolve:
+        """The part `meta` as the arm uses it: only an arm that evolves changes its rubric while the
+        policy trains."""
+        if ARMS[self.arm].evolves:
+            return self.meta
+        return self.meta.model_copy(update=_UNCHANGED)
+
+
+_UNCHANGED = {"every": None, "alarm_distance": None, "canaries": False}
+"""Parts of `meta` for an arm that keeps its rubric."""
 
 
 def leaf_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

@@ -18,8 +18,8 @@ Four protocols, chosen by `rm.protocol` in task.yaml:
 from __future__ import annotations
 
 from ..chat import Chat
-from ..errors import ConfigError
 from ..task import Task
+from ..task.answers import BoxedAnswers
 from ..task.rules import Box, RuleHit, boxes, first_rule
 from .answer_check import AnswerChecked, AnswerChecker
 from .answer_format import (
@@ -78,19 +78,11 @@ def make_reward_model(
         task: Names the protocol, and has its prompts.
         chat: The model that grades.
         secret: Key of the fences; the run's own, unknown to the policy.
-        seed: Of the model, and of what is drawn.
-        answers: Compares final answers; for tasks with `rm.answer_check`.
-
-    Raises:
-        ConfigError: The task checks answers, and nothing was given that can.
+        seed: Random seed, passed to the model, and for every draw.
+        answers: Compares final answers, for tasks with `rm.answer_check`; `BoxedAnswers()` if None.
     """
     rm = task.spec.rm
     model = PROTOCOLS[rm.protocol](chat, task, secret=secret, seed=seed)
     if rm.answer_check == "off":
         return model
-    if answers is None:
-        raise ConfigError(
-            f"task {task.name!r} grades some rollouts by their answer (rm.answer_check: "
-            f"{rm.answer_check}): pass answers=mpo.task.answers.BoxedAnswers(), or switch it off"
-        )
-    return AnswerChecked(model, task, answers, seed=seed)
+    return AnswerChecked(model, task, answers or BoxedAnswers(), seed=seed)

@@ -4,7 +4,7 @@
 rule refuses them always, before anything is asked.
 
     observe     flags are kept with the judgement, and change nothing (the default)
-    penalise    a hostile text is graded, and loses `PENALTY` of the scale's span
+    penalize    a hostile text is graded, and loses `PENALTY` of the scale's span
     refuse      a hostile text gets the floor of the scale, and no model is asked
 
 What is hostile speaks to the grader, or forges its structure. Flags that honest texts raise too
@@ -33,7 +33,7 @@ __all__ = [
     "hostile",
 ]
 
-OnInjection = Literal["observe", "penalise", "refuse"]
+OnInjection = Literal["observe", "penalize", "refuse"]
 
 HOSTILE = frozenset(
     "ignore_instructions score_demand verdict_forgery grader_address rubric_edit rubric_forgery "
@@ -43,7 +43,7 @@ HOSTILE = frozenset(
 one of them; of the 140 attacks that no rule decides, 95."""
 
 PENALTY = 0.25
-"""What `penalise` takes, as a share of the span from the floor to the highest reward. Stated, and
+"""What `penalize` takes, as a share of the span from the floor to the highest reward. Stated, and
 the same for one hostile phrase as for ten: a graded penalty is one more thing to optimise."""
 
 REFUSED = "hostile_text"

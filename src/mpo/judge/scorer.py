@@ -235,7 +235,7 @@ class Scorer:
     ) -> tuple[float, float]:
         """Reward in the scale of the run, and normalized."""
         reward, share = self.scale.reward(rubric, scores), normalized(rubric, scores)
-        if self.flags != "penalise" or not hostile(flags):
+        if self.flags != "penalize" or not hostile(flags):
             return reward, share
         best = [
             CriterionScore(criterion=key, score=criterion.scores[-1])
