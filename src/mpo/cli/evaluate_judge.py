@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from ..config import read_rubric_file
-from ..config.schema import SANDBOX
+from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.agreement import Agreement, agreement, case_agreement
 from ..evaluation.criteria import Criteria, criteria_figures
@@ -24,7 +24,8 @@ from ..evaluation.judge_accuracy import (
     read_pairs,
     score_pairs,
 )
-from ..evolve.schedule import Never
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
 from ..records import Case, content_hash
 from ..reward import EvolvingReward
 from ..rubric import Rubric
@@ -124,7 +125,7 @@ def _criteria(run: str, which: str) -> Shown:
     with open_store(run) as store:
         cases = _cases(store)
         rubric = _rubric(store, cases, which)
-        gold = {id: score.value for id, score in store.audits().items()}
+        gold = {id: score.value for id, score in store.external_scores().items()}
     criteria = criteria_figures(cases, rubric, gold)
     return criteria.to_json(), [_criteria_table(criteria)]
 
@@ -311,7 +312,8 @@ def _judge_pairs(pairs: Sequence[Pair], options: _PairOptions) -> Shown:
         "store": str(reward.store.path),
     }
     reward.store.close()
-    title = f"{options.chat if options.chat == SANDBOX else reward.chat.name} with {rubric.title!r}"
+    name = options.chat if find_plugin(options.chat) is not None else reward.chat.name
+    title = f"{name} with {rubric.title!r}"
     return body, [_pairs_table(title, whole, parts)]
 
 
@@ -336,8 +338,9 @@ def _reward(pairs: Sequence[Pair], options: _PairOptions) -> EvolvingReward:
         client,
         Store(path),
         rubric=rubric,
-        schedule=Never(),
-        max_unscored=1.0,  # the table counts unscored pairs
+        # The table counts unscored pairs.
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),
+        evolve=Evolve(every=None),
         seed=options.seed,
     )
 

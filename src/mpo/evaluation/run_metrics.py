@@ -61,7 +61,7 @@ def by_step(store: Store, gold_name: str = "gold") -> Iterator[StepMeans]:
 
 def _step(store: Store, step: int, gold_name: str) -> StepMeans:
     cases = store.window(after_step=step - 1, up_to_step=step, cohort=None, scored=None)
-    external = store.audits(gold_name, after_step=step - 1, up_to_step=step)
+    external = store.external_scores(gold_name, after_step=step - 1, up_to_step=step)
     rewards: list[float] = []
     gold: list[float] = []
     parts: dict[str, list[float]] = {}

@@ -1,7 +1,12 @@
-"""What the MRM is asked to answer with, and reading it strictly."""
+"""The shapes of the MRM's answers, and reading them strictly.
+
+A `*_FORMAT` shows the model an example whose texts are descriptions of what belongs there. Small
+models copy them word for word; such a text says nothing, so it counts as no answer.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -21,9 +26,11 @@ __all__ = [
     "PRESCREEN_SCHEMA",
     "RUBRIC_FORMAT",
     "RUBRIC_SCHEMA",
+    "copies_example",
     "read_answer",
     "read_choice",
     "read_guidelines",
+    "read_reasons",
     "read_text",
 ]
 
@@ -99,6 +106,18 @@ GUIDELINES_FORMAT = (
 )
 GUIDELINES_SCHEMA = _object("guidelines", reasons=_TEXT, guidelines=_TEXT)
 
+_PLACEHOLDERS = frozenset(
+    text.lower()
+    for shape in (ANALYSIS_FORMAT, RUBRIC_FORMAT, GUIDELINES_FORMAT)
+    # A text of the example; where " |" follows, the quote is a value that may be chosen.
+    for text in re.findall(r'": "([^"]+)"(?! \|)', shape)
+)
+
+
+def copies_example(text: str) -> bool:
+    """Whether the text is a placeholder of the format's own example, whatever is around it."""
+    return re.sub(r"^\W+|\W+$", "", text).lower() in _PLACEHOLDERS
+
 
 def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
     """A value out of a closed set.
@@ -122,6 +141,18 @@ def read_text(answer: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise ChatReplyError(f"wrong_keys: {key!r} must be text")
     return clean(value).text
+
+
+def read_reasons(answer: Mapping[str, Any], key: str = "reasons") -> str:
+    """A text in the model's own words, cleaned like `read_text`.
+
+    Raises:
+        ChatReplyError: No text, or a copy of the format's example (`copied_example`).
+    """
+    text = read_text(answer, key)
+    if copies_example(text):
+        raise ChatReplyError(f"copied_example: {key!r} repeats the example of the answer's format")
+    return text
 
 
 def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:

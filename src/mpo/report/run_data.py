@@ -26,7 +26,7 @@ from ..store import StepSummary, Store
 from ..watch.monitors import observe
 from ..watch.state import MonitorState
 
-__all__ = ["AlarmSpan", "Readings", "RunData", "Sample", "ShownRollout", "Switch", "load_run"]
+__all__ = ["AlarmSpan", "Readings", "RunData", "RolloutSample", "ShownRollout", "Switch", "load_run"]
 
 GOLD_NAMES = ("gold", "audit")
 """Names under which external scores are looked for, in this order."""
@@ -78,7 +78,7 @@ class ShownRollout:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RolloutSample:
     """The rollouts that a report may show."""
 
     shown: Sequence[ShownRollout] = ()
@@ -161,12 +161,12 @@ class RunData:
     models: Sequence[str]
     """Names of the chat models that judged the shown rollouts."""
     readings: Readings
-    sample: Sample
+    sample: RolloutSample
     timings: Mapping[str, Any] = field(default_factory=dict)
     """Timings of calls by role; empty where the run kept none."""
     gold_name: str = "gold"
     """Name of gold on the page: `gold`, or that of the task's own measure."""
-    before_sample: Sample = field(default_factory=Sample)
+    before_sample: RolloutSample = field(default_factory=RolloutSample)
     """Rollouts on which `before` rests."""
 
     def label(self, cohort: str, rubric: str) -> str:
@@ -197,7 +197,9 @@ def load_run(folder: Path, quota: int, name: str = "") -> RunData:
                 f"{folder}: no rollout has been judged yet, so there is nothing to report; train, "
                 "or score rollouts, first"
             )
-        gold_name = next((name for name in GOLD_NAMES if store.audits(name)), GOLD_NAMES[0])
+        gold_name = next(
+            (name for name in GOLD_NAMES if store.external_scores(name)), GOLD_NAMES[0]
+        )
         by_step = curves(store, gold_name)
         summary = _json(folder / "summary.json") or arm_seed_summary(store, gold_name)
         decisions, rubrics = store.lineage(), {**before_rubrics, **store.rubrics()}
@@ -265,11 +267,11 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _blind(
     folder: Path,
-) -> tuple[list[Decision], dict[str, Rubric], dict[str, Usage], Sample]:
+) -> tuple[list[Decision], dict[str, Rubric], dict[str, Usage], RolloutSample]:
     """Decisions, rubrics, usage and rollouts of the blind arm before training; empty for others."""
     path = folder / "blind.db"
     if not path.is_file():
-        return [], {}, {}, Sample()
+        return [], {}, {}, RolloutSample()
     with Store(path, create=False) as store:
         decisions = store.lineage()
         sample = _sample(None, store, _wanted(decisions, Readings()), 0, GOLD_NAMES[0])
@@ -281,7 +283,7 @@ def _blind(
 
 def _readings(store: Store) -> Readings:
     """The readings that the run kept; else those of today's monitors, over its rollouts."""
-    stored = {choice.step: choice.result for choice in store.choices(MONITOR)}
+    stored = {event.step: event.result for event in store.events(MONITOR)}
     if stored:
         # A reading at update n is of the rollouts sampled at step n - 1.
         return _over_steps({step - 1: reading for step, reading in sorted(stored.items())}, False)
@@ -334,7 +336,7 @@ def _alarm_spans(readings: Mapping[int, Mapping[str, Any]]) -> list[AlarmSpan]:
 
 def _sample(
     folder: Path | None, store: Store, wanted: Collection[str], quota: int, gold_name: str
-) -> Sample:
+) -> RolloutSample:
     """Rollouts that a report may show.
 
     Those on which a decision or an alarm rests, those that were replayed under another rubric, and
@@ -361,7 +363,9 @@ def _sample(
             id = case.rollout.id
             if picked or id in needed or id in judged:
                 judged.setdefault(id, (case.rollout, []))[1].append(case.judgement)
-        external = store.audits(gold_name, after_step=step - 1, up_to_step=step) if judged else {}
+        external = (
+            store.external_scores(gold_name, after_step=step - 1, up_to_step=step) if judged else {}
+        )
         for id, (rollout, judgements) in judged.items():
             score = external.get(id)
             first = judgements[0]
@@ -376,7 +380,7 @@ def _sample(
                     needed=id in needed,
                 )
             )
-    return Sample(shown, rubrics)
+    return RolloutSample(shown, rubrics)
 
 
 def _replays(folder: Path) -> tuple[dict[str, list[Judgement]], dict[str, Rubric]]:
@@ -420,9 +424,9 @@ def _find_switches(
 
     Args:
         decisions: The lineage.
-        steps: What each step's rollouts got, by cohort.
-        rubrics: By id.
-        numbers: As `number_rubrics`.
+        steps: Summaries of the steps by cohort.
+        rubrics: Rubrics by id.
+        numbers: Result of `_number_rubrics`.
     """
     switches = []
     for index, decision in enumerate(decisions):
