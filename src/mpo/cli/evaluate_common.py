@@ -44,7 +44,7 @@ Output = Sequence[Table | str]
 SOURCE: Any = typer.Argument(..., help="A generations file (JSONL, JSON, Parquet), or a run.")
 MODE: Any = typer.Option(
     "auto",
-    help="Which rollouts of a run: eval, the last evaluation; train, the last 10 steps; auto, the "
+    help="Rollouts of a run: eval, the last evaluation; train, the last 10 steps; auto, the "
     "former if there are any, else the latter.",
 )
 SEED: Any = typer.Option(0, help="Random seed for the bootstrap.")

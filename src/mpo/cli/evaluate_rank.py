@@ -187,7 +187,7 @@ def _judged(judged: Judged) -> dict[str, Any]:
     return {
         "judge": judged.judge,
         "verdicts": str(judged.verdicts),
-        "asked": played.asked,
+        "calls": played.calls,
         "failures": len(played.failures),
         "first_failure": played.failures[0] if played.failures else None,
         "usage": played.usage.model_dump(),
@@ -285,7 +285,7 @@ def _print_judged(judged: Judged) -> None:
     played = judged.played
     usage = played.usage
     lines = [
-        f"verdicts of {judged.judge}: {judged.verdicts} ({played.asked} new calls, "
+        f"verdicts of {judged.judge}: {judged.verdicts} ({played.calls} new calls, "
         f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion tokens)"
     ]
     if played.failures:

@@ -1,4 +1,4 @@
-"""How well scores rank texts as people did, before and after a change of the rubric.
+"""Agreement of scores with people's ranking of texts, before and after a change of the rubric.
 
 Three figures, none of which cares on what scale either side scored: Spearman's rho, Kendall's
 tau-b, and the share of pairs that are ranked alike (a tie of the scores counts half; pairs to

@@ -106,7 +106,7 @@ class Played:
 
     games: list[Game] = field(default_factory=list)
     """Games with a verdict, in play order, whatever the order in which the answers arrived."""
-    asked: int = 0
+    calls: int = 0
     """Number of games for which the judge was called."""
     failures: list[str] = field(default_factory=list)
     """Reasons why games have no verdict. They are left out, never ties, and retried next time."""
@@ -282,7 +282,7 @@ class PairwiseJudge:
             for place, planned in waiting:
                 await self._judge_one(place, planned, played)
                 if progress is not None:
-                    progress(played.asked, len(missing))
+                    progress(played.calls, len(missing))
 
         count = min(self._concurrency, len(missing))
         workers = [asyncio.create_task(worker()) for _ in range(count)]
@@ -292,7 +292,7 @@ class PairwiseJudge:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        if played.asked and len(played.failures) == played.asked:
+        if played.calls and len(played.failures) == played.calls:
             raise _no_verdicts(played)
 
     async def _judge_one(self, place: int, planned: Planned, played: Played) -> None:
@@ -300,14 +300,14 @@ class PairwiseJudge:
         try:
             winner, reason = await self._verdict(meter, planned)
         except ChatError as error:
-            played.asked += 1
+            played.calls += 1
             played.failures.append(str(error))
-            if len(played.failures) == played.asked >= ALL_FAILED:
+            if len(played.failures) == played.calls >= ALL_FAILED:
                 raise _no_verdicts(played) from error
             return
         finally:
             played.usage = played.usage + meter.usage
-        played.asked += 1
+        played.calls += 1
         self._log.append(self._row(place, planned, winner, reason, meter.usage))
 
     async def _verdict(self, chat: Chat, planned: Planned) -> tuple[str, str]:
@@ -366,7 +366,7 @@ def _game_id(row: Row) -> tuple[str, str, str]:
 
 def _no_verdicts(played: Played) -> ChatError:
     return ChatError(
-        f"none of the first {played.asked} games got a verdict; the first because of: "
+        f"none of the first {played.calls} games got a verdict; the first because of: "
         f"{played.failures[0]}"
     )
 

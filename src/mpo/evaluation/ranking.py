@@ -159,7 +159,7 @@ def rank(
 
 
 def swap_consistency(games: Sequence[Game]) -> Swaps:
-    """How often the judge gives the same verdict on two responses when they change places."""
+    """Count pairs of games on the same two responses in both orders, and their equal verdicts."""
     met: dict[tuple[str, ...], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for game in games:
         sides = ((game.first, game.first_response), (game.second, game.second_response))

@@ -123,7 +123,7 @@
 
   const PAGE = 20;
   let data = null;
-  let found = [];
+  let matches = [];
   let listed = 0;
   const byRollout = new Map();
 
@@ -253,19 +253,19 @@
   };
 
   function filter() {
-    found = data.rows.filter(wanted());
+    matches = data.rows.filter(wanted());
     const order = ORDERS[form.elements.order.value];
-    if (order) found = found.map((row) => [order(row), row]).sort((a, b) => a[0] - b[0]).map(([, row]) => row);
-    byId("found").textContent = `${found.length.toLocaleString("en")} of ${data.rows.length.toLocaleString("en")} rollouts`;
+    if (order) matches = matches.map((row) => [order(row), row]).sort((a, b) => a[0] - b[0]).map(([, row]) => row);
+    byId("found").textContent = `${matches.length.toLocaleString("en")} of ${data.rows.length.toLocaleString("en")} rollouts`;
     byId("rollouts").replaceChildren();
     listed = 0;
     more();
   }
 
   function more() {
-    byId("rollouts").append(...found.slice(listed, listed + PAGE).map(rolloutItem));
-    listed = Math.min(found.length, listed + PAGE);
-    byId("more").hidden = listed >= found.length;
+    byId("rollouts").append(...matches.slice(listed, listed + PAGE).map(rolloutItem));
+    listed = Math.min(matches.length, listed + PAGE);
+    byId("more").hidden = listed >= matches.length;
   }
 
   byId("more").addEventListener("click", more);
@@ -279,7 +279,7 @@
     if (!button || !data) return;
     const row = byRollout.get(`${button.dataset.run} ${button.dataset.rollout}`);
     if (!row) { button.replaceWith("not in this file"); return; }
-    found = [row];
+    matches = [row];
     listed = 1;
     const item = rolloutItem(row);
     byId("rollouts").replaceChildren(item);

@@ -26,7 +26,15 @@ from ..store import StepSummary, Store
 from ..watch.monitors import observe
 from ..watch.state import MonitorState
 
-__all__ = ["AlarmSpan", "Readings", "RunData", "RolloutSample", "ShownRollout", "Switch", "load_run"]
+__all__ = [
+    "AlarmSpan",
+    "Readings",
+    "RolloutSample",
+    "RunData",
+    "ShownRollout",
+    "Switch",
+    "load_run",
+]
 
 GOLD_NAMES = ("gold", "audit")
 """Names under which external scores are looked for, in this order."""
