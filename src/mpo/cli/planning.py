@@ -19,6 +19,10 @@ from statistics import fmean
 from typing import Any
 
 from ..chat import Chat, ChatRequest, Completion
+from ..config import ARMS, Config, arm_rubric, load_rows, read_rubric_file
+from ..config.build import task_of
+from ..config.data import is_local
+from ..config.schema import ChatConfig, DataConfig
 from ..errors import ConfigError
 from ..evolve.gate import Pairs, Probes, load_pairs
 from ..evolve.meta_reward_model import MetaRewardModel
@@ -27,13 +31,9 @@ from ..judge import RewardModel, make_reward_model
 from ..judge.scale import ANCHORS, normalized
 from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
-from ..task import Task, load_task
+from ..task import Task
 from ..training.untrained import BATCHES
 from ..watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
-from .arms import ARMS, arm_rubric
-from .build import in_sandbox, read_rubric_file
-from .data import is_local, load_rows
-from .schema import SANDBOX, ChatConfig, Config, DataConfig
 
 __all__ = ["make_plan"]
 
@@ -277,9 +277,7 @@ def make_plan(
     Raises:
         MPOError: Task, rubric or rows cannot be used.
     """
-    task = load_task(config.task)
-    if config.model == SANDBOX:
-        task = in_sandbox(task)
+    task = task_of(config)
     path = arm_rubric(config.arm, task, config.rubric)
     seed = read_rubric_file(path) if path is not None else task.rubric
     task.check_rubric(seed)
@@ -436,7 +434,7 @@ def _cost(
 
 
 def _price(config: Config, chat: ChatConfig) -> Sequence[float] | None:
-    return (0.0, 0.0) if chat.sandbox else config.budget.prices.get(chat.model or "")
+    return (0.0, 0.0) if chat.plugin == "sandbox" else config.budget.prices.get(chat.model or "")
 
 
 def _assumptions(
