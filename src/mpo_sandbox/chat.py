@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mpo.chat import ChatRequest, Completion, Schema
 from mpo.errors import ChatReplyError, ConfigError, RubricError
@@ -67,6 +67,8 @@ class SimulatedChat:
         ConfigError: Another name.
     """
 
+    simulated: ClassVar[bool] = True
+    """Marks a model in this process: it costs nothing and needs no cache."""
     name: str = "sandbox-0"
     latency: float = 0.0
     judge: SimulatedJudge = field(init=False)

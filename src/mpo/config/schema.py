@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..chat import Tier
+from ..chat import StructuredOutput
 from ..judge.injection_flags import OnInjection
 from ..service.settings import ServiceSettings
 from ..training.settings import TrainerSettings
@@ -69,7 +69,7 @@ class ChatConfig(_Part):
     """Attempts after the first."""
     concurrency: int = Field(default=64, ge=1)
     """Most requests in flight."""
-    tier: Tier | Literal["auto"] = "auto"
+    structured_output: StructuredOutput | Literal["auto"] = "auto"
     """How answers are held to a shape; `auto` finds out what the endpoint enforces."""
 
     @model_validator(mode="after")
