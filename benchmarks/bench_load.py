@@ -23,6 +23,7 @@ from mpo.cli.group import GC_THRESHOLD
 from mpo.config import compose
 from mpo.config.schema import BudgetConfig
 from mpo.errors import ConfigError
+from mpo.judge.options import Scoring
 from mpo.records import Usage
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -87,7 +88,11 @@ async def _measure(load: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "mpo.db") as store:
         chats = compose(chat, chat, BudgetConfig(), store, cache=True)
         reward = EvolvingReward(
-            "essay", chats.rm, store, rubric=make_rubric(int(load["criteria"])), max_unscored=0.0
+            "essay",
+            chats.rm,
+            store,
+            rubric=make_rubric(int(load["criteria"])),
+            scoring=Scoring(max_unscored=0.0),
         )
         # Imports, connections and the first compiled patterns are no part of a long run.
         await reward.score([rollout.model_copy(update={"mode": "eval"}) for rollout in first])

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .chat import Chat, ChatRequest, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
     from .errors import MPOError
+    from .evolve.options import Evolve
+    from .judge.options import Scoring
     from .records import Decision, Judgement, Refinement, Rollout, Usage
     from .reward import EvolvingReward
     from .rubric import Criterion, Level, Rubric, diff_rubrics, parse_rubric, read_rubric
@@ -39,6 +41,7 @@ _HOME = {
     "Completion": "chat",
     "Criterion": "rubric",
     "Decision": "records",
+    "Evolve": "evolve.options",
     "EvolvingReward": "reward",
     "Judgement": "records",
     "Level": "rubric",
@@ -49,6 +52,7 @@ _HOME = {
     "Refinement": "records",
     "Rollout": "records",
     "Rubric": "rubric",
+    "Scoring": "judge.options",
     "ScriptedChat": "chat",
     "Store": "store",
     "Task": "task",
@@ -65,6 +69,7 @@ __all__ = [
     "Completion",
     "Criterion",
     "Decision",
+    "Evolve",
     "EvolvingReward",
     "Judgement",
     "Level",
@@ -75,6 +80,7 @@ __all__ = [
     "Refinement",
     "Rollout",
     "Rubric",
+    "Scoring",
     "ScriptedChat",
     "Store",
     "Task",

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, loop_chat
+from fakes import batch, loop_chat, make_reward
 from mpo.chat import CachedChat, Chat, ChatRequest, OpenAIChat, ScriptedChat
 from mpo.config import Endpoints, compose, load_config, make_chat
-from mpo.config.schema import BudgetConfig, ChatConfig, SandboxConfig
+from mpo.config.schema import BudgetConfig, ChatConfig
 from mpo.errors import BudgetError, ConfigError
-from mpo.evolve.schedule import Every
 from mpo.records import Usage
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -25,7 +24,7 @@ URL = "http://127.0.0.1:9/v1"
 
 def made(endpoints: Endpoints, model: str, **options: Any) -> OpenAIChat:
     config = ChatConfig(base_url=URL, model=model, **options)
-    chat = make_chat(config, SandboxConfig(), 0, endpoints)
+    chat = make_chat(config, 0, endpoints)
     assert isinstance(chat, OpenAIChat)
     return chat
 
@@ -36,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def reward_of(rm: Chat, mrm: Chat, store: Store) -> EvolvingReward:
-    return EvolvingReward("essay", rm, store, meta_chat=mrm, schedule=Every(2), samples=2)
+    return make_reward("essay", rm, store, meta_chat=mrm, every=2, samples=2)
 
 
 def run(reward: EvolvingReward, steps: Sequence[int]) -> None:
@@ -65,7 +64,7 @@ def test_an_endpoint_is_cached_and_deduplicated_and_the_simulated_model_is_not(
         both = [chats.rm, chats.mrm]
         kinds.append([isinstance(c, CachedChat) and c.cache for c in both])
     assert kinds == [[store] * 2, [None] * 2]
-    simulated = make_chat(ChatConfig(sandbox=True), SandboxConfig(), 0)
+    simulated = make_chat(ChatConfig(plugin="sandbox"), 0)
     chats = compose(simulated, simulated, BudgetConfig(usd=1.0), store, cache=True)
     assert not isinstance(chats.rm, CachedChat)
 

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from fakes import text_of
+from fakes import make_reward, text_of
 from mpo.chat import ChatRequest, Message, Schema, ScriptedChat
-from mpo.evolve.schedule import Never
 from mpo.records import Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
 from mpo.task import load_task
 
@@ -46,12 +44,12 @@ def asked(tmp_path: Path, case: str) -> list[ChatRequest]:
     """All calls for two groups that differ in their prompts."""
     name, rm, per_rollout = CASES[case]
     chat = ScriptedChat(answer)
-    reward = EvolvingReward(
+    reward = make_reward(
         load_task(name).with_rm(**rm),
         chat,
         tmp_path / "a.db",
         rubric=GUIDELINES if name == "math" else RUBRIC,
-        schedule=Never(),
+        every=None,
     )
     rollouts = [
         Rollout(

@@ -112,9 +112,9 @@ def test_answers_are_of_no_branch(store: Store) -> None:
     plant(store)
     snapshot = store.snapshot(0)
     store.put("a", ANSWER)
-    store.log_choice("x", 1, 0, [])
+    store.log_event("x", 1, 0, [])
     store.restore(snapshot)
-    assert store.choices() == []
+    assert store.events() == []
     assert store.get("a") == ANSWER
 
 

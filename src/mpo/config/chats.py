@@ -1,6 +1,6 @@
 """From config to chats: the client for an endpoint, and its wrappers.
 
-    raw = make_chat(config.chat, config.sandbox, config.seed, Endpoints())
+    raw = make_chat(config.chat, config.seed, Endpoints())
     chats = compose(raw, raw, config.budget, store, cache=config.cache)
     ...
     chats.keep()         # writes the amount spent into the store; a resumed run continues from it
@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-from mpo_sandbox.chat import SimulatedChat
 
 from ..chat import (
     TIMINGS,
@@ -31,7 +29,8 @@ from ..chat import (
 from ..errors import ConfigError
 from ..records import Usage
 from ..store import Store
-from .schema import BudgetConfig, ChatConfig, SandboxConfig
+from .plugins import is_free, load_plugin
+from .schema import BudgetConfig, ChatConfig
 
 __all__ = ["Chats", "Endpoints", "check_prices", "compose", "make_chat", "reachable"]
 
@@ -56,20 +55,16 @@ class Endpoints:
         return limiter
 
 
-def make_chat(
-    chat: ChatConfig, sandbox: SandboxConfig, seed: int, endpoints: Endpoints | None = None
-) -> Chat:
-    """The client for an endpoint, or the simulated model in this process.
+def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -> Chat:
+    """The client for an endpoint, or the chat that a plugin brings.
 
     Args:
-        chat: Settings of the endpoint.
-        sandbox: Settings of the simulated model.
-        seed: Random seed for the simulated model's biases.
+        chat: Settings of the endpoint, or of the plugin.
+        seed: The run's seed; only a plugin's chat uses it.
         endpoints: State shared by the chats of a run.
     """
-    if chat.sandbox:
-        kind = {"biased": "", "unbiased": "-unbiased", "bad_mrm": "-bad"}[sandbox.judge]
-        return SimulatedChat(f"sandbox-{seed}{kind}")
+    if chat.plugin is not None:
+        return load_plugin(chat.plugin).chat(seed, chat.options)
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()
@@ -168,7 +163,7 @@ def compose(
 ) -> Chats:
     """Chats that spend from one budget, share equal calls, and keep answers.
 
-    The simulated model is only counted: it costs nothing, and answers faster than any cache.
+    A free chat is only counted: it answers faster than any cache.
 
     Args:
         chat: The RM.
@@ -196,15 +191,10 @@ def compose(
     cached: dict[str, CachedChat] = {}
     for role, inner in roles.items():
         ready[role] = account.chat(inner, role, prices[role])
-        if not _is_simulated(inner):
+        if not is_free(inner):
             ready[role] = cached[role] = CachedChat(ready[role], store if cache else None)
     rm, mrm, audit = ready["rm"], ready["mrm"], ready.get("audit")
     return Chats(rm, mrm, audit, account, prices, store, cached, timings)
-
-
-def _is_simulated(chat: Chat) -> bool:
-    """True for a model in this process, which costs nothing."""
-    return bool(getattr(chat, "simulated", False))
 
 
 def check_prices(budget: BudgetConfig, *chats: Chat) -> None:
@@ -223,7 +213,7 @@ def check_prices(budget: BudgetConfig, *chats: Chat) -> None:
 
 
 def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
-    if _is_simulated(chat):
+    if is_free(chat):
         return Price(0.0, 0.0)
     price = budget.prices.get(chat.name)
     return None if price is None else Price(*price)
