@@ -19,11 +19,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from ..chat import ChatRequest, Completion, Metered
+from ..chat import Chat, ChatRequest, Completion, Metered
 from ..rubric import Rubric
 from ..sanitize import Cleaned, clean
 
@@ -71,15 +70,16 @@ def penalized(reward: float, floor: float, top: float) -> float:
     return max(floor, reward - PENALTY * (top - floor))
 
 
-@dataclass
 class RubricWatch(Metered):
     """A meter of a meta step that also counts flags in the rubrics that the MRM writes.
 
     The counts say what the answer held before it was read: reading takes out what is invisible.
     """
 
-    flags: dict[str, int] = field(default_factory=dict)
-    """Found by `clean` in the last rubric that was written."""
+    def __init__(self, inner: Chat) -> None:
+        super().__init__(inner)
+        self.flags: dict[str, int] = {}
+        """Flags that `clean` has found in the last rubric that was written."""
 
     async def complete(self, request: ChatRequest) -> Completion:
         completion = await super().complete(request)
