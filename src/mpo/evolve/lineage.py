@@ -1,4 +1,4 @@
-"""Decisions that no meta step leads to: the seed rubric, and going back to an earlier one."""
+"""Decisions that no meta step leads to: the seed rubric, and a return to an earlier rubric."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ __all__ = ["plant_seed", "roll_back"]
 
 def plant_seed(store: Store, cohort: str, seed: Rubric) -> Rubric:
     """Make the seed rubric the head of a cohort that has none.
+
+    Args:
+        store: The run's store.
+        cohort: The cohort; empty where the task has none.
+        seed: The seed rubric.
 
     Returns:
         The head.
@@ -53,25 +58,26 @@ def roll_back(
     figures: Mapping[str, float] | None = None,
     canary_failed: bool = False,
 ) -> Decision:
-    """Put an earlier rubric of the lineage back in force, as a decision of its own.
+    """Put an earlier rubric of the lineage back into effect, as a decision of its own.
 
     Args:
-        store: Of the run.
-        rubric_id: Of the rubric, or a unique beginning of it.
+        store: The run's store.
+        rubric_id: Id of the earlier rubric, or a unique beginning of it.
         n: Updates made so far.
-        reason: For the record.
+        reason: Reason for the record.
+        cohort: The cohort whose rubric changes.
         figures: Measurements for the record.
         canary_failed: Canaries failed under the head; it must not come back.
 
     Raises:
         StoreError: The store knows no such rubric.
-        ConfigError: It never was in force for this cohort, or is in force now.
+        ConfigError: The rubric never was in effect for this cohort, or is in effect now.
     """
     rubric = store.rubric(rubric_id)
     head = store.head(cohort)
     before = [d for d in store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
     if not before or head is None or rubric == head:
-        why = "is in force already" if rubric == head else "never was in force"
+        why = "is in effect already" if rubric == head else "never was in effect"
         raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
     decision = Decision(
         step=n,

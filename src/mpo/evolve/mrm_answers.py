@@ -1,8 +1,8 @@
-"""What the MRM is asked to answer with, and reading it strictly."""
+"""Format of the MRM's answers, and reading them strictly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from pydantic import ValidationError
@@ -21,14 +21,15 @@ __all__ = [
     "PRESCREEN_SCHEMA",
     "RUBRIC_FORMAT",
     "RUBRIC_SCHEMA",
-    "read_answer",
+    "count_flags",
     "read_choice",
     "read_guidelines",
+    "read_rubric",
     "read_text",
 ]
 
 MAX_SCORE_SPAN = 100
-"""Widest closed set that a proposal may ask for, highest minus lowest."""
+"""Widest closed set of scores that a proposal may have, highest minus lowest."""
 
 
 def _object(title: str, **properties: Any) -> Schema:
@@ -100,6 +101,22 @@ GUIDELINES_FORMAT = (
 GUIDELINES_SCHEMA = _object("guidelines", reasons=_TEXT, guidelines=_TEXT)
 
 
+def count_flags(answer: Mapping[str, Any]) -> dict[str, int]:
+    """Signs of an injection in all texts of an answer, by kind, before reading cleans them."""
+    return clean("\n".join(_strings(answer))).flags
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
 def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
     """A value out of a closed set.
 
@@ -113,7 +130,7 @@ def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> 
 
 
 def read_text(answer: Mapping[str, Any], key: str) -> str:
-    """A text, cleaned: what a model wrote is shown to a model again, and to people.
+    """A text, cleaned: models and people will read it.
 
     Raises:
         ChatReplyError: No text.
@@ -140,7 +157,7 @@ def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:
     return Rubric(title=parent.title, criteria=(new,))
 
 
-def read_answer(answer: Mapping[str, Any], title: str) -> Rubric:
+def read_rubric(answer: Mapping[str, Any], title: str) -> Rubric:
     """The rubric in an MRM answer. Names and texts are cleaned; the title stays the parent's.
 
     Raises:

@@ -14,13 +14,9 @@ nothing: the fence holds whatever they are meant to do, and what is invisible is
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
-from ..chat import Completion, Message, Metered, Schema
-from ..rubric import Rubric
 from ..sanitize import clean, flag_phrases
 
 __all__ = [
@@ -28,7 +24,6 @@ __all__ = [
     "PENALTY",
     "REFUSED",
     "OnInjection",
-    "RubricWatch",
     "find_injection_flags",
     "hostile",
 ]
@@ -64,62 +59,3 @@ def hostile(flags: Mapping[str, int]) -> bool:
 def penalized(reward: float, floor: float, top: float) -> float:
     """A hostile text's reward: less by `PENALTY` of the span, and never below the floor."""
     return max(floor, reward - PENALTY * (top - floor))
-
-
-@dataclass
-class RubricWatch(Metered):
-    """A meter of a meta step that also counts flags in the rubrics that the MRM writes.
-
-    The counts say what the answer held before it was read: reading takes out what is invisible.
-    """
-
-    flags: dict[str, int] = field(default_factory=dict)
-    """Found by `clean` in the last rubric that was written."""
-
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        completion = await super().complete(
-            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
-        # The last one is the merge's, or the only one.
-        if schema is not None and schema.get("title") in ("rubric", "guidelines"):
-            self.flags = clean("\n".join(_strings(_decoded(completion.text)))).flags
-        return completion
-
-    def figures(self, rubric: Rubric) -> dict[str, float]:
-        """Counts for the decision, by `flag.<kind>`; empty where nothing was found.
-
-        Args:
-            rubric: The one that was proposed.
-        """
-        # Not its Markdown, whose headings are what a forged rubric looks like.
-        texts = [rubric.title]
-        for criterion in rubric.criteria:
-            texts += [criterion.name, criterion.text, *(level.text for level in criterion.levels)]
-        found = self.flags | flag_phrases("\n\n".join(texts))
-        return {f"flag.{kind}": float(count) for kind, count in found.items()}
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return text  # no rubric will come of it
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings(part)

@@ -64,20 +64,7 @@ class Scorer:
         self.deadline_s = deadline_s
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """Score rollouts under the rubric in force. Never changes it.
-
-        Completions of one group at one step get one rubric, also when they come in several calls
-        around a meta step. What the store has already is not asked again. Judgements are
-        committed as they come in.
-
-        Returns:
-            One judgement per rollout, in order.
-
-        Raises:
-            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
-                stored.
-            StoreError: The store cannot be written.
-        """
+        """Score rollouts under the heads of their cohorts; see `EvolvingReward.score`."""
         if not rollouts:
             return []
         rubrics = self._pin(rollouts)
