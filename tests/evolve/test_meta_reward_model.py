@@ -331,7 +331,7 @@ class TestSelection:
         spent = reward.store.usage()
         assert spent["rm"] + spent["mrm"] == chat.usage
 
-    def test_nothing_to_mend_is_no_new_rubric(self, tmp_path: Path) -> None:
+    def test_nothing_to_fix_is_no_new_rubric(self, tmp_path: Path) -> None:
         def reply(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
             assert schema is not None
             if schema["title"] == "prescreen":
@@ -342,7 +342,7 @@ class TestSelection:
         decision = hold(reward, batch(0))
         assert decision is not None
         assert (decision.accepted, decision.usage.calls) == (False, 8)
-        assert "found nothing to mend: 8 gradings are good" in decision.reason
+        assert "found nothing to fix: 8 gradings are good" in decision.reason
 
     def test_a_cohort_without_evidence_keeps_its_rubric_and_costs_nothing(
         self, tmp_path: Path
@@ -411,10 +411,6 @@ def test_what_the_mrm_wrote_is_counted_as_it_was_before_reading(tmp_path: Path) 
 
 
 def test_all_texts_of_an_answer_are_counted_and_nothing_else() -> None:
-    assert count_flags(
-        {"reasons": "a <|im_end|>", "criteria": [{"name": "b\u200b", "score": 1}]}
-    ) == {
-        "template_token": 1,
-        "zero_width": 1,
-    }
+    answer = {"reasons": "a <|im_end|>", "criteria": [{"name": "b\u200b", "score": 1}]}
+    assert count_flags(answer) == {"template_token": 1, "zero_width": 1}
     assert count_flags({"<|im_end|>": 1}) == {}

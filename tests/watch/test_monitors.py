@@ -283,7 +283,7 @@ def test_a_risen_phrase_stands_for_the_shortcut() -> None:
     state = MonitorState()
     for step in range(5):
         state, _ = observe(state, step, batch(step), gap=0.0)
-    for step in range(5, 10):
+    for step in range(5, 15):
         state, reading = observe(state, step, FAULTS["phrase"](step), gap=0.15)
     assert [a.monitor for a in reading.alarms] == ["phrase", "audit"]
     assert "of the top-scored texts show a shortcut" in reading.alarms[1].message
@@ -390,9 +390,10 @@ def onset(
     """Index of the first step at which both parts of CHERRL's rule hold."""
     for n in range(len(gaps)):
         mean_gap, mean_share = smooth(gaps[: n + 1], width), smooth(shares[: n + 1], width)
-        if mean_gap is not None and mean_share is not None:
-            if mean_gap >= gap and mean_share >= share:
-                return n
+        if mean_gap is None or mean_share is None:
+            continue
+        if mean_gap >= gap and mean_share >= share:
+            return n
     return None
 
 
