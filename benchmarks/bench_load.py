@@ -13,12 +13,12 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench_material import make_rollouts, make_rubric
-from mpo.chat import Chat, Completion, Message, OpenAIChat, Schema
+from mpo.chat import Chat, ChatRequest, Completion, OpenAIChat
 from mpo.cli.group import GC_THRESHOLD
 from mpo.config import compose
 from mpo.config.schema import BudgetConfig
@@ -44,25 +44,17 @@ class SDKChat:
         self._client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=5)
         self._places = asyncio.Semaphore(in_flight)
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         async with self._places:
             said = await self._client.chat.completions.create(
                 model=self.name,
-                messages=[dict(message) for message in messages],
-                temperature=temperature,
-                max_tokens=max_tokens,
-                seed=seed,
+                messages=[dict(message) for message in request.messages],
+                temperature=request.temperature,
+                max_tokens=request.max_tokens,
+                seed=request.seed,
                 response_format={
                     "type": "json_schema",
-                    "json_schema": {"name": "judgement", "strict": True, "schema": schema},
+                    "json_schema": {"name": "judgement", "strict": True, "schema": request.schema},
                 },
             )
         choice, spent = said.choices[0], said.usage

@@ -14,10 +14,8 @@ from pathlib import Path
 from mpo.evolve.options import Evolve
 from mpo.judge.options import Scoring
 from mpo.reward import EvolvingReward
-from mpo.service.metrics import Metrics
 from mpo.service.server import serve
-from mpo.service.service import RewardService
-from mpo.service.settings import ServiceSettings
+from mpo.service.service import RewardService, ServiceSettings
 from mpo_sandbox.chat import SimulatedChat
 
 __all__ = ["main"]
@@ -38,7 +36,6 @@ def main() -> None:
         run_id="bench",
         settings=ServiceSettings(deadline_s=60),
         concurrency=256,
-        metrics=Metrics(),
     )
 
     def ready(url: str) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.chat.event_loop import run_in_loop
 from mpo.errors import ConfigError
 from mpo.evolve.options import Evolve
@@ -45,9 +45,9 @@ class _SlowChat(ScriptedChat):
         super().__init__(_proposal, name="slow")
         self.seconds = seconds
 
-    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         await asyncio.sleep(self.seconds)
-        return await super().complete(messages, **options)
+        return await super().complete(request)
 
 
 def compare_delay(

@@ -21,7 +21,7 @@ from typing import Any
 
 from fakes import judge_reply, make_reward, meta_reply, text_of
 from killing import Job, Killer, serve
-from mpo.chat import CachedChat, Chat, Completion, DedupedChat, Message, Schema
+from mpo.chat import CachedChat, Chat, ChatRequest, Completion, DedupedChat, Message, Schema
 from mpo.evolve.gate import Probes
 from mpo.evolve.schedule import Every, Prescreened, Stratified
 from mpo.judge import make_reward_model
@@ -72,20 +72,14 @@ class Model:
         self.name = f"double {role}"
         self._log = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
+        messages, schema = request.messages, request.schema
         assert schema is not None
         text = text_of(messages)
         stage = self._stage(schema, text)
         shown = [part for label in ("RESPONSE", "PROPOSAL") for part in find_fences(text, label)]
         if self.role == "mrm":
-            await self._clock.wait_for_decision(due=(seed or 0) // 1000)
+            await self._clock.wait_for_decision(due=(request.seed or 0) // 1000)
         elif stage == "rollout":
             await self._clock.wait_for_background()
         reply = self._reply(messages, schema, shown)

@@ -340,7 +340,7 @@ class TestLaws:
                     await reward.score(batch(n)); await reward.step(n + 1)
             asyncio.run(main())
             print([d.model_dump_json() for d in reward.store.lineage()])
-            print([(c.name, c.step, c.seed, c.result) for c in reward.store.choices()])
+            print([(c.name, c.step, c.seed, c.result) for c in reward.store.events()])
         """)
         outs = []
         for seed in ("1", "2"):
@@ -354,7 +354,7 @@ class TestLaws:
             )  # fmt: skip
         assert outs[0] == outs[1]
         store = Store(tmp_path / "1.db")
-        logged = list(store.choices("evidence"))
+        logged = list(store.events("evidence"))
         evolved = [d for d in store.lineage() if d.refinement]
         assert [list(c.result) for c in logged] == [
             list(d.refinement.evidence) for d in evolved if d.refinement
@@ -381,12 +381,12 @@ class TestLaws:
             class Slow:
                 name = "double"
                 served = 0
-                async def complete(self, messages, *, schema=None, **options):
+                async def complete(self, request):
                     Slow.served += 1
                     if Slow.served > 5:
                         print("stuck", flush=True)
                         await asyncio.sleep(60)
-                    return Completion(judge_reply(messages, schema), Usage(calls=1))
+                    return Completion(judge_reply(request.messages, request.schema), Usage(calls=1))
                 async def aclose(self): ...
             reward = make_reward("essay", Slow(), sys.argv[1])
             asyncio.run(reward.score(batch(0)))

@@ -23,7 +23,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chat import Chat, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
+    from .chat import Chat, ChatRequest, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
     from .errors import MPOError
     from .evolve.options import Evolve
     from .judge.options import Scoring
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Chat": "chat",
+    "ChatRequest": "chat",
     "Completion": "chat",
     "Criterion": "rubric",
     "Decision": "records",
@@ -64,6 +65,7 @@ _HOME = {
 
 __all__ = [
     "Chat",
+    "ChatRequest",
     "Completion",
     "Criterion",
     "Decision",

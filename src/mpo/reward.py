@@ -27,7 +27,7 @@ from typing import Any
 from .chat import Chat
 from .chat.event_loop import hand_over, submit
 from .evolve.evidence import log_choices, take_snapshot
-from .evolve.lineage import plant_seed, roll_back
+from .evolve.lineage import roll_back
 from .evolve.meta_reward_model import MetaRewardModel
 from .evolve.meta_step import MetaStep, PendingMetaStep
 from .evolve.options import Evolve
@@ -111,7 +111,7 @@ class EvolvingReward:
             self.store,
             self.reward_model,
             self.scale,
-            self.rubric,
+            self.seed_rubric,
             on_injection=scoring.on_injection,
             max_unscored=scoring.max_unscored,
             seed=seed,
@@ -126,7 +126,7 @@ class EvolvingReward:
             canaries=canaries,
             second_judge=self._make_second_judge(secret),
         )
-        plant_seed(self.store, "", self.seed_rubric)
+        self.store.plant_seed("", self.seed_rubric)
 
     def _make_second_judge(self, secret: bytes) -> SecondJudge | None:
         if self.second_judge is None:
@@ -144,7 +144,7 @@ class EvolvingReward:
     def rubric(self, cohort: str = "") -> Rubric:
         """The head: the rubric in effect for a cohort."""
         head = self.store.head(cohort)
-        return head if head is not None else plant_seed(self.store, cohort, self.seed_rubric)
+        return head if head is not None else self.store.plant_seed(cohort, self.seed_rubric)
 
     @property
     def pending_steps(self) -> list[int]:

@@ -15,7 +15,7 @@ from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, MetaStepError
 from mpo.evolve.evidence import Evidence
 from mpo.evolve.meta_reward_model import MetaRewardModel
-from mpo.evolve.mrm_answers import count_flags, read_rubric
+from mpo.evolve.mrm_answers import count_flags, read_answer
 from mpo.evolve.schedule import Prescreened, Stratified
 from mpo.records import Analysis, Case, CriterionScore, Decision, Judgement, Proposal, Rollout
 from mpo.reward import EvolvingReward
@@ -122,7 +122,7 @@ class TestAnswers:
     GOOD: dict[str, Any] = json.loads(rubric_reply("Length"))
 
     def test_a_rubric_is_read_and_keeps_the_title(self) -> None:
-        rubric = read_rubric(self.GOOD, "Old title")
+        rubric = read_answer(self.GOOD, "Old title")
         assert (rubric.title, rubric.criteria[0].name) == ("Old title", "Length")
         assert rubric.criteria[0].scores == (0, 1, 2, 3, 4)
 
@@ -149,7 +149,7 @@ class TestAnswers:
         answer = {**self.GOOD, "criteria": [criterion]}
         answer.update({key: value for key, value in change.items() if key == "criteria"})
         with pytest.raises(ChatReplyError, match=reason):
-            read_rubric(answer, "t")
+            read_answer(answer, "t")
 
     @pytest.mark.parametrize(
         "reply", ['{"findings": "f", "verdict": "bad", "advice": "a"}', '{"verdict": "fair"}', "x"]

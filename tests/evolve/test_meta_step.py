@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fakes import batch, judge_reply, loop_answer, loop_chat, make_reward, meta_reply, rubric_reply
-from mpo.chat import Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
 from mpo.evolve.schedule import Stratified
 from mpo.records import Decision, Judgement, Rollout
@@ -146,9 +146,9 @@ class TestBackground:
         class Slow:
             name = "double"
 
-            async def complete(self, messages: Any, **options: Any) -> Any:
+            async def complete(self, request: ChatRequest) -> Any:
                 await asyncio.sleep(0.1)  # three rounds: analysis, refinement, merge
-                return await loop_chat().complete(messages, **options)
+                return await loop_chat().complete(request)
 
             async def aclose(self) -> None: ...
 
@@ -168,9 +168,9 @@ class TestBackground:
         class Slow:
             name = "double"
 
-            async def complete(self, messages: Any, **options: Any) -> Any:
+            async def complete(self, request: ChatRequest) -> Any:
                 await asyncio.sleep(0.1)
-                return await loop_chat().complete(messages, **options)
+                return await loop_chat().complete(request)
 
             async def aclose(self) -> None: ...
 
@@ -297,7 +297,7 @@ class TestAlarm:
         assert decisions[:8] == [None] * 8
         held = [d for d in decisions if d is not None]
         assert held
-        called = [choice.step for choice in reward.store.choices("alarm")]
+        called = [choice.step for choice in reward.store.events("alarm")]
         assert len(called) >= 2
         assert all(b - a >= 3 for a, b in itertools.pairwise(called))  # decided yet or not
         asked = [c.prompt for c in chat.calls if c.schema and c.schema["title"] == "analysis"]

@@ -23,6 +23,7 @@ from mpo.judge.injection_flags import (
 from mpo.judge.scale import Raw
 from mpo.records import Judgement, Rollout
 from mpo.rubric import Criterion, Rubric
+from mpo.sanitize import clean
 
 DATA = yaml.safe_load(Path(__file__).with_name("attacks.yaml").read_text("utf-8"))
 HONEST = "The river runs past the mill, and the miller counts the days until spring."
@@ -97,13 +98,13 @@ def test_another_policy_is_another_judgement(tmp_path: Path) -> None:
 
 
 def test_a_policy_hits_attacks_and_spares_honest_texts() -> None:
-    hit = [text for text in DATA["benign"] if hostile(find_injection_flags(text))]
+    hit = [text for text in DATA["benign"] if hostile(find_injection_flags(clean(text)))]
     assert len(hit) <= 2, hit
     attacks = [str(a["text"]) * a.get("times", 1) for a in DATA["attacks"] if "rule" not in a]
-    found = sum(hostile(find_injection_flags(text)) for text in attacks)
+    found = sum(hostile(find_injection_flags(clean(text))) for text in attacks)
     assert found >= 95, f"{found} of {len(attacks)}, as HOSTILE's docstring says"
 
 
 def test_each_kind_that_costs_something_is_found_in_some_attack() -> None:
-    found = {kind for a in DATA["attacks"] for kind in find_injection_flags(str(a["text"]))}
+    found = {kind for a in DATA["attacks"] for kind in find_injection_flags(clean(str(a["text"])))}
     assert found >= HOSTILE

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import batch, judge_reply, loop_answer, make_reward, text_of
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, UnscoredError
 from mpo.records import Rollout
 from mpo.reward import EvolvingReward
@@ -132,9 +132,9 @@ class Slow:
     def __init__(self) -> None:
         self.inner = failing()
 
-    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        await asyncio.sleep(3600 if "BAD" in text_of(messages) else 0)
-        return await self.inner.complete(messages, **options)
+    async def complete(self, request: ChatRequest) -> Completion:
+        await asyncio.sleep(3600 if "BAD" in text_of(request.messages) else 0)
+        return await self.inner.complete(request)
 
     async def aclose(self) -> None:
         return None

@@ -15,7 +15,7 @@ from mpo.judge import AnswerChecked, JudgeResult, RewardModel, make_reward_model
 from mpo.judge.scale import Raw
 from mpo.records import Rollout
 from mpo.rubric import Rubric
-from mpo.sanitize import find_fences
+from mpo.sanitize import clean, find_fences
 from mpo.task import TaskSpec, load_task
 from mpo.task.rules import boxes, first_rule
 
@@ -151,21 +151,21 @@ class TestRules:
         ],
     )
     def test_ethics(self, completion: str, name: str | None) -> None:
-        fired = first_rule(self.ETHICS, completion)
+        fired = first_rule(self.ETHICS, clean(completion))
         assert (fired.name if fired else None) == name
         assert fired is None or name == "empty" or fired.raw == -10
 
     def test_answer_only_counts_the_words_beside_the_boxes(self) -> None:
         rules = spec(rules=[{"kind": "answer_only", "words": 3}])
-        assert first_rule(rules, r"\boxed{\text{one two three {four}}} so it is") is None
-        assert first_rule(rules, r"so \boxed{\frac{1}{2} one two three} is") is not None
-        fired = first_rule(rules, r"It \boxed{7")
+        assert first_rule(rules, clean(r"\boxed{\text{one two three {four}}} so it is")) is None
+        assert first_rule(rules, clean(r"so \boxed{\frac{1}{2} one two three} is")) is not None
+        fired = first_rule(rules, clean(r"It \boxed{7"))
         assert fired is not None
         assert fired.name == "answer_only"
 
     def test_the_first_rule_decides(self) -> None:
         rules = [{"kind": "requires", "pattern": "z"}, {"kind": "min_words", "words": 9}]
-        fired = first_rule(spec(rules=rules), "few words")
+        fired = first_rule(spec(rules=rules), clean("few words"))
         assert fired is not None
         assert fired.name == "requires"
 

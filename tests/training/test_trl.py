@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from fakes import make_reward
-from mpo.chat import ScriptedChat
+from mpo.chat import ChatRequest, ScriptedChat
 from mpo.errors import ConfigError, StoreError
 from mpo.integrations.trl import MPOCallback, TRLReward, flatten
 from mpo.store import Store
@@ -238,7 +238,7 @@ def test_gold_is_kept_apart_from_what_models_see(tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
     Caller().call(TRLReward(reward, auditor=Lengths()), 0, completions=["a song", "the song"])
     (case, other) = reward.store.window(scored=None)
-    audits = reward.store.audits()
+    audits = reward.store.external_scores()
     assert (audits[case.rollout.id].value, audits[case.rollout.id].parts) == (1 / 3, {"words": 2})
     assert audits[other.rollout.id].value is None
     assert case.rollout.columns == {}
@@ -312,9 +312,9 @@ class Held(ScriptedChat):
         super().__init__(replies)
         self.loops: list[Any] = []
 
-    async def complete(self, *args: Any, **options: Any) -> Any:
+    async def complete(self, request: ChatRequest) -> Any:
         self.loops.append(asyncio.get_running_loop())
-        return await super().complete(*args, **options)
+        return await super().complete(request)
 
     async def aclose(self) -> None:
         self.loops.append("closed")

@@ -154,7 +154,7 @@ def history(store: Store) -> list[tuple[Any, ...]]:
         (d.step, d.kind, d.parent, d.proposed, d.accepted, d.refinement and d.refinement.evidence)
         for d in store.lineage()
     ]
-    audits = [(id, audit.value) for id, audit in sorted(store.audits().items())]
+    audits = [(id, audit.value) for id, audit in sorted(store.external_scores().items())]
     return [*cases, *decisions, *audits]
 
 

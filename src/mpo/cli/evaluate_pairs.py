@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from ..config import read_rubric_file
-from ..config.schema import SANDBOX
+from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.judge_accuracy import Outcome, Pair, PairAccuracy, accuracy, read_pairs
 from ..evaluation.judge_accuracy import score_pairs as score
@@ -87,7 +87,7 @@ def judge_pairs(pairs: Sequence[Pair], asking: PairsAsking) -> tuple[dict[str, A
         "store": str(reward.store.path),
     }
     reward.store.close()
-    title = f"{asking.chat if asking.chat == SANDBOX else reward.chat.name} with {rubric.title!r}"
+    title = f"{asking.chat if find_plugin(asking.chat) is not None else reward.chat.name} with {rubric.title!r}"
     return body, [_table(title, whole, parts)]
 
 

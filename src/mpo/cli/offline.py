@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Chats, compose, read_records, read_rubric_file
-from ..config.schema import SANDBOX, BudgetConfig
+from ..config.plugins import find_plugin
+from ..config.schema import BudgetConfig
 from ..errors import ChatTransportError, StoreError
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
@@ -50,7 +51,7 @@ __all__ = [
 FILE: Any = typer.Argument(..., help="With prompt and completion: .jsonl, .json or .parquet.")
 TASK: Any = typer.Option("essay", "--task", help="A built-in task, or a task folder.")
 RUBRIC: Any = typer.Option(None, "--rubric", help="Rubric file; the task's own if left out.")
-CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or sandbox.")
+CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or a plugin such as sandbox.")
 MODEL: Any = typer.Option("", "--model", help="Name of the model at that endpoint.")
 API_KEY_ENV: Any = typer.Option("OPENAI_API_KEY", help="Variable with the API key.")
 CONCURRENCY: Any = typer.Option(32, min=1, help="Most requests in flight.")
@@ -203,7 +204,8 @@ def open_offline(options: Options, *, samples: int = 16, seed: int = 0) -> Offli
         evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
-    sandbox = client.name.startswith(f"{SANDBOX}-")
+    plugin = find_plugin(options.chat)
+    sandbox = plugin is not None and plugin.simulated
     return Offline(options, reward, chats, rows, sandbox)
 
 

@@ -116,4 +116,4 @@ def log_choices(store: Store, snapshot: EvidenceSnapshot, evidence: Evidence, se
     """Log each random choice with its result (law 6 of docs/design.md)."""
     for name, cases in (("evidence", evidence.cases), ("earlier", evidence.baseline)):
         label = f"{name}:{snapshot.cohort}" if snapshot.cohort else name
-        store.log_choice(label, snapshot.due, seed, [case.rollout.id for case in cases])
+        store.log_event(label, snapshot.due, seed, [case.rollout.id for case in cases])

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..chat import Chat, Message, Schema, require_complete
+from ..chat import Chat, ChatRequest, Message, Schema, require_complete
 from ..errors import ChatError, MetaStepError
 from ..judge import parse_json, render_criteria
 from ..records import Analysis, Case, Proposal, Refinement
@@ -27,10 +27,12 @@ from .mrm_answers import (
     PRESCREEN_SCHEMA,
     RUBRIC_FORMAT,
     RUBRIC_SCHEMA,
+    copies_example,
     count_flags,
+    read_answer,
     read_choice,
     read_guidelines,
-    read_rubric,
+    read_reasons,
     read_text,
 )
 from .mrm_cases import render_case, render_cases
@@ -140,12 +142,14 @@ class MetaRewardModel:
             "hint": self._hint(hint),
             "format": ANALYSIS_FORMAT,
         }
-        answer = await self._ask("analyze", rubric, values, ANALYSIS_SCHEMA, seed)
+        answer = await self._ask(
+            "analyze", rubric, values, ANALYSIS_SCHEMA, seed, own_words=("findings", "advice")
+        )
         return Analysis(
             rollout_id=cases[0].rollout.id,
             verdict=read_choice(answer, "verdict", ("too_high", "fair", "too_low")),
-            findings=read_text(answer, "findings"),
-            advice=read_text(answer, "advice"),
+            findings=read_reasons(answer, "findings"),
+            advice=read_reasons(answer, "advice"),
         )
 
     async def refine(
@@ -361,20 +365,35 @@ class MetaRewardModel:
         guidelines = self._task.spec.rm.protocol == "plan_execute"
         shape = GUIDELINES_FORMAT if guidelines else RUBRIC_FORMAT
         schema = GUIDELINES_SCHEMA if guidelines else RUBRIC_SCHEMA
-        answer = await self._ask(kind, rubric, {**values, "format": shape}, schema, seed)
+        values = {**values, "format": shape}
+        answer = await self._ask(kind, rubric, values, schema, seed, own_words=("reasons",))
         proposed = (
-            read_guidelines(answer, rubric) if guidelines else read_rubric(answer, rubric.title)
+            read_guidelines(answer, rubric) if guidelines else read_answer(answer, rubric.title)
         )
+        reasons = read_text(answer, "reasons")
+        # A sound rubric is not lost because its author copied the example here even twice.
+        reasons = "" if copies_example(reasons) else reasons
         return Proposal(
             rollout_id=rollout_id,
             rubric=proposed,
-            reasons=read_text(answer, "reasons"),
+            reasons=reasons,
             injection_flags=count_flags(answer),
         )
 
     async def _ask(
-        self, kind: str, rubric: Rubric, values: Mapping[str, str], schema: Schema, seed: int
+        self,
+        kind: str,
+        rubric: Rubric,
+        values: Mapping[str, str],
+        schema: Schema,
+        seed: int,
+        own_words: Sequence[str] = (),
     ) -> dict[str, Any]:
+        """The model's answer; asked for once more if it copies the example of the format.
+
+        Args:
+            own_words: Keys whose texts only the model can write.
+        """
         filled = self._task.prompts[kind].messages(
             {
                 "task": self._task.spec.description,
@@ -383,13 +402,26 @@ class MetaRewardModel:
                 **values,
             }
         )
-        completion = await self._chat.complete(
-            [Message(role=m["role"], content=m["content"]) for m in filled],
-            schema=schema,
-            temperature=self._temperature,
-            max_tokens=self._max_tokens,
-            seed=self._seed + seed,
+        messages = [Message(role=m["role"], content=m["content"]) for m in filled]
+        answer = await self._answer(messages, schema, seed)
+        copied = [key for key in own_words if copies_example(str(answer.get(key)))]
+        if not copied:
+            return answer
+        last = messages[-1]
+        fault = (
+            f"Your last answer repeated the example of the format under {', '.join(copied)}. "
+            "Answer again, in the same format and in your own words."
         )
+        messages[-1] = Message(role=last["role"], content=f"{last['content']}\n\n{fault}")
+        return await self._answer(messages, schema, seed)
+
+    async def _answer(
+        self, messages: Sequence[Message], schema: Schema, seed: int
+    ) -> dict[str, Any]:
+        request = ChatRequest(
+            tuple(messages), schema, self._temperature, self._max_tokens, self._seed + seed
+        )
+        completion = await self._chat.complete(request)
         return parse_json(require_complete(completion).text)
 
     def _fenced(self, text: str, label: str) -> str:

@@ -17,14 +17,14 @@ from typing import Any
 from ..chat import Chat, Metered
 from ..errors import ChatError, MetaStepError
 from ..judge import RewardModel
+from ..judge.injection_flags import flag_phrases
 from ..judge.scale import Scale, jump, normalized
 from ..records import Case, Refinement, ScaleMap, Usage
 from ..rubric import Rubric
-from ..sanitize import flag_phrases
 from ..task import Task
 from .evidence import Evidence, EvidenceSnapshot, choose
 from .gate import Gate, ProbeScorer
-from .lint import Finding, has_errors, lint
+from .lint import Finding, has_errors, lint, missing_criteria
 from .meta_reward_model import MetaRewardModel
 from .options import Evolve
 
@@ -183,7 +183,8 @@ class MetaStep:
         """The proposal, or the MRM's repair of it, with lint's findings.
 
         The MRM is shown words to the grader, links and control strings too. They are warnings: they
-        refuse nothing, and a repair that fails or breaks something leaves the proposal as it was.
+        refuse nothing. A repair that fails, breaks something or loses a criterion that had no fault
+        is not taken: the proposal stays as it was.
         """
         if not self.evolve.lint:
             return refinement, []
@@ -199,7 +200,11 @@ class MetaStep:
             return refinement, findings
         left = self._lint(repaired, parent, evidence)
         worse = has_errors(left) and not has_errors(findings)
-        return (refinement, findings) if worse else (repaired, left)
+        faulty = {f.criterion for f in findings if f.severity == "error" or f.code in SUSPECT}
+        sound = [c for n, c in enumerate(refinement.rubric.criteria, start=1) if n not in faulty]
+        if worse or missing_criteria(sound, repaired.rubric):
+            return refinement, findings
+        return repaired, left
 
     def _lint(self, refinement: Refinement, parent: Rubric, evidence: Evidence) -> list[Finding]:
         return lint(

@@ -1,7 +1,12 @@
-"""Format of the MRM's answers, and reading them strictly."""
+"""Format of the MRM's answers, and reading them strictly.
+
+A `*_FORMAT` shows the model an example whose texts are descriptions of what belongs there. Small
+models copy them word for word; such a text says nothing, so it counts as no answer.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -21,10 +26,12 @@ __all__ = [
     "PRESCREEN_SCHEMA",
     "RUBRIC_FORMAT",
     "RUBRIC_SCHEMA",
+    "copies_example",
     "count_flags",
+    "read_answer",
     "read_choice",
     "read_guidelines",
-    "read_rubric",
+    "read_reasons",
     "read_text",
 ]
 
@@ -100,6 +107,18 @@ GUIDELINES_FORMAT = (
 )
 GUIDELINES_SCHEMA = _object("guidelines", reasons=_TEXT, guidelines=_TEXT)
 
+_PLACEHOLDERS = frozenset(
+    text.lower()
+    for shape in (ANALYSIS_FORMAT, RUBRIC_FORMAT, GUIDELINES_FORMAT)
+    # A text of the example; where " |" follows, the quote is a value that may be chosen.
+    for text in re.findall(r'": "([^"]+)"(?! \|)', shape)
+)
+
+
+def copies_example(text: str) -> bool:
+    """True for a placeholder of the format's own example, whatever punctuation is around it."""
+    return re.sub(r"^\W+|\W+$", "", text).lower() in _PLACEHOLDERS
+
 
 def count_flags(answer: Mapping[str, Any]) -> dict[str, int]:
     """Signs of an injection in all texts of an answer, by kind, before reading cleans them."""
@@ -141,6 +160,18 @@ def read_text(answer: Mapping[str, Any], key: str) -> str:
     return clean(value).text
 
 
+def read_reasons(answer: Mapping[str, Any], key: str = "reasons") -> str:
+    """A text in the model's own words, cleaned like `read_text`.
+
+    Raises:
+        ChatReplyError: No text, or a copy of the format's example (`copied_example`).
+    """
+    text = read_text(answer, key)
+    if copies_example(text):
+        raise ChatReplyError(f"copied_example: {key!r} repeats the example of the answer's format")
+    return text
+
+
 def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:
     """The guidelines in an MRM answer: the parent's criterion with a new text, same scores.
 
@@ -157,7 +188,7 @@ def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:
     return Rubric(title=parent.title, criteria=(new,))
 
 
-def read_rubric(answer: Mapping[str, Any], title: str) -> Rubric:
+def read_answer(answer: Mapping[str, Any], title: str) -> Rubric:
     """The rubric in an MRM answer. Names and texts are cleaned; the title stays the parent's.
 
     Raises:

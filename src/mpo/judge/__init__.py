@@ -1,16 +1,16 @@
 """RewardModel: an LLM that scores one rollout against a rubric (the paper's junior instructor).
 
 A reward model asks and checks; it does not compute rewards. It returns a `JudgeResult`: a score per
-criterion, or the reason why there is none. A failure never becomes a score.
+criterion, or the reason for none. A failure never becomes a score.
 
 Four protocols, chosen by `rm.protocol` in task.yaml:
 
     single          one call for all criteria (the default), or for a few at a time
     per_criterion   one call for each criterion, none of which sees another's score
     dialogue        the paper's: one growing conversation, for each criterion a rationale turn and
-                    a score turn (arXiv 2504.20157, notes/paper.md §1.4)
+                    a score turn (arXiv 2504.20157)
     plan_execute    the paper's for math: plan from problem and reference solution, execute the
-                    plan on the response, score (notes/paper.md §1.5)
+                    plan on the response, score
 
 `rm.answer_check` lets some rollouts be graded by their final answer alone, whatever the protocol.
 """
@@ -30,8 +30,7 @@ from .answer_format import (
     render_criteria,
 )
 from .base import Grader, JudgeResult, RewardModel
-from .dialogue import Dialogue
-from .plan_execute import PlanExecute
+from .paper import Dialogue, PlanExecute
 from .single import PerCriterion, SingleCall
 
 __all__ = [
@@ -78,7 +77,7 @@ def make_reward_model(
         task: Names the protocol, and has its prompts.
         chat: The model that grades.
         secret: Key of the fences; the run's own, unknown to the policy.
-        seed: Random seed, passed to the model, and for every draw.
+        seed: Random seed for the model and for every draw.
         answers: Compares final answers, for tasks with `rm.answer_check`; `BoxedAnswers()` if None.
     """
     rm = task.spec.rm

@@ -24,6 +24,7 @@ from ..evolve.schedule import seeded
 from ..judge.scorer import Scorer
 from ..records import Case, Decision, Rollout
 from ..rubric import Rubric
+from ..sanitize import clean
 from ..store import Store
 from ..task.rules import first_rule
 from . import thresholds
@@ -302,7 +303,7 @@ class Canaries:
         return drawn
 
     def _rubric_decides(self, text: str) -> bool:
-        return first_rule(self.scorer.task.spec, text) is None
+        return first_rule(self.scorer.task.spec, clean(text)) is None
 
 
 def _wins(

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from ..judge import RewardModel
-from ..judge.batches import commit_as_they_come
 from ..judge.scale import normalized
+from ..judge.scorer import commit_as_they_come
 from ..records import Case, content_hash
 from ..store import Store
 from . import thresholds
@@ -57,11 +57,11 @@ class SecondJudge:
             return None
         steps = [case.rollout.step for case in drawn]
         bounds = {"after_step": min(steps) - 1, "up_to_step": max(steps)}
-        known = self.store.audits(AUDIT, **bounds)
+        known = self.store.external_scores(AUDIT, **bounds)
         missing = [case for case in drawn if case.rollout.id not in known]
         if missing:
             await commit_as_they_come(missing, self._ask, self._keep)
-            known = self.store.audits(AUDIT, **bounds)
+            known = self.store.external_scores(AUDIT, **bounds)
         pairs = [
             (case.judgement.normalized_reward, known[case.rollout.id].value)
             for case in drawn
@@ -78,7 +78,7 @@ class SecondJudge:
         return draw < SECOND_JUDGE_SHARE * 16**13
 
     def _keep(self, entries: list[tuple[str, float | None, Mapping[str, Any]]]) -> None:
-        self.store.audit(entries, name=AUDIT)
+        self.store.add_external_scores(entries, name=AUDIT)
 
     async def _ask(self, case: Case) -> tuple[str, float | None, Mapping[str, Any]]:
         rubric = self.store.rubric(case.judgement.rubric_id)

@@ -78,7 +78,7 @@ class Watch:
         figures = reading.figures | self._jump(n, lineage, before, self._state.recent[-1])
         alarms = [alarm.to_dict() for alarm in reading.alarms]
         entry = {"figures": figures, "alarms": alarms, "hint": reading.hint}
-        self.store.log_choice(MONITOR, n, self.seed, entry)
+        self.store.log_event(MONITOR, n, self.seed, entry)
         for alarm in reading.alarms:
             if alarm.new:
                 _log.warning("monitor: %s", alarm)
@@ -87,7 +87,7 @@ class Watch:
         decided = [d.due or 0 for d in lineage if d.kind == "evolve"]
         last = max([begun, *self.alarm_steps(), *decided])  # what has begun may not be decided yet
         if n - last >= self.alarm_distance:
-            self.store.log_choice(ALARM, n, self.seed, [alarm.monitor for alarm in reading.alarms])
+            self.store.log_event(ALARM, n, self.seed, [alarm.monitor for alarm in reading.alarms])
 
     async def _read_canaries(self, n: int) -> tuple[list[Canary], list[Canary]]:
         now: list[Canary] = []
@@ -103,11 +103,11 @@ class Watch:
         """Updates after which an alarm starts a meta step."""
         if self.alarm_distance is None:
             return set()
-        return {choice.step for choice in self.store.choices(ALARM)}
+        return {choice.step for choice in self.store.events(ALARM)}
 
     def hint(self, due: int) -> str:
         """The alarms at an update, in words; also after a resume."""
-        readings = [choice for choice in self.store.choices(MONITOR) if choice.step == due]
+        readings = [choice for choice in self.store.events(MONITOR) if choice.step == due]
         return str(readings[-1].result["hint"]) if readings else ""
 
     def _jump(
