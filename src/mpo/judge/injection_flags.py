@@ -15,23 +15,19 @@ nothing: the fence holds whatever they are meant to do, and what is invisible is
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-from ..chat import Chat, ChatRequest, Completion, Metered
-from ..rubric import Rubric
-from ..sanitize import Cleaned, clean
+from ..sanitize import Cleaned
 
 __all__ = [
     "HOSTILE",
     "PENALTY",
     "REFUSED",
     "OnInjection",
-    "RubricWatch",
     "find_injection_flags",
     "flag_phrases",
     "hostile",
@@ -68,57 +64,6 @@ def hostile(flags: Mapping[str, int]) -> bool:
 def penalized(reward: float, floor: float, top: float) -> float:
     """A hostile text's reward: less by `PENALTY` of the span, and never below the floor."""
     return max(floor, reward - PENALTY * (top - floor))
-
-
-class RubricWatch(Metered):
-    """A meter of a meta step that also counts flags in the rubrics that the MRM writes.
-
-    The counts say what the answer held before it was read: reading takes out what is invisible.
-    """
-
-    def __init__(self, inner: Chat) -> None:
-        super().__init__(inner)
-        self.flags: dict[str, int] = {}
-        """Flags that `clean` has found in the last rubric that was written."""
-
-    async def complete(self, request: ChatRequest) -> Completion:
-        completion = await super().complete(request)
-        # The last one is the merge's, or the only one.
-        schema = request.schema
-        if schema is not None and schema.get("title") in ("rubric", "guidelines"):
-            self.flags = clean("\n".join(_strings(_decoded(completion.text)))).flags
-        return completion
-
-    def figures(self, rubric: Rubric) -> dict[str, float]:
-        """Counts for the decision, by `flag.<kind>`; empty where nothing was found.
-
-        Args:
-            rubric: The one that was proposed.
-        """
-        # Not its Markdown, whose headings are what a forged rubric looks like.
-        texts = [rubric.title]
-        for criterion in rubric.criteria:
-            texts += [criterion.name, criterion.text, *(level.text for level in criterion.levels)]
-        found = self.flags | flag_phrases("\n\n".join(texts))
-        return {f"flag.{kind}": float(count) for kind, count in found.items()}
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return text  # no rubric will come of it
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings(part)
 
 
 # --- phrases -----------------------------------------------------------------------------------

@@ -98,20 +98,7 @@ class Scorer:
         self._rubrics = {seed_rubric.id: seed_rubric}
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """Score rollouts under the rubric in effect. Never changes it.
-
-        Completions of one group at one step get one rubric, also when they come in several calls
-        around a meta step. What the store has already is not asked for again. Judgements are
-        committed as they come in.
-
-        Returns:
-            One judgement per rollout, in order.
-
-        Raises:
-            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
-                stored.
-            StoreError: The store cannot be written.
-        """
+        """Score rollouts under the heads of their cohorts; see `EvolvingReward.score`."""
         judgements = await self._score(self._assigned(rollouts)) if rollouts else []
         unscored = dict.fromkeys((j.mode, j.step) for j in judgements if j.reward is None)
         for mode, step in unscored:
