@@ -11,12 +11,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
+from mpo.judge.options import Scoring
 from mpo.reward import EvolvingReward
-from mpo.service.metrics import Metrics
 from mpo.service.server import serve
-from mpo.service.service import RewardService
-from mpo.service.settings import ServiceSettings
+from mpo.service.service import RewardService, ServiceSettings
 from mpo_sandbox.chat import SimulatedChat
 
 __all__ = ["main"]
@@ -29,16 +28,14 @@ def main() -> None:
         "essay",
         SimulatedChat(latency=float(latency)),
         Path(folder) / "mpo.db",
-        schedule=Every(int(k)),
-        samples=8,
-        max_unscored=1.0,
+        scoring=Scoring(max_unscored=1.0),
+        evolve=Evolve(every=int(k), samples=8, gate="always", delay=0),
     )
     service = RewardService(
         reward,
         run_id="bench",
         settings=ServiceSettings(deadline_s=60),
         concurrency=256,
-        metrics=Metrics(),
     )
 
     def ready(url: str) -> None:

@@ -60,7 +60,7 @@ def judged(step: int, index: int, rubric: Rubric, share: float | None, text: str
             reward=share,
             normalized_reward=share,
             unscored=f"truncated: {EVIL}" if share is None else None,
-            flags={"grader_address": 1} if index == 1 else {},
+            injection_flags={"grader_address": 1} if index == 1 else {},
             usage=Usage(calls=1, prompt_tokens=1234, completion_tokens=10),
         ),
     )
@@ -114,8 +114,10 @@ def make_run(
             first = cases[0].rollout.id
             store.append(cases)
             if gold:
-                store.audit([(c.rollout.id, 1 - step / 40, {"facts": 0.5}) for c in cases])
-            store.log_choice("monitor", step + 1, 0, _reading(step, first))
+                store.add_external_scores(
+                    [(c.rollout.id, 1 - step / 40, {"facts": 0.5}) for c in cases]
+                )
+            store.log_event("monitor", step + 1, 0, _reading(step, first))
         timing = {"calls": 88, "seconds": 44.0, "slowest_s": 2.0, "cached": 1, "shared": 2}
         store.set_meta("timings", json.dumps({"rm": timing}))
         summary = {

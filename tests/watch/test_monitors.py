@@ -78,7 +78,7 @@ def batch(
                         for k, s in enumerate(criteria(share))
                     ),
                     rule=rule,
-                    flags=flags or {},
+                    injection_flags=flags or {},
                 ),
             )
         )

@@ -9,9 +9,10 @@ from typing import Any
 import typer
 
 from ..chat import Price
-from ..config import Config, make_plan
+from ..config import Config
 from ..records import Usage
 from .offline import Offline
+from .planning import make_plan
 from .run_view import short
 
 __all__ = ["estimate", "say_estimate"]
@@ -35,7 +36,7 @@ def estimate(opened: Offline, judgements: int, samples: int = 0) -> dict[str, An
         {
             "task": opened.options.task,
             "model": "none",
-            "chat": {"sandbox": True},
+            "chat": {"plugin": "sandbox"},
             "rubric": str(opened.options.rubric) if opened.options.rubric is not None else None,
             "meta": {"every": 1, "samples": max(samples, 1), "gate": "always", "delay": 0},
             "trainer": {"steps": 1, "batch_size": batch, "num_generations": 2},

@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Chats, compose, read_records, read_rubric_file
-from ..config.schema import SANDBOX, BudgetConfig
+from ..config.plugins import find_plugin
+from ..config.schema import BudgetConfig
 from ..errors import ChatTransportError, StoreError
-from ..evolve.schedule import Every
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
 from ..judge.scorer import Scorer
 from ..records import Case, Judgement, Rollout, content_hash
 from ..reward import EvolvingReward
@@ -49,7 +51,7 @@ __all__ = [
 FILE: Any = typer.Argument(..., help="With prompt and completion: .jsonl, .json or .parquet.")
 TASK: Any = typer.Option("essay", "--task", help="A built-in task, or a task folder.")
 RUBRIC: Any = typer.Option(None, "--rubric", help="Rubric file; the task's own if left out.")
-CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or sandbox.")
+CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or a plugin such as sandbox.")
 MODEL: Any = typer.Option("", "--model", help="Name of the model at that endpoint.")
 API_KEY_ENV: Any = typer.Option("OPENAI_API_KEY", help="Variable with the API key.")
 CONCURRENCY: Any = typer.Option(32, min=1, help="Most requests in flight.")
@@ -159,7 +161,7 @@ class Offline:
             reward.reward_model,
             reward.scale,
             reward.rubric,
-            flags="observe",
+            on_injection="observe",
             max_unscored=1.0,
             seed=reward.seed,
         )
@@ -196,13 +198,14 @@ def open_offline(options: Options, *, samples: int = 16, seed: int = 0) -> Offli
         opened,
         meta_chat=chats.mrm,
         rubric=start,
-        schedule=Every(1),
-        samples=samples,
-        earlier=0,  # there is no start of the run to compare with
-        max_unscored=1.0,  # a file is scored to its end; who is missing is said there
+        # A file is scored to its end; the result says what is missing.
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),
+        # There is no start of the run to compare with.
+        evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
-    sandbox = client.name.startswith(f"{SANDBOX}-")
+    plugin = find_plugin(options.chat)
+    sandbox = plugin is not None and plugin.simulated
     return Offline(options, reward, chats, rows, sandbox)
 
 

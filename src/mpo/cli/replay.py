@@ -51,7 +51,7 @@ class _Grader:
     chat: Chat
     seed: int
     budget: BudgetConfig
-    flags: OnInjection
+    on_injection: OnInjection
 
 
 @app.command()
@@ -138,7 +138,9 @@ def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) ->
         raise ConfigError(f"--task: {folder} says itself that its task is {config.task!r}")
     if config is not None and not chat:
         checked = check(config)
-        return _Grader(checked.task, checked.chat, config.seed, config.budget, config.reward.flags)
+        return _Grader(
+            checked.task, checked.chat, config.seed, config.budget, config.reward.on_injection
+        )
     if not chat:
         raise ConfigError(f"{folder} has no config.yaml that names a model: give --chat, --model")
     client = endpoint(chat, model, api_key_env, seed=config.seed if config else 0)
@@ -148,7 +150,7 @@ def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) ->
         client,
         config.seed if config else 0,
         config.budget if config else BudgetConfig(),
-        config.reward.flags if config else "observe",
+        config.reward.on_injection if config else "observe",
     )
 
 
@@ -172,7 +174,7 @@ async def _replay(
             model,
             Normalized(),
             lambda cohort: rubric,
-            flags=grader.flags,
+            on_injection=grader.on_injection,
             max_unscored=1.0,  # who is missing is said in the result
             seed=grader.seed,
         )

@@ -7,10 +7,8 @@ import os
 
 import typer
 
-from ..config import RunFolder, load_config
-from ..config.served import build_served
-from ..service.metrics import Metrics
-from ..service.server import TOKEN_ENV, door_for
+from ..config import RunFolder, build_served, load_config
+from ..service.guard import TOKEN_ENV, limits_for
 from ..service.server import serve as run_server
 from ..service.service import RewardService
 from .train import default_name, run_path
@@ -39,7 +37,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
-    door = door_for(host, os.environ.get(TOKEN_ENV) or None)
+    limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
     # How the service is driven may change between two starts of one run; what it grades, not.
     with RunFolder(run_path(label), loaded, ignore=("service", "model", "data", "trainer")) as run:
         served = build_served(loaded, run.path)
@@ -48,13 +46,12 @@ def serve(
             run_id=label,
             settings=loaded.service,
             concurrency=served.concurrency,
-            metrics=Metrics(),
-            keep=served.chats.keep,
+            save=served.chats.keep,
         )
         sandbox = " (sandbox)" if loaded.is_sandbox else ""
 
         def ready(url: str) -> None:
             typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
 
-        run_server(service, host=host, port=port, door=door, ready=ready)
+        run_server(service, host=host, port=port, limits=limits, ready=ready)
     typer.echo(f"stopped; the same command continues {run.path}")

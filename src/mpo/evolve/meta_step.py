@@ -19,8 +19,8 @@ from ..chat import Chat
 from ..errors import ChatError, MetaStepError
 from ..judge import RewardModel
 from ..judge.injection_flags import RubricWatch
-from ..judge.scale import Anchored, Scale, fit_map, jump, normalized
-from ..records import Case, Proposal, Refinement, Usage
+from ..judge.scale import Scale, jump, normalized
+from ..records import Case, Proposal, Refinement, ScaleMap, Usage
 from ..rubric import Rubric
 from ..task import Task
 from .gate import Gate, ProbeScorer
@@ -28,11 +28,7 @@ from .lint import Finding, has_errors, lint, missing_criteria
 from .meta_reward_model import MetaRewardModel
 from .mrm_cases import Evidence
 
-__all__ = ["ANCHORS", "Background", "MetaStep", "Outcome"]
-
-ANCHORS = 16
-"""Rollouts that are scored under both rubrics at a switch, to undo its jump. Always the same:
-from the cohort's first step, so that many switches do not add up to a drift."""
+__all__ = ["Background", "MetaStep", "Outcome"]
 
 SUSPECT = ("grader_directed", "control_string", "url")
 """Warnings that the MRM is asked to mend all the same: what a rubric says to its grader came from a
@@ -52,6 +48,8 @@ class Outcome:
     """What the MRM saw; None where the choice itself failed."""
     figures: dict[str, float] = field(default_factory=dict)
     """Of lint, gate and scale, by name."""
+    scale_map: ScaleMap | None = None
+    """Map of the proposal, where it was accepted and the scale needs one."""
     findings: tuple[str, ...] = ()
     """What lint found in the proposal that was ruled on, one line each."""
     usage: Usage = field(default_factory=Usage)
@@ -68,6 +66,7 @@ class _Draft:
     evidence: Evidence | None = None
     refinement: Refinement | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    scale_map: ScaleMap | None = None
     findings: tuple[str, ...] = ()
     asked: Usage = field(default_factory=Usage)
     """Usage of the RM, by gate and scale."""
@@ -95,6 +94,8 @@ class MetaStep:
     gate: Gate
     scale: Scale
     checks: bool = True
+    head_map: ScaleMap | None = None
+    """The head's map, for the scale."""
 
     async def run(
         self,
@@ -127,6 +128,7 @@ class MetaStep:
             refinement=draft.refinement,
             evidence=draft.evidence,
             figures=draft.figures,
+            scale_map=draft.scale_map,
             findings=draft.findings,
             usage=draft.meter.usage,
             rm_usage=draft.asked,
@@ -154,8 +156,7 @@ class MetaStep:
         draft.figures |= ruling.figures
         draft.asked = draft.asked + ruling.usage
         if ruling.accepted:
-            figures, usage = await self._scaled(parent, draft.refinement.rubric, known)
-            draft.figures |= figures
+            usage = await self._scaled(draft, parent, draft.refinement.rubric, known)
             draft.asked = draft.asked + usage
         return ruling.accepted, ruling.reason
 
@@ -209,27 +210,22 @@ class MetaStep:
         )
 
     async def _scaled(
-        self, parent: Rubric, rubric: Rubric, known: Sequence[Case]
-    ) -> tuple[dict[str, float], Usage]:
-        """The map that keeps the anchors' reward through the switch, where the scale anchors."""
-        if not isinstance(self.scale, Anchored):
-            return {}, Usage()
-        first = min((case.rollout.step for case in known), default=0)
-        anchors = sorted(
-            (c for c in known if c.rollout.step == first and c.judgement.rule is None),
-            key=lambda case: case.rollout.id,  # a hash: as good as a draw, and always the same one
-        )[:ANCHORS]
+        self, draft: _Draft, parent: Rubric, rubric: Rubric, known: Sequence[Case]
+    ) -> Usage:
+        """Fit the map that keeps the anchors' reward through the switch, where the scale asks."""
+        anchors = self.scale.anchors(known)
         panel = ProbeScorer(self.reward_model, self.task, normalized)
         panel.know(anchors, parent)
         texts = [case.rollout for case in anchors]
         before, after = await panel.scores(texts, parent), await panel.scores(texts, rubric)
-        old = self.scale.map(parent.id)
-        new = fit_map(rubric.id, before, after, old)
-        moved = jump(
-            [None if share is None else old(share) for share in before],
-            [None if share is None else new(share) for share in after],
-        )
-        return new.figures() | moved, panel.usage
+        old = self.head_map if self.head_map is not None else ScaleMap()
+        new = draft.scale_map = self.scale.refit(before, after, self.head_map)
+        if new is not None:
+            draft.figures |= jump(
+                [None if reward is None else old(reward) for reward in before],
+                [None if reward is None else new(reward) for reward in after],
+            )
+        return panel.usage
 
 
 def _counts(findings: Sequence[Finding]) -> dict[str, float]:

@@ -210,7 +210,7 @@ def _judgement(judgement: Judgement, texts: _Table, rubrics: _Table) -> list[Any
         _rounded(reward),
         judgement.unscored or "",
         judgement.rule or "",
-        dict(judgement.flags),
+        dict(judgement.injection_flags),
         [[s.criterion, s.score, texts.place(s.rationale)] for s in judgement.scores],
         texts.place(judgement.model),
     ]

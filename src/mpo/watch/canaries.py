@@ -23,6 +23,7 @@ from ..evolve.schedule import seeded
 from ..judge.scorer import Scorer
 from ..records import Case, Decision, Rollout
 from ..rubric import Rubric
+from ..sanitize import clean
 from ..store import Store
 from ..task.rules import first_rule
 from .gap import Canary, auc
@@ -122,7 +123,7 @@ class Canaries:
                 return None
             now += one
             before += other
-        figures = {"canary_failed": float(HALVES), **_figures(now), **_figures(before, "_before")}
+        figures = _figures(now) | _figures(before, "_before")
         return CanaryFailure(
             f"canaries failed twice in a row under {switch.proposed}: AUC "
             f"{figures['canary_auc']:.2f} after {figures['canary_auc_before']:.2f}",
@@ -140,9 +141,7 @@ class Canaries:
     def rejected_by_canaries(self, cohort: str) -> tuple[str, ...]:
         """Ids of the rubrics that canaries have put out of force."""
         return tuple(
-            d.parent
-            for d in self.store.lineage(cohort)
-            if d.kind == "rollback" and "canary_failed" in d.figures and d.parent is not None
+            d.parent for d in self.store.lineage(cohort) if d.canary_failed and d.parent is not None
         )
 
     # ------------------------------------------------------------------ readings
@@ -233,7 +232,7 @@ class Canaries:
         return found
 
     def _rubric_decides(self, text: str) -> bool:
-        return first_rule(self.scorer.task.spec, text) is None
+        return first_rule(self.scorer.task.spec, clean(text)) is None
 
 
 def _wins(

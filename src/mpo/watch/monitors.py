@@ -209,7 +209,7 @@ def _always(view: _View, kl: float | None) -> Iterator[_Call]:
             "flagged",
             f"{figures['flagged']:.0%} of the rollouts hold control strings or hidden characters",
             ("flagged",),
-            lambda case: float(sum(case.judgement.flags.values())),
+            lambda case: float(sum(case.judgement.injection_flags.values())),
         )
     if kl is not None and bounds.kl is not None and kl >= bounds.kl:
         yield _Call("kl", f"KL from the reference is {kl:.1f}", ("kl",), _score)

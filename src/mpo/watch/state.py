@@ -163,7 +163,7 @@ def summarize(
         unique=len(dict.fromkeys(c.rollout.completion for c in cases)),
         saturated=sum(share >= thresholds.saturated_score for share in rewards),
         ruled=sum(c.judgement.rule is not None for c in cases),
-        flagged=sum(bool(c.judgement.flags) for c in cases),
+        flagged=sum(bool(c.judgement.injection_flags) for c in cases),
         groups=len(flat),
         flat_groups=sum(flat),
         criteria=len(dead),

@@ -36,7 +36,7 @@ from ...errors import ConfigError, DataError, MissingExtraError
 from ...integrations import trl as shared
 from ...integrations.trl import GoldScorer
 from ...judge.scale import Scale
-from ...records import CriterionScore, Judgement, Rollout, content_hash
+from ...records import CriterionScore, Judgement, Rollout, ScaleMap, content_hash
 from ...reward import EvolvingReward
 from ...rubric import Rubric
 from ..files import Checkpoint, newest_checkpoint, write_rubrics
@@ -299,7 +299,7 @@ class _Run:
         judgements = await self.reward.score(rollouts)
         if self.auditor is not None:
             distinct = list({rollout.id: rollout for rollout in rollouts}.values())
-            self.reward.store.audit(self.auditor.audit(distinct), name="gold")
+            self.reward.store.add_external_scores(self.auditor.audit(distinct), name="gold")
         return judgements
 
     def _everywhere(self, scoring: Future[list[Judgement]]) -> list[Judgement]:
@@ -333,8 +333,9 @@ class _Run:
 
     def _span(self, rubric_id: str) -> float:
         if rubric_id not in self.spans:
+            store = self.reward.store
             self.spans[rubric_id] = reward_span(
-                self.reward.scale, self.reward.store.rubric(rubric_id)
+                self.reward.scale, store.rubric(rubric_id), store.scale_map(rubric_id)
             )
         return self.spans[rubric_id]
 
@@ -367,13 +368,13 @@ class _Run:
         return figures
 
 
-def reward_span(scale: Scale, rubric: Rubric) -> float:
+def reward_span(scale: Scale, rubric: Rubric, scale_map: ScaleMap | None = None) -> float:
     """From the lowest reward under a rubric to the highest."""
     best = [
         CriterionScore(criterion=name, score=criterion.scores[-1])
         for name, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True)
     ]
-    return scale.reward(rubric, best) - scale.floor(rubric)
+    return scale.reward(rubric, best, scale_map) - scale.floor(rubric, scale_map)
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
