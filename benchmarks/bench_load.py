@@ -13,16 +13,17 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench_material import make_rollouts, make_rubric
-from mpo.chat import Chat, Completion, Message, OpenAIChat, Schema
+from mpo.chat import Chat, ChatRequest, Completion, OpenAIChat
 from mpo.cli.group import GC_THRESHOLD
 from mpo.config import compose
 from mpo.config.schema import BudgetConfig
 from mpo.errors import ConfigError
+from mpo.judge.options import Scoring
 from mpo.records import Usage
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -43,25 +44,17 @@ class SDKChat:
         self._client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=5)
         self._places = asyncio.Semaphore(in_flight)
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         async with self._places:
             said = await self._client.chat.completions.create(
                 model=self.name,
-                messages=[dict(message) for message in messages],
-                temperature=temperature,
-                max_tokens=max_tokens,
-                seed=seed,
+                messages=[dict(message) for message in request.messages],
+                temperature=request.temperature,
+                max_tokens=request.max_tokens,
+                seed=request.seed,
                 response_format={
                     "type": "json_schema",
-                    "json_schema": {"name": "judgement", "strict": True, "schema": schema},
+                    "json_schema": {"name": "judgement", "strict": True, "schema": request.schema},
                 },
             )
         choice, spent = said.choices[0], said.usage
@@ -95,7 +88,11 @@ async def _measure(load: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "mpo.db") as store:
         chats = compose(chat, chat, BudgetConfig(), store, cache=True)
         reward = EvolvingReward(
-            "essay", chats.rm, store, rubric=make_rubric(int(load["criteria"])), max_unscored=0.0
+            "essay",
+            chats.rm,
+            store,
+            rubric=make_rubric(int(load["criteria"])),
+            scoring=Scoring(max_unscored=0.0),
         )
         # Imports, connections and the first compiled patterns are no part of a long run.
         await reward.score([rollout.model_copy(update={"mode": "eval"}) for rollout in first])

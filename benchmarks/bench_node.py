@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
+from mpo.judge.options import Scoring
 from mpo.reward import EvolvingReward
 from mpo.service.server import serve
 from mpo.service.service import RewardService, ServiceSettings
@@ -27,9 +28,8 @@ def main() -> None:
         "essay",
         SimulatedChat(latency=float(latency)),
         Path(folder) / "mpo.db",
-        schedule=Every(int(k)),
-        samples=8,
-        max_unscored=1.0,
+        scoring=Scoring(max_unscored=1.0),
+        evolve=Evolve(every=int(k), samples=8, gate="always", delay=0),
     )
     service = RewardService(
         reward,

@@ -29,7 +29,7 @@ from mpo.store import Store
 
 PACKAGE = str(Path(mpo.__file__).parent)
 COMPLETION = (
-    "The mill stands by the river, and its wheel turns from early spring until late autumn. " * 2
+    "The mill stands by the river, and its wheel turns from early spring until late autumn. " * 3
 )
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from mpo.chat import ScriptedChat
 from mpo.errors import ConfigError, MissingExtraError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.reward import EvolvingReward
 from mpo.training.model import quiet
 from mpo.training.settings import LoraSettings, TrainerSettings
@@ -210,7 +210,7 @@ def run_row(folder: Path, size: str, name: str, steps: int) -> dict[str, Any]:
                     bench_task(shape["response"]),
                     ScriptedChat(same_score),
                     Path(scratch) / "mpo.db",
-                    schedule=Every(10**9),
+                    evolve=Evolve(every=None),
                 ),
                 model=str(folder / "model"),
                 rows=[{"prompt": f"w{i} {prompt}"} for i in range(1, 65)],

@@ -25,7 +25,7 @@ from typing import Any
 
 from mpo.chat import ScriptedChat
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.integrations import trl as mpo_trl
 from mpo.reward import EvolvingReward
 from train_ppo import bench_task, make_inputs, run_child, same_score
@@ -73,7 +73,7 @@ def run_grpo(folder: Path, side: str, updates: int) -> dict[str, list[float]]:
                 bench_task(conditions["response"]),
                 ScriptedChat(same_score),
                 Path(scratch) / "mpo.db",
-                schedule=Every(10**9),
+                evolve=Evolve(every=None),
             )
             rewards = [clock.timed(mpo_trl.TRLReward(reward))]
             callbacks.insert(1, mpo_trl.MPOCallback(reward))

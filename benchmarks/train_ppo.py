@@ -29,7 +29,7 @@ from typing import Any
 
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.reward import EvolvingReward
 from mpo.task import Task, load_task
 from mpo.training.model import quiet
@@ -188,7 +188,7 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
                 task,
                 ScriptedChat(same_score),
                 Path(scratch) / "mpo.db",
-                schedule=Every(10**9),
+                evolve=Evolve(every=None),
             ),
             settings=settings,
             model=str(folder / "model"),

@@ -29,15 +29,13 @@ from typing import Any
 
 from .chat import Chat
 from .evolve.evidence import EvidenceSnapshot, choose, freeze, log_choices
-from .evolve.gate import Always, Gate
-from .evolve.lineage import plant_seed, roll_back
-from .evolve.meta_reward_model import AnalysisMode, MetaRewardModel
+from .evolve.lineage import roll_back
+from .evolve.meta_reward_model import MetaRewardModel
 from .evolve.meta_step import Background, MetaStep, Outcome
 from .evolve.mrm_cases import Evidence
-from .evolve.schedule import Every, Schedule, Selection, Uniform
-from .judge import AnswerChecker, RewardModel, make_reward_model
-from .judge.injection_flags import OnInjection
-from .judge.scale import Normalized, Scale
+from .evolve.options import Evolve
+from .judge import make_reward_model
+from .judge.options import Scoring
 from .judge.scorer import Scorer
 from .records import Decision, Judgement, Rollout
 from .rubric import Rubric
@@ -78,40 +76,18 @@ class EvolvingReward:
         chat: The model that grades (RM).
         store: Path of the SQLite store, or an open one. A store that has a rubric continues.
         meta_chat: The model that rewrites (MRM); the RM's chat if None.
-        rubric: The seed rubric; the task's own if None.
-        schedule: When a meta step is due; every 10 updates if None (paper §3.2, essays).
-        selection: How evidence is picked; uniformly if None (paper §2.3).
-        samples: Rollouts per meta step (n).
-        others: Cases of the sample that the MRM sees beside each case.
-        earlier: Cases from the start of the run that it sees for comparison.
-        gate: Decides whether a proposal counts; `Always` if None (the paper).
-        scale: From scores to reward; 0 to 1 if None.
-        max_unscored: Largest share of one step that may stay unscored, 0 to 1, over all calls
-            and ranks. A single unscored rollout never stops a run.
-        deadline_s: Longest time for one call of `score`, in seconds; what has no answer by then
-            is unscored. None: every call ends by the chat's own deadline.
-        on_injection: Treatment of a text that speaks to its grader: `observe`, `penalize` or
-            `refuse` (`mpo.judge.injection_flags`).
-        analysis: An analysis per case and one merge, or one `joint` analysis of all cases and no
-            merge (the paper's math).
-        rationales: The MRM sees scores and rationales per criterion; the total only if False.
-        answers: Compares final answers, for tasks that grade some rollouts by them
-            (`mpo.task.answers.BoxedAnswers()`).
-        delay: Updates between a meta step's start and its decision. Above 0 it runs in the
-            background, and what it accepts comes into force exactly that much later, waiting if
-            need be, so that runs stay reproducible. 0 waits for it at once (the paper).
-        lint: Check proposals without a model, have the MRM mend one with errors, then refuse it.
-        on_alarm: A monitor's alarm calls for a meta step too.
-        min_distance: Updates that must lie between such a meta step and the one before.
-        canaries: Read texts of known rank under each new rubric; where they fail twice in a row,
-            `step` puts an earlier rubric back in force (`mpo.watch`). Off is the paper.
         second_judge: A second RM that grades a few percent of the rollouts, for the monitors
-            (`mpo.watch.SECOND_JUDGE_SHARE`); nobody if None.
-        seed: Of every random choice; each is logged in the store with its result.
+            (`mpo.watch.SECOND_JUDGE_SHARE`); none if None.
+        rubric: The seed rubric; the task's own if None.
+        scoring: From the RM's scores to the reward.
+        evolve: When and from what the rubric is rewritten, and what a proposal must pass. The
+            defaults check proposals; `Evolve.paper()` is the published method.
+        seed: Random seed for every choice; each choice is logged in the store with its result.
 
     Raises:
         TaskError: The task is unknown or has a fault.
         ConfigError: The store continues another seed rubric.
+        DataError: The gate's file of pairs cannot be read.
         StoreError: The store cannot be opened.
     """
 
@@ -122,26 +98,10 @@ class EvolvingReward:
         store: str | Path | Store,
         *,
         meta_chat: Chat | None = None,
-        rubric: Rubric | None = None,
-        schedule: Schedule | None = None,
-        selection: Selection | None = None,
-        samples: int = 16,
-        others: int = 6,
-        earlier: int = 6,
-        gate: Gate | None = None,
-        scale: Scale | None = None,
-        max_unscored: float = 0.2,
-        deadline_s: float | None = None,
-        on_injection: OnInjection = "observe",
-        analysis: AnalysisMode = "per_case",
-        rationales: bool = True,
-        answers: AnswerChecker | None = None,
-        delay: int = 0,
-        lint: bool = True,
-        on_alarm: bool = False,
-        min_distance: int = 5,
-        canaries: bool = False,
         second_judge: Chat | None = None,
+        rubric: Rubric | None = None,
+        scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+        evolve: Evolve = Evolve(),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> None:
         self.task = task if isinstance(task, Task) else load_task(task)
@@ -149,53 +109,47 @@ class EvolvingReward:
         self.chat = chat
         self.meta_chat = meta_chat if meta_chat is not None else chat
         self.second_judge = second_judge
-        self.schedule: Schedule = schedule if schedule is not None else Every(10)
-        self.selection: Selection = selection if selection is not None else Uniform()
-        self.gate: Gate = gate if gate is not None else Always()
-        self.scale: Scale = scale if scale is not None else Normalized()
-        self.samples, self.others, self.earlier = samples, others, earlier
-        self.max_unscored = max_unscored
-        self.delay, self.lint = delay, lint
+        self.scoring, self.evolve, self.seed = scoring, evolve, seed
+        self.schedule, self.selection = evolve.make_schedule(), evolve.make_selection()
+        self.scale = scoring.make_scale()
         self.waited_s = 0.0
         """Seconds that `step` has waited for meta steps in this process."""
-        self.seed = seed
         self._background = Background()
         self._under_way: dict[tuple[str, int], _Work] = {}
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
         self.task.check_rubric(self.seed_rubric)
         secret = self.store.secret
-        self.reward_model: RewardModel = make_reward_model(
-            self.task, chat, secret, seed, answers=answers
-        )
+        self.reward_model = make_reward_model(self.task, chat, secret, seed)
+        self.gate = evolve.make_gate(self.reward_model, self.task, seed)
         self.meta_reward_model = MetaRewardModel(
             self.meta_chat,
             self.task,
             secret=secret,
             seed=seed,
-            analysis=analysis,
-            rationales=rationales,
+            analysis=evolve.analysis,
+            rationales=evolve.rationales,
         )
         self._scorer = Scorer(
             self.task,
             self.store,
             self.reward_model,
             self.scale,
-            self.rubric,
-            on_injection=on_injection,
-            max_unscored=max_unscored,
+            self.seed_rubric,
+            on_injection=scoring.on_injection,
+            max_unscored=scoring.max_unscored,
             seed=seed,
-            deadline_s=deadline_s,
+            deadline_s=scoring.deadline_s,
         )
-        self._canaries = Canaries(self.store, self._scorer, seed) if canaries else None
+        self._canaries = Canaries(self.store, self._scorer, seed) if evolve.reads_canaries else None
         self.watch = Watch(
             self.store,
             seed,
-            on_alarm=on_alarm,
-            min_distance=min_distance,
+            on_alarm=evolve.alarm_distance is not None,
+            min_distance=evolve.alarm_distance or 1,
             canaries=self._canaries,
             audit=self._second_opinion(secret),
         )
-        plant_seed(self.store, "", self.seed_rubric)
+        self.store.plant_seed("", self.seed_rubric)
 
     def _second_opinion(self, secret: bytes) -> SecondJudge | None:
         if self.second_judge is None:
@@ -210,7 +164,7 @@ class EvolvingReward:
     def rubric(self, cohort: str = "") -> Rubric:
         """The head: the rubric in force for a cohort."""
         head = self.store.head(cohort)
-        return head if head is not None else plant_seed(self.store, cohort, self.seed_rubric)
+        return head if head is not None else self.store.plant_seed(cohort, self.seed_rubric)
 
     @property
     def under_way(self) -> list[int]:
@@ -256,7 +210,7 @@ class EvolvingReward:
             BudgetError: The budget is spent (from the chat).
         """
         self._scorer.check_unscored("train", n - 1)
-        begun = [d for d in range(max(1, n - self.delay), n) if self.schedule.due(d)]
+        begun = [d for d in range(max(1, n - self.evolve.delay), n) if self.schedule.due(d)]
         await self.watch.look(n, max(begun, default=0))
         decision = None
         for cohort in list(self.store.heads()):
@@ -285,7 +239,7 @@ class EvolvingReward:
                 decision = past if due == n else decision
                 continue
             work = self._start(due, cohort)
-            if work is not None and due + self.delay <= n:
+            if work is not None and due + self.evolve.delay <= n:
                 decision = await self._decide(due, n, cohort, work)
         return decision
 
@@ -295,7 +249,7 @@ class EvolvingReward:
         A resumed run has none under way: it looks back as far as one may have been.
         """
         called = self.watch.called()
-        past = range(max(1, n - self.delay), n + 1)
+        past = range(max(1, n - self.evolve.delay), n + 1)
         due = [d for d in past if self.schedule.due(d) or d in called]
         under_way = [d for name, d in self._under_way if name == cohort and d <= n]
         return sorted({*due, *under_way})
@@ -327,14 +281,14 @@ class EvolvingReward:
                 model,
                 parent,
                 seed=self.seed,
-                samples=self.samples,
-                others=self.others,
-                earlier=self.earlier,
+                samples=self.evolve.samples,
+                others=self.evolve.context_cases,
+                earlier=self.evolve.baseline_cases,
             )
 
         run = self._meta_step(parent).run(choice, parent, frozen.known, seed=due * 1000)
         # In the background only where it has time: else a second thread is one more thing to fail.
-        outcome = self._background.submit(run) if self.delay else run
+        outcome = self._background.submit(run) if self.evolve.delay else run
         self._under_way[cohort, due] = work = _Work(frozen, parent, outcome)
         return work
 
@@ -346,7 +300,7 @@ class EvolvingReward:
             reward_model=self.reward_model,
             gate=self.gate,
             scale=self.scale,
-            checks=self.lint,
+            checks=self.evolve.lint,
             head_map=self.store.scale_map(head.id),
         )
 

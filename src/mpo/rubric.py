@@ -202,6 +202,11 @@ class Rubric(_Frozen):
         return tuple(ids)
 
     @cached_property
+    def keyed(self) -> tuple[tuple[str, Criterion], ...]:
+        """The criteria with their keys (`criterion_ids`)."""
+        return tuple(zip(self.criterion_ids, self.criteria, strict=True))
+
+    @cached_property
     def score_range(self) -> tuple[float, float]:
         """Lowest and highest weighted sum that a rollout can get."""
         low = sum(c.weight * c.scores[0] for c in self.criteria)

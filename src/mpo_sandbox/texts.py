@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .bad_styles import HABITS
 from .corpus import MAX_TOKENS, MIN_TOKENS, SLOPPY_SHARE, Essay
-from .sloppy import HABITS
 from .words import join
 
 __all__ = ["Draft", "clean_text", "fill", "write"]

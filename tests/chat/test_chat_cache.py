@@ -12,10 +12,10 @@ import pytest
 from mpo.chat import (
     CachedChat,
     Chat,
+    ChatRequest,
     Completion,
     DedupedChat,
     MemoryCache,
-    Message,
     OpenAIChat,
     ScriptedChat,
 )
@@ -24,8 +24,8 @@ from mpo.records import Usage
 from mpo.sanitize import fence
 
 
-def user(text: str = "hello") -> list[Message]:
-    return [{"role": "user", "content": text}]
+def user(text: str = "hello", **options: Any) -> ChatRequest:
+    return ChatRequest(({"role": "user", "content": text},), **options)
 
 
 def echo(messages: Any, schema: Any, seed: Any) -> str:
@@ -33,7 +33,7 @@ def echo(messages: Any, schema: Any, seed: Any) -> str:
 
 
 def ask(chat: Chat, text: str = "hello", **options: Any) -> Completion:
-    return asyncio.run(chat.complete(user(text), **options))
+    return asyncio.run(chat.complete(user(text, **options)))
 
 
 def test_a_known_answer_costs_nothing() -> None:
@@ -118,7 +118,7 @@ def test_free_samples_are_samples() -> None:
     chat = CachedChat(DedupedChat(inner), MemoryCache())
 
     async def sample() -> None:
-        await asyncio.gather(*(chat.complete(user(), temperature=0.7) for _ in range(4)))
+        await asyncio.gather(*(chat.complete(user(temperature=0.7)) for _ in range(4)))
 
     asyncio.run(sample())
     assert len(inner.calls) == 4
@@ -197,13 +197,13 @@ class Waiting:
         self.seconds = seconds
         self.cancelled = 0
 
-    async def complete(self, messages: Any, **options: Any) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         try:
             await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        return await self.inner.complete(messages, **options)
+        return await self.inner.complete(request)
 
     async def aclose(self) -> None:
         return None

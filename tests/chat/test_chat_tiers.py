@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from mpo.chat import Message, OpenAIChat, SharedSchema
+from mpo.chat import ChatRequest, Message, OpenAIChat, SharedSchema
 from mpo.chat.structured import ask_in_lines, read_lines, response_format, unwrap
 from mpo.errors import ChatTransportError
 
@@ -36,7 +36,7 @@ SCHEMA: dict[str, Any] = {
 LISTS = {"type": "object", "properties": {"items": {"type": "array", "items": {"type": "string"}}}}
 LINES = "i1.rationale: it is: clear\ni1.score: 5\ni2.rationale: thin\ni2.score: -1"
 JSON = {"i1": {"rationale": "it is: clear", "score": 5}, "i2": {"rationale": "thin", "score": -1}}
-ASK: list[Message] = [{"role": "user", "content": "Grade it."}]
+ASK: tuple[Message, ...] = ({"role": "user", "content": "Grade it."},)
 
 
 class Server:
@@ -95,7 +95,9 @@ def test_the_tier_is_found(
     chat = OpenAIChat(endpoint.url, "tiny", tier="auto", tiers=tiers, backoff_s=0.001)
 
     async def several() -> list[Any]:
-        got = await asyncio.gather(*(chat.complete(ASK, schema=SCHEMA) for _ in range(5)))
+        got = await asyncio.gather(
+            *(chat.complete(ChatRequest(ASK, schema=SCHEMA)) for _ in range(5))
+        )
         await chat.aclose()
         return got
 
@@ -108,7 +110,7 @@ def test_the_tier_is_found(
     assert f"asked for as {tier}" in record.message
     copied = pickle.loads(pickle.dumps(chat))
     before = len(endpoint.requests)
-    assert asyncio.run(copied.complete(ASK, schema=SCHEMA)).usage.calls == 1
+    assert asyncio.run(copied.complete(ChatRequest(ASK, schema=SCHEMA))).usage.calls == 1
     assert len(endpoint.requests) == before + 1
 
 
@@ -117,18 +119,18 @@ def test_overload_and_outage_say_nothing_about_the_tier(endpoint: Any, faults: A
     endpoint.faults = [429, 503, faults.reset]
     tiers: dict[str, Any] = {}
     chat = OpenAIChat(endpoint.url, "tiny", tier="auto", tiers=tiers, backoff_s=0.001)
-    asyncio.run(chat.complete(ASK, schema=SCHEMA))
+    asyncio.run(chat.complete(ChatRequest(ASK, schema=SCHEMA)))
     assert list(tiers.values()) == ["json_schema"]
 
     endpoint.default = 503
     down = OpenAIChat(endpoint.url, "other", tier="auto", tiers=tiers, backoff_s=0.001)
     with pytest.raises(ChatTransportError, match="status 503"):
-        asyncio.run(down.complete(ASK, schema=SCHEMA))
+        asyncio.run(down.complete(ChatRequest(ASK, schema=SCHEMA)))
     assert len(tiers) == 1, "nothing is remembered of an endpoint that was down"
 
 
 def test_without_a_schema_nothing_is_probed(endpoint: Any) -> None:
-    asyncio.run(OpenAIChat(endpoint.url, "tiny", tier="auto").complete(ASK))
+    asyncio.run(OpenAIChat(endpoint.url, "tiny", tier="auto").complete(ChatRequest(ASK)))
     assert len(endpoint.requests) == 1
     assert "response_format" not in endpoint.requests[0]
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, loop_chat
-from mpo.chat import CachedChat, Chat, DedupedChat, OpenAIChat, ScriptedChat
+from fakes import batch, loop_chat, make_reward
+from mpo.chat import CachedChat, Chat, ChatRequest, DedupedChat, OpenAIChat, ScriptedChat
 from mpo.config import Endpoints, compose, load_config, make_chat
-from mpo.config.schema import BudgetConfig, ChatConfig, SandboxConfig
+from mpo.config.schema import BudgetConfig, ChatConfig
 from mpo.errors import BudgetError, ConfigError
-from mpo.evolve.schedule import Every
 from mpo.records import Usage
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -26,7 +25,7 @@ URL = "http://127.0.0.1:9/v1"
 
 def made(endpoints: Endpoints, model: str, **options: Any) -> OpenAIChat:
     config = ChatConfig(base_url=URL, model=model, **options)
-    chat = make_chat(config, SandboxConfig(), 0, endpoints)
+    chat = make_chat(config, 0, endpoints)
     assert isinstance(chat, OpenAIChat)
     return chat
 
@@ -37,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def reward_of(rm: Chat, mrm: Chat, store: Store) -> EvolvingReward:
-    return EvolvingReward("essay", rm, store, meta_chat=mrm, schedule=Every(2), samples=2)
+    return make_reward("essay", rm, store, meta_chat=mrm, every=2, samples=2)
 
 
 def run(reward: EvolvingReward, steps: Sequence[int]) -> None:
@@ -52,7 +51,7 @@ def test_chats_of_one_endpoint_share_its_limit_and_what_it_enforces() -> None:
     assert rm.limiter is mrm.limiter
     assert rm.limiter.ceiling == rm.limiter.limit == 32
     assert rm.tier == "auto"
-    assert made(endpoints, "small", tier="lines").tier == "lines"
+    assert made(endpoints, "small", structured_output="lines").tier == "lines"
     assert made(Endpoints(), "small").limiter is not rm.limiter
 
 
@@ -65,7 +64,7 @@ def test_an_endpoint_is_cached_and_deduplicated_and_the_simulated_model_is_not(
         chats = compose(raw, raw, BudgetConfig(), store, cache=cache)
         kinds.append([type(chats.rm), type(chats.mrm)])
     assert kinds == [[CachedChat] * 2, [DedupedChat] * 2]
-    simulated = make_chat(ChatConfig(sandbox=True), SandboxConfig(), 0)
+    simulated = make_chat(ChatConfig(plugin="sandbox"), 0)
     chats = compose(simulated, simulated, BudgetConfig(usd=1.0), store, cache=True)
     assert not isinstance(chats.rm, CachedChat | DedupedChat)
 
@@ -164,7 +163,7 @@ def test_the_ledger_is_written_when_it_changed(store: Store) -> None:
         ("budget.prices={m: [1]}", "the price of 'm' is [prompt, completion]"),
         ("budget.prices={m: [1, -2]}", "not [1.0, -2.0]"),
         ("budget.cals=3", "did you mean 'budget.calls'?"),
-        ("chat.tier=xml", "chat.tier"),
+        ("chat.structured_output=xml", "chat.structured_output"),
         ("reward.on_injection=punish", "'observe', 'penalize' or 'refuse'"),
     ],
 )
@@ -176,5 +175,7 @@ def test_wrong_values_are_named(override: str, words: str) -> None:
 
 def test_a_chat_that_is_told_what_to_say_needs_no_price(store: Store) -> None:
     chats = compose(ScriptedChat(["x"]), ScriptedChat([]), BudgetConfig(), store, cache=False)
-    assert asyncio.run(chats.rm.complete([{"role": "user", "content": "?"}])).text == "x"
+    assert (
+        asyncio.run(chats.rm.complete(ChatRequest(({"role": "user", "content": "?"},)))).text == "x"
+    )
     assert chats.rm.name == "scripted"

@@ -60,7 +60,7 @@ def put(
         (case.rollout.id, value, {} if value is None else {"fluency": value / 2, "facts": 1.0})
         for case, value in zip(cases, gold or [], strict=bool(gold))
     ]
-    store.audit(entries)
+    store.add_external_scores(entries)
 
 
 def accept(store: Store, step: int, old: Rubric, new: Rubric) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, loop_answer, loop_chat, meta_reply, rubric_reply
+from fakes import batch, loop_answer, loop_chat, make_reward, meta_reply, rubric_reply
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, MetaStepError
 from mpo.evolve.meta_reward_model import MetaRewardModel
 from mpo.evolve.mrm_answers import read_answer
 from mpo.evolve.mrm_cases import Evidence
-from mpo.evolve.schedule import Every, Prescreened, Stratified
+from mpo.evolve.schedule import Prescreened, Stratified
 from mpo.records import Analysis, Case, CriterionScore, Decision, Judgement, Proposal, Rollout
 from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
@@ -299,7 +299,7 @@ def labels_by_number(messages: Sequence[Message], schema: Schema | None, seed: i
 
 
 def make(path: Path, chat: ScriptedChat, **options: Any) -> EvolvingReward:
-    return EvolvingReward("essay", chat, path, **{"schedule": Every(1), "earlier": 0, **options})
+    return make_reward("essay", chat, path, **{"every": 1, "baseline_cases": 0, **options})
 
 
 def hold(reward: EvolvingReward, rollouts: Sequence[Rollout], n: int = 1) -> Decision | None:

@@ -6,11 +6,9 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from fakes import batch, judge_reply, meta_reply
+from fakes import batch, judge_reply, make_reward, meta_reply
 from mpo.chat import Message, Schema, ScriptedChat
-from mpo.evolve.schedule import Every
 from mpo.records import Decision
 from mpo.reward import EvolvingReward
 from shared_data import shared_data
@@ -51,8 +49,7 @@ def scripted(merges: Sequence[str], **stages: str) -> ScriptedChat:
 
 
 def meta_step(path: Path, chat: ScriptedChat) -> tuple[Decision, EvolvingReward]:
-    options: dict[str, Any] = {"schedule": Every(4), "samples": 4}
-    reward = EvolvingReward("essay", chat, path, **options)
+    reward = make_reward("essay", chat, path, every=4, samples=4)
 
     async def run() -> Decision | None:
         await reward.score(batch(0))

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fakes import batch, loop_chat, meta_reply
-from mpo.chat import ScriptedChat
-from mpo.evolve.schedule import Every
+from fakes import batch, loop_chat, make_reward, meta_reply
+from mpo.chat import ChatRequest, Message, ScriptedChat
 from mpo.judge.injection_flags import (
     HOSTILE,
     PENALTY,
@@ -24,8 +23,8 @@ from mpo.judge.injection_flags import (
 )
 from mpo.judge.scale import Raw
 from mpo.records import Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
+from mpo.sanitize import clean
 
 DATA = yaml.safe_load(Path(__file__).with_name("attacks.yaml").read_text("utf-8"))
 HONEST = "The river runs past the mill, and the miller counts the days until spring."
@@ -37,7 +36,7 @@ def graded(tmp_path: Path, text: str, score: int = 2, **options: Any) -> tuple[J
     """The judgement of one text, and how often the RM was asked."""
     reply = {"a": {"rationale": "r", "score": score}, "b": {"rationale": "r", "score": 5}}
     chat = ScriptedChat(lambda messages, schema, seed: json.dumps(reply))
-    reward = EvolvingReward("essay", chat, tmp_path / "mpo.db", rubric=RUBRIC, **options)
+    reward = make_reward("essay", chat, tmp_path / "mpo.db", rubric=RUBRIC, **options)
     (judgement,) = asyncio.run(reward.score([Rollout(prompt="p", completion=text)]))
     return judgement, len(chat.calls)
 
@@ -100,15 +99,15 @@ def test_another_policy_is_another_judgement(tmp_path: Path) -> None:
 
 
 def test_a_policy_hits_attacks_and_spares_honest_texts() -> None:
-    hit = [text for text in DATA["benign"] if hostile(find_injection_flags(text))]
+    hit = [text for text in DATA["benign"] if hostile(find_injection_flags(clean(text)))]
     assert len(hit) <= 2, hit
     attacks = [str(a["text"]) * a.get("times", 1) for a in DATA["attacks"] if "rule" not in a]
-    found = sum(hostile(find_injection_flags(text)) for text in attacks)
+    found = sum(hostile(find_injection_flags(clean(text))) for text in attacks)
     assert found >= 95, f"{found} of {len(attacks)}, as HOSTILE's docstring says"
 
 
 def test_each_kind_that_costs_something_is_found_in_some_attack() -> None:
-    found = {kind for a in DATA["attacks"] for kind in find_injection_flags(str(a["text"]))}
+    found = {kind for a in DATA["attacks"] for kind in find_injection_flags(clean(str(a["text"])))}
     assert found >= HOSTILE
 
 
@@ -126,12 +125,12 @@ def proposing(name: str, text: str) -> ScriptedChat:
 
 
 def decided(tmp_path: Path, chat: ScriptedChat) -> Any:
-    reward = EvolvingReward(
+    reward = make_reward(
         "essay",
         loop_chat(),
         tmp_path / "mpo.db",
         meta_chat=chat,
-        schedule=Every(2),
+        every=2,
         samples=2,
         lint=False,
     )
@@ -165,7 +164,8 @@ def test_only_rubrics_are_looked_at() -> None:
     async def scene() -> list[dict[str, int]]:
         seen = []
         for title in ("analysis", "rubric", "guidelines"):
-            await watch.complete([{"role": "user", "content": "?"}], schema={"title": title})
+            message = Message(role="user", content="?")
+            await watch.complete(ChatRequest((message,), schema={"title": title}))
             seen.append(watch.flags)
         return seen
 

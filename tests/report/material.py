@@ -114,8 +114,10 @@ def make_run(
             first = cases[0].rollout.id
             store.append(cases)
             if gold:
-                store.audit([(c.rollout.id, 1 - step / 40, {"facts": 0.5}) for c in cases])
-            store.log_choice("monitor", step + 1, 0, _reading(step, first))
+                store.add_external_scores(
+                    [(c.rollout.id, 1 - step / 40, {"facts": 0.5}) for c in cases]
+                )
+            store.log_event("monitor", step + 1, 0, _reading(step, first))
         timing = {"calls": 88, "seconds": 44.0, "slowest_s": 2.0, "cached": 1, "shared": 2}
         store.set_meta("timings", json.dumps({"rm": timing}))
         summary = {

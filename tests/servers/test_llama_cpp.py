@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from fakes import make_reward
 from mpo.chat import OpenAIChat
-from mpo.evolve.schedule import Never
 from mpo.records import Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
 from mpo.task import load_task
@@ -52,9 +51,7 @@ def judged(path: Path, chat: OpenAIChat, count: int) -> list[Judgement]:
 
     async def scene() -> list[Judgement]:
         with Store(path) as store:
-            reward = EvolvingReward(
-                task, chat, store, rubric=RUBRIC, schedule=Never(), max_unscored=1.0
-            )
+            reward = make_reward(task, chat, store, rubric=RUBRIC, every=None, max_unscored=1.0)
             try:
                 return await reward.score(rollouts)
             finally:

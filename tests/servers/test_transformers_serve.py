@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from fakes import make_reward
 from mpo.chat import OpenAIChat
-from mpo.evolve.schedule import Never
 from mpo.records import Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.store import Store
 
 pytestmark = pytest.mark.servers
@@ -46,7 +45,7 @@ def judged(path: Path, chat: OpenAIChat) -> list[Judgement]:
 
     async def scene() -> list[Judgement]:
         with Store(path) as store:
-            reward = EvolvingReward("essay", chat, store, schedule=Never(), max_unscored=1.0)
+            reward = make_reward("essay", chat, store, every=None, max_unscored=1.0)
             try:
                 return await reward.score(rollouts)
             finally:

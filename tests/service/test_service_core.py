@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import loop_answer
-from mpo.chat import Budget, ScriptedChat
+from mpo.chat import Budget, ChatRequest, ScriptedChat
 from mpo.errors import BudgetError, ChatTransportError
 from mpo.judge.scale import Raw
 from mpo.service.service import RewardService
@@ -148,13 +148,14 @@ def test_the_old_rubric_is_in_force_while_a_meta_step_runs(tmp_path: Path) -> No
             self.go = asyncio.Event()
             self.loop: Any = None
 
-        async def complete(self, messages: Any, **options: Any) -> Any:
-            if options["schema"]["title"] == "analysis":
+        async def complete(self, request: ChatRequest) -> Any:
+            assert request.schema is not None
+            if request.schema["title"] == "analysis":
                 home = asyncio.wrap_future(
                     asyncio.run_coroutine_threadsafe(self.go.wait(), home_loop)
                 )
                 await home
-            return await super().complete(messages, **options)
+            return await super().complete(request)
 
     async def test(service: RewardService) -> None:
         nonlocal home_loop

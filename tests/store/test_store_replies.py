@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpo.chat import Cache, CachedChat, DedupedChat, Message, ScriptedChat
+from mpo.chat import Cache, CachedChat, ChatRequest, DedupedChat, ScriptedChat
 from mpo.errors import StoreError
 from mpo.records import Decision, Usage
 from mpo.rubric import parse_rubric
@@ -112,9 +112,9 @@ def test_answers_are_of_no_branch(store: Store) -> None:
     plant(store)
     snapshot = store.snapshot(0)
     store.put("a", ANSWER)
-    store.log_choice("x", 1, 0, [])
+    store.log_event("x", 1, 0, [])
     store.restore(snapshot)
-    assert store.choices() == []
+    assert store.events() == []
     assert store.get("a") == ANSWER
 
 
@@ -167,7 +167,7 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
     """Answers that were committed survive a SIGKILL; a chat on the same file asks for the rest."""
     script = """
         import asyncio, os, signal, sys
-        from mpo.chat import CachedChat, ScriptedChat
+        from mpo.chat import CachedChat, ChatRequest, ScriptedChat
         from mpo.store import Store
 
         store = Store(sys.argv[1])
@@ -175,9 +175,9 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
 
         async def main():
             for n in range(5):
-                await chat.complete([{"role": "user", "content": str(n)}])
+                await chat.complete(ChatRequest(({"role": "user", "content": str(n)},)))
                 await asyncio.sleep(0.2)  # committed by its timer
-            await chat.complete([{"role": "user", "content": "5"}])
+            await chat.complete(ChatRequest(({"role": "user", "content": "5"},)))
             os.kill(os.getpid(), signal.SIGKILL)
 
         asyncio.run(main())
@@ -194,8 +194,8 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
         chat = CachedChat(DedupedChat(inner), store)
 
         async def again() -> list[str]:
-            asked: list[list[Message]] = [[{"role": "user", "content": str(n)}] for n in range(6)]
-            return [(await chat.complete(messages)).text for messages in asked]
+            requests = [ChatRequest(({"role": "user", "content": str(n)},)) for n in range(6)]
+            return [(await chat.complete(request)).text for request in requests]
 
         assert asyncio.run(again()) == ["first"] * 5 + ["second"]
         assert chat.hits == 5

@@ -13,10 +13,19 @@ They are put around each other in this order, each of them optional:
     CachedChat(DedupedChat(budget.chat(OpenAIChat(...), role="rm")), store)
 """
 
-from .base import Chat, Completion, Message, Metered, Schema, SharedSchema, require_complete
+from .base import (
+    Chat,
+    ChatRequest,
+    Completion,
+    Message,
+    Metered,
+    Schema,
+    SharedSchema,
+    require_complete,
+)
 from .budget import Budget, BudgetedChat, Price, Spent
 from .cache import Cache, CachedChat, DedupedChat, MemoryCache
-from .fakes import RecordedChat, Reply, ScriptedCall, ScriptedChat
+from .fakes import RecordedChat, Reply, ScriptedChat
 from .limiter import Limiter
 from .openai import OpenAIChat
 from .structured import Tier
@@ -29,6 +38,7 @@ __all__ = [
     "Cache",
     "CachedChat",
     "Chat",
+    "ChatRequest",
     "Completion",
     "DedupedChat",
     "Limiter",
@@ -40,7 +50,6 @@ __all__ = [
     "RecordedChat",
     "Reply",
     "Schema",
-    "ScriptedCall",
     "ScriptedChat",
     "SharedSchema",
     "Spent",

@@ -7,7 +7,7 @@ knows which it holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -17,6 +17,7 @@ from ..records import Usage
 
 __all__ = [
     "Chat",
+    "ChatRequest",
     "ChatWrapper",
     "Completion",
     "Message",
@@ -55,6 +56,28 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
+class ChatRequest:
+    """One call of a model."""
+
+    messages: tuple[Message, ...]
+    """The conversation so far, at least one message."""
+    schema: Schema | None = None
+    """JSON schema that the answer should satisfy. The caller still checks the answer: some servers
+    ignore the schema silently."""
+    temperature: float = 0.0
+    """Sampling temperature, 0 or above."""
+    max_tokens: int = 1024
+    """Maximum length of the answer, in tokens."""
+    seed: int | None = None
+    """Sampling seed, for servers that take one."""
+
+    @property
+    def prompt(self) -> str:
+        """All turns as one text."""
+        return "\n\n".join(message["content"] for message in self.messages)
+
+
+@dataclass(frozen=True)
 class Completion:
     """A model's answer."""
 
@@ -79,24 +102,8 @@ class Chat(Protocol):
         """Model name for the record; part of a judgement's key."""
         ...
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        """Ask once.
-
-        Args:
-            messages: The conversation so far, at least one message.
-            schema: JSON schema that the answer should satisfy. The answer is still to be checked
-                by the caller: some servers ignore the schema in silence.
-            temperature: 0 or above.
-            max_tokens: Most tokens that the answer may have.
-            seed: Passed on to servers that take one.
+    async def complete(self, request: ChatRequest) -> Completion:
+        """Ask the model once.
 
         Raises:
             ChatTransportError: The model could not be reached, or kept failing.
@@ -157,18 +164,8 @@ class Metered:
     def name(self) -> str:
         return self.chat.name
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        completion = await self.chat.complete(
-            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
+    async def complete(self, request: ChatRequest) -> Completion:
+        completion = await self.chat.complete(request)
         # Most meters see one call: nothing to add up then.
         self.usage = self.usage + completion.usage if self.usage.calls else completion.usage
         return completion

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BudgetError, ChatReplyError, ConfigError
 from ..records import Usage
-from .base import Chat, ChatWrapper, Completion, Message, Schema
+from .base import Chat, ChatRequest, ChatWrapper, Completion
 from .limiter import AdmissionQueue
 
 __all__ = ["Budget", "BudgetedChat", "Price", "Spent"]
@@ -265,27 +265,17 @@ class BudgetedChat(ChatWrapper):
         self.price = price
         self._warned = False
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         most = Usage(
             calls=1,
-            prompt_tokens=sum(_tokens(message["content"]) + 8 for message in messages),
-            completion_tokens=max_tokens,
+            prompt_tokens=sum(_tokens(m["content"]) + 8 for m in request.messages),
+            completion_tokens=request.max_tokens,
         )
         held = self._priced(most)
         await self.budget.reserve(self.role, held)
         spent = _NOTHING
         try:
-            completion = await self.inner.complete(
-                messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-            )
+            completion = await self.inner.complete(request)
             spent = self._counted(completion, most)
         except ChatReplyError:
             spent = most  # it answered and will be billed, and nobody says how much

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..records import Usage
-from .base import Chat, ChatWrapper, Completion, Message, Schema
+from .base import Chat, ChatRequest, ChatWrapper, Completion, Schema
 from .keys import call_key
 from .structured import conforms
 
@@ -69,26 +69,17 @@ class CachedChat(ChatWrapper):
         self.hits = 0
         self.saved = Usage()
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        asked = _Asked(schema, temperature, max_tokens, seed)
-        key = asked.key(messages, self.name)
-        known = _read(self.cache.get(key), schema) if key else None
+    async def complete(self, request: ChatRequest) -> Completion:
+        key = _shared_key(request, self.name)
+        known = _read(self.cache.get(key), request.schema) if key else None
         if known is not None:
             self.hits += 1
             self.saved = self.saved + known.usage
             return replace(known, usage=Usage())
         if key and isinstance(self.inner, DedupedChat):
-            completion = await self.inner.share(key, asked, messages)  # the key is known already
+            completion = await self.inner.share(key, request)  # the key is known already
         else:
-            completion = await asked.of(self.inner, messages)
+            completion = await self.inner.complete(request)
         if key and completion.finish_reason == "stop":
             self.cache.put(key, _written(completion))
         return completion
@@ -118,27 +109,18 @@ class DedupedChat(ChatWrapper):
         self.__init__(state["inner"])  # type: ignore[misc]
         self.shared = state["shared"]
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        asked = _Asked(schema, temperature, max_tokens, seed)
-        key = asked.key(messages, self.name)
+    async def complete(self, request: ChatRequest) -> Completion:
+        key = _shared_key(request, self.name)
         if key is None:
-            return await asked.of(self.inner, messages)
-        return await self.share(key, asked, messages)
+            return await self.inner.complete(request)
+        return await self.share(key, request)
 
-    async def share(self, key: str, asked: _Asked, messages: Sequence[Message]) -> Completion:
+    async def share(self, key: str, request: ChatRequest) -> Completion:
         """The answer to a question with a known key."""
         place = (asyncio.get_running_loop(), key)
         flight = self._flights.get(place)
         if flight is None:
-            task = place[0].create_task(asked.of(self.inner, messages))
+            task = place[0].create_task(self.inner.complete(request))
             flight = self._flights[place] = _Flight(task)
             task.add_done_callback(lambda _: self._land(place, flight))
         return await self._wait(place, flight)
@@ -174,23 +156,11 @@ class _Flight:
     paid: bool = False
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The options of a call."""
-
-    schema: Schema | None
-    temperature: float
-    max_tokens: int
-    seed: int | None
-
-    def key(self, messages: Sequence[Message], name: str) -> str | None:
-        """The call's key; None where each call should be an answer of its own."""
-        if self.temperature > 0 and self.seed is None:
-            return None
-        return call_key(messages, **self.__dict__, name=name)
-
-    async def of(self, chat: Chat, messages: Sequence[Message]) -> Completion:
-        return await chat.complete(messages, **self.__dict__)
+def _shared_key(request: ChatRequest, name: str) -> str | None:
+    """The call's key; None where each call should be an answer of its own."""
+    if request.temperature > 0 and request.seed is None:
+        return None
+    return call_key(request, name)
 
 
 def _written(completion: Completion) -> dict[str, Any]:

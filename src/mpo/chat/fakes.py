@@ -17,16 +17,15 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, UnseenPromptError
 from ..records import Usage
-from .base import Chat, Completion, Message, Schema
+from .base import Chat, ChatRequest, Completion, Message, Schema
 from .keys import call_key, without_fence_ids
 
-__all__ = ["RecordedChat", "Reply", "ScriptedCall", "ScriptedChat"]
+__all__ = ["RecordedChat", "Reply", "ScriptedChat"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,22 +33,6 @@ Reply = str | Completion | Exception
 """What a script may hold: a text, a whole completion, or an exception to raise."""
 
 Script = Callable[[Sequence[Message], Schema | None, int | None], Reply]
-
-
-@dataclass(frozen=True)
-class ScriptedCall:
-    """What a `ScriptedChat` was asked."""
-
-    messages: tuple[Message, ...]
-    schema: Schema | None
-    temperature: float
-    max_tokens: int
-    seed: int | None
-
-    @property
-    def prompt(self) -> str:
-        """All turns as one text."""
-        return "\n\n".join(message["content"] for message in self.messages)
 
 
 class ScriptedChat:
@@ -69,7 +52,7 @@ class ScriptedChat:
         self._replies = replies if callable(replies) else tuple(replies)
         self._name = name
         self._lock = threading.Lock()
-        self.calls: list[ScriptedCall] = []
+        self.calls: list[ChatRequest] = []
         self.usage = Usage()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,26 +65,17 @@ class ScriptedChat:
     def name(self) -> str:
         return self._name
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        call = ScriptedCall(tuple(messages), schema, temperature, max_tokens, seed)
+    async def complete(self, request: ChatRequest) -> Completion:
         with self._lock:
-            self.calls.append(call)
+            self.calls.append(request)
             number = len(self.calls)
-        reply = self._reply(call, number)
+        reply = self._reply(request, number)
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, str):
             usage = Usage(
                 calls=1,
-                prompt_tokens=sum(len(message["content"].split()) for message in messages),
+                prompt_tokens=sum(len(message["content"].split()) for message in request.messages),
                 completion_tokens=len(reply.split()),
             )
             reply = Completion(reply, usage, model=self._name)
@@ -112,15 +86,15 @@ class ScriptedChat:
     async def aclose(self) -> None:
         return None
 
-    def _reply(self, call: ScriptedCall, number: int) -> Reply:
+    def _reply(self, request: ChatRequest, number: int) -> Reply:
         if callable(self._replies):
-            return self._replies(call.messages, call.schema, call.seed)
+            return self._replies(request.messages, request.schema, request.seed)
         if number > len(self._replies):
             # Not a ChatError: that would be taken for a failing model, and the script's fault
             # would come out as an unscored rollout.
             raise ConfigError(
                 f"the script of {self._name!r} has {len(self._replies)} replies and was asked a "
-                f"{number}. time; the prompt ends: {call.prompt[-200:]!r}"
+                f"{number}. time; the prompt ends: {request.prompt[-200:]!r}"
             )
         return self._replies[number - 1]
 
@@ -158,31 +132,21 @@ class RecordedChat:
         first = next(iter(self._lines.values()), {})
         return str(first.get("name", "recorded"))
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        asked: dict[str, Any] = {
-            "schema": schema,
-            "temperature": float(temperature),
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
-        key = call_key(messages, **asked)
+    async def complete(self, request: ChatRequest) -> Completion:
+        key = call_key(request)
         line = self._lines.get(key)
         if line is not None:
             return _completion(line["reply"])
-        asked = {"messages": without_fence_ids(messages), **asked}
+        asked = {
+            "messages": without_fence_ids(request.messages),
+            "schema": request.schema,
+            "temperature": float(request.temperature),
+            "max_tokens": request.max_tokens,
+            "seed": request.seed,
+        }
         if self.inner is None:
             raise UnseenPromptError(self._unseen(asked))
-        completion = await self.inner.complete(
-            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
+        completion = await self.inner.complete(request)
         return self._record(key, asked, completion)
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from .base import Message, Schema, schema_json
+from .base import ChatRequest, Message, schema_json
 
 __all__ = ["call_key", "without_fence_ids"]
 
@@ -49,33 +49,22 @@ def _fence_ids(text: str) -> Iterator[str]:
         at = text.find(_ID, at + len(_ID))
 
 
-def call_key(
-    messages: Sequence[Message],
-    *,
-    schema: Schema | None,
-    temperature: float,
-    max_tokens: int,
-    seed: int | None,
-    name: str = "",
-) -> str:
+def call_key(request: ChatRequest, name: str = "") -> str:
     """Hash of everything that may change the answer.
 
     Args:
-        messages: The conversation; fence ids do not count.
-        schema: As given to `Chat.complete`; the order of its properties counts, since models
-            answer in that order.
-        temperature: As given to `Chat.complete`.
-        max_tokens: As given to `Chat.complete`.
-        seed: As given to `Chat.complete`.
+        request: The call. Fence ids do not count; the order of the schema's properties does, since
+            models answer in that order.
         name: Model name, where answers of several models meet in one place.
     """
-    turns = without_fence_ids(messages)
+    turns = without_fence_ids(request.messages)
     # The texts go into the hash as they are: to escape them as JSON first costs more than the hash.
     # Their lengths stand in front, so that no two conversations run together to the same bytes.
     contents = [turn["content"].encode("utf-8", "surrogatepass") for turn in turns]
     shape = [(turn["role"], len(content)) for turn, content in zip(turns, contents, strict=True)]
-    head = json.dumps([name, float(temperature), max_tokens, seed, shape])
-    digest = hashlib.sha256(f"{head[:-1]}, {schema_json(schema)}]".encode("ascii"))
+    options = [float(request.temperature), request.max_tokens, request.seed]
+    head = json.dumps([name, *options, shape])
+    digest = hashlib.sha256(f"{head[:-1]}, {schema_json(request.schema)}]".encode("ascii"))
     for content in contents:
         digest.update(content)
     return digest.hexdigest()[:32]

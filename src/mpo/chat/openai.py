@@ -1,7 +1,8 @@
 """OpenAIChat: any server that speaks OpenAI's `/chat/completions`, over aiohttp.
 
     chat = OpenAIChat("http://localhost:8000/v1", "qwen", concurrency=64)
-    completion = await chat.complete([{"role": "user", "content": "Hello"}], max_tokens=16)
+    request = ChatRequest(({"role": "user", "content": "Hello"},), max_tokens=16)
+    completion = await chat.complete(request)
     await chat.aclose()
 
 What it promises:
@@ -27,16 +28,16 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
-from .base import Completion, Message, Schema
+from .base import ChatRequest, Completion
 from .limiter import Limiter
-from .probe import NOT_TAKEN, PROBE_TOKENS, TierFinder
+from .probe import NOT_TAKEN, TierFinder
 from .replies import clip, error_message, read_reply
 from .retry import OVERLOAD, Failure, Retry, retry_after, worth_retrying
 from .sessions import Sessions
@@ -132,24 +133,16 @@ class OpenAIChat:
         """The URL for messages: without the query, where some hosts want a key."""
         return self.url.partition("?")[0].removesuffix("/chat/completions")
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        options = (temperature, max_tokens, seed)
+    async def complete(self, request: ChatRequest) -> Completion:
+        schema = request.schema
         if schema is None:
-            return await self._ask(messages, None, *options)
+            return await self._ask(request, None)
         tier, probing = self.tier, Usage()
         if tier == "auto":
             tier, probing = await self._finder.find(self._probe)
         if tier == "lines":
-            messages = ask_in_lines(messages, schema)
-        completion = await self._ask(messages, response_format(schema, tier), *options)
+            request = replace(request, messages=ask_in_lines(request.messages, schema))
+        completion = await self._ask(request, response_format(schema, tier))
         if probing.calls:
             completion = replace(completion, usage=probing + completion.usage)
         if completion.finish_reason != "stop" or tier not in ("json_object", "lines"):
@@ -162,20 +155,13 @@ class OpenAIChat:
     async def aclose(self) -> None:
         await self._sessions.aclose()
 
-    def _body(
-        self,
-        messages: Sequence[Message],
-        format: str | None,
-        temperature: float,
-        max_tokens: int,
-        seed: int | None,
-    ) -> bytes:
+    def _body(self, request: ChatRequest, format: str | None) -> bytes:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": list(messages),
-            "temperature": temperature,
-            self.max_tokens_field: max_tokens,
-            "seed": seed,
+            "messages": request.messages,
+            "temperature": request.temperature,
+            self.max_tokens_field: request.max_tokens,
+            "seed": request.seed,
         }
         body.update(self.extra_body)
         # ASCII escapes: a lone surrogate must not stop the call.
@@ -184,35 +170,34 @@ class OpenAIChat:
             text = f'{text[:-1]}, "response_format": {format}}}'
         return text.encode("ascii")
 
-    async def _probe(
-        self, messages: Sequence[Message], schema: Schema | None, tier: Tier
-    ) -> Completion | Failure:
-        format = response_format(schema or {}, tier)
-        return await self._adapting((messages, format, 0.0, PROBE_TOKENS, None), NOT_TAKEN)
+    async def _probe(self, request: ChatRequest, tier: Tier) -> Completion | Failure:
+        format = response_format(request.schema or {}, tier)
+        return await self._adapting(request, format, NOT_TAKEN)
 
-    async def _ask(self, *asked: Any) -> Completion:
-        outcome = await self._adapting(asked, (400,))
+    async def _ask(self, request: ChatRequest, format: str | None) -> Completion:
+        outcome = await self._adapting(request, format, (400,))
         if isinstance(outcome, Failure):
             raise ChatTransportError(self._explain(outcome, 1, 0.0, 0.0))
         return outcome
 
     async def _adapting(
-        self, asked: tuple[Any, ...], accept: Collection[int]
+        self, request: ChatRequest, format: str | None, accept: Collection[int]
     ) -> Completion | Failure:
         """Ask, and again where the model only refused a field that can be written otherwise.
 
         Args:
-            asked: Arguments of `_body`.
+            request: The call.
+            format: The `response_format`, as JSON.
             accept: Statuses that come back as a failure.
         """
-        payload = self._body(*asked)
+        payload = self._body(request, format)
         while True:
             outcome = await self._in_flight(payload, accept)
             if isinstance(outcome, Completion):
                 return outcome
             self._adapt(outcome)
             # Compared, since another call may have been faster to find it out.
-            again = self._body(*asked)
+            again = self._body(request, format)
             if again == payload:
                 return outcome
             payload = again

@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ChatReplyError
 from ..records import Usage, content_hash
-from .base import Completion, Message, Schema
+from .base import ChatRequest, Completion, Message, Schema
 from .replies import clip
 from .retry import Failure
 from .structured import Tier, unwrap
 
-__all__ = ["NOT_TAKEN", "PROBE_TOKENS", "Probe", "TierFinder", "probe"]
+__all__ = ["NOT_TAKEN", "Probe", "TierFinder", "probe"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ timeouts) say nothing about it and are tried again."""
 PROBE_TOKENS = 512
 """Room for models that think first; an enforced answer stops after a dozen."""
 
-Ask = Callable[[Sequence[Message], Schema | None, Tier], Awaitable[Completion | Failure]]
+Ask = Callable[[ChatRequest, Tier], Awaitable[Completion | Failure]]
 """Asks once in a tier; a `Failure` is one of `NOT_TAKEN`."""
 
 
@@ -91,7 +91,8 @@ async def _try(ask: Ask, tier: Tier, schema: Schema | None) -> Completion | str:
     # "JSON" must stand in the prompt, else OpenAI refuses json_object.
     wish = 'Reply with this JSON object and nothing else: {"word": "blue"}'
     try:
-        said = await ask([{"role": "user", "content": wish}], schema, tier)
+        message = Message(role="user", content=wish)
+        said = await ask(ChatRequest((message,), schema, max_tokens=PROBE_TOKENS), tier)
     except ChatReplyError as error:
         return clip(str(error), 120)
     return clip(said.what, 120) if isinstance(said, Failure) else said

@@ -95,22 +95,22 @@ class _Field:
         return f"{self.name}: <{what[self.kind]}>"
 
 
-def ask_in_lines(messages: Sequence[Message], schema: Schema) -> list[Message]:
+def ask_in_lines(messages: Sequence[Message], schema: Schema) -> tuple[Message, ...]:
     """The messages, with the wish for lines at the end of the last one.
 
     A schema with lists or free-form parts cannot be put in lines: the messages stay as they are,
     and what they say of the shape has to do.
     """
     fields = _fields(schema)
-    asked = [Message(role=m["role"], content=m["content"]) for m in messages]
-    if fields is None or not asked:
-        return asked
+    if fields is None or not messages:
+        return tuple(messages)
+    *others, last = messages
     form = "\n".join(field.shown() for field in fields)
-    asked[-1]["content"] += (
-        "\n\nAnswer in exactly these lines, in this order, and write nothing else; no JSON. Put "
+    wish = (
+        "Answer in exactly these lines, in this order, and write nothing else; no JSON. Put "
         f"the value in the place of <...>:\n{form}"
     )
-    return asked
+    return (*others, Message(role=last["role"], content=f"{last['content']}\n\n{wish}"))
 
 
 def read_lines(text: str, schema: Schema) -> str:

@@ -1,7 +1,7 @@
 """TimedChat: how long a model takes to answer.
 
     timed = TimedChat(OpenAIChat(...))
-    await timed.complete(messages)
+    await timed.complete(request)
     timed.timing.mean_s
 
 A call's time runs from the question to the answer as the asker feels it: waiting for a free place
@@ -11,10 +11,9 @@ at the endpoint and retries are in it, answers out of a cache are not.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .base import Chat, ChatWrapper, Completion, Message, Schema
+from .base import Chat, ChatRequest, ChatWrapper, Completion
 
 __all__ = ["TIMINGS", "TimedChat", "Timing"]
 
@@ -49,19 +48,9 @@ class TimedChat(ChatWrapper):
         super().__init__(inner)
         self.timing = timing if timing is not None else Timing()
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         started = time.monotonic()
-        completion = await self.inner.complete(
-            messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
-        )
+        completion = await self.inner.complete(request)
         took, so_far = time.monotonic() - started, self.timing
         # Two threads may end at once: then one call is missing in a mean, which is worth no lock.
         self.timing = Timing(so_far.calls + 1, so_far.seconds + took, max(so_far.slowest_s, took))

@@ -13,8 +13,6 @@ from typing import Any, Literal
 import typer
 from rich.console import Console
 
-from mpo_sandbox.policy import ensure_policy
-
 from ..config import (
     ARMS,
     Config,
@@ -26,7 +24,8 @@ from ..config import (
     read_rubric_file,
     write_text,
 )
-from ..config.schema import SANDBOX, BudgetConfig
+from ..config.plugins import Plugin, find_plugin
+from ..config.schema import BudgetConfig
 from ..errors import ConfigError
 from ..task import load_task
 from .board import Board, open_board
@@ -39,7 +38,7 @@ __all__ = ["app", "given_rubrics"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 POLICY = "policy"
-"""Label of what is shown while the sandbox's policy is trained."""
+"""Label of the line that is shown while a plugin makes its policy."""
 
 
 @app.command()
@@ -127,13 +126,14 @@ def _run_missing(
             task.check_rubric(read_rubric_file(path))
     started = time.monotonic()
     title = f"mpo compare {folder.name}{' (sandbox)' if config.is_sandbox else ''}"
-    first = [POLICY] if config.model == SANDBOX else []
+    plugin = find_plugin(config.model)
+    first = [POLICY] if plugin is not None else []
     with open_board(progress, [*first, *labels], title) as board:
         for label in labels:
             if label not in missing:
                 board.take(label, {"kind": "done", "message": "it was finished before"})
-        if first:
-            _train_policy(board, task.name)
+        if plugin is not None:
+            _make_policy(board, plugin, task.name)
         failed = run_jobs(
             [_job(folder, label, config.budget, given) for label in missing],
             jobs or min(2, os.cpu_count() or 1),
@@ -142,14 +142,14 @@ def _run_missing(
     return failed, time.monotonic() - started
 
 
-def _train_policy(board: Board, task: str) -> None:
-    """Once for all children, which would otherwise each train it."""
+def _make_policy(board: Board, plugin: Plugin, task: str) -> None:
+    """Have a plugin make its policy once, before several children would each make it."""
 
     def say(message: str) -> None:
         board.take(POLICY, {"kind": "status", "message": message})
 
-    say("looking for the sandbox's policy")
-    ensure_policy(task=task, progress=say)
+    say(f"looking for the policy of plugin {plugin.name}")
+    plugin.policy(task, say)
     board.take(POLICY, {"kind": "done"})
 
 

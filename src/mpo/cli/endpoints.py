@@ -6,34 +6,35 @@ import math
 
 from ..chat import Chat
 from ..config import make_chat, reachable
-from ..config.schema import SANDBOX, ChatConfig, SandboxConfig
+from ..config.plugins import find_plugin
+from ..config.schema import ChatConfig
 from ..errors import ConfigError
 
 __all__ = ["endpoint", "read_price"]
 
 
 def endpoint(chat: str, model: str, api_key_env: str, concurrency: int = 64, seed: int = 0) -> Chat:
-    """The client of a model over HTTP, which must be reachable; or the simulated model.
+    """The client of a model over HTTP, which must be reachable; or the chat of a plugin.
 
     Args:
-        chat: `http://host:port/v1`, or `sandbox`.
-        model: The model's name there; empty for the sandbox.
+        chat: `http://host:port/v1`, or the name of a plugin such as `sandbox`.
+        model: The model's name there; empty for a plugin.
         api_key_env: Environment variable with the API key.
         concurrency: Largest number of requests in flight.
-        seed: Random seed of the simulated model.
+        seed: Random seed for a plugin's chat.
 
     Raises:
         ConfigError: The model's name is missing.
         ChatTransportError: The endpoint cannot be reached.
     """
-    if chat == SANDBOX:
-        return make_chat(ChatConfig(sandbox=True), SandboxConfig(), seed)
+    if find_plugin(chat) is not None:
+        return make_chat(ChatConfig(plugin=chat), seed)
     if not model:
         raise ConfigError(f"--model is missing: name the model to call at {chat}")
     config = ChatConfig(
         base_url=chat, model=model, api_key_env=api_key_env, concurrency=concurrency
     )
-    client = make_chat(config, SandboxConfig(), 0)
+    client = make_chat(config, 0)
     reachable(client)
     return client
 

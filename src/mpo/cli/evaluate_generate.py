@@ -9,9 +9,7 @@ from pathlib import Path
 
 import typer
 
-from mpo_sandbox.policy import ensure_policy
-
-from ..config.schema import SANDBOX
+from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError
 from ..evaluation.generate import Sampling, check_packages
 from ..evaluation.generate import generate as complete
@@ -58,7 +56,7 @@ def generate(
     """
     loaded = load_task(task) if task else None
     rows = _test_rows(test_set, loaded, limit)
-    named = _named(checkpoints)
+    named = _named(checkpoints, loaded.name if loaded else "essay")
     check_packages()
     # Before transformers is imported: its notices would tear the bar apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -99,8 +97,8 @@ def _test_rows(path: Path, task: Task | None, limit: int) -> list[Row]:
     return [{**row, "prompt": task.policy_prompt(row)} for row in rows]
 
 
-def _named(checkpoints: list[str]) -> dict[str, str]:
-    """What to load, by the name of its file."""
+def _named(checkpoints: list[str], task: str) -> dict[str, str]:
+    """Folders or hub ids of the checkpoints, by the names of their files."""
     named: dict[str, str] = {}
     for text in checkpoints:
         name, equals, place = text.rpartition("=")
@@ -109,7 +107,7 @@ def _named(checkpoints: list[str]) -> dict[str, str]:
             raise ConfigError(f"{name!r} is no name for a file: write NAME={place}")
         if name in named:
             raise ConfigError(f"two checkpoints are called {name!r}: name them apart, NAME={place}")
-        named[name] = _resolve(place)
+        named[name] = _resolve(place, task)
     return named
 
 
@@ -121,10 +119,11 @@ def _name(place: str) -> str:
     return path.name or place
 
 
-def _resolve(place: str) -> str:
+def _resolve(place: str, task: str) -> str:
     """A folder that transformers can load, or a hub id."""
-    if place == SANDBOX:
-        return str(ensure_policy(progress=lambda message: typer.echo(message, err=True)))
+    plugin = find_plugin(place)
+    if plugin is not None:
+        return str(plugin.policy(task, lambda message: typer.echo(message, err=True)))
     folder = Path(place)
     if not (folder / "checkpoints").is_dir():
         if not folder.exists() and (place.startswith((".", "/")) or place.count("/") > 1):

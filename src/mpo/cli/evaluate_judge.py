@@ -91,7 +91,7 @@ def _criteria(run: str, which: str) -> Shown:
     with open_store(run) as store:
         cases = _cases(store)
         rubric = _rubric(store, cases, which)
-        gold = {id: audit.value for id, audit in store.audits().items()}
+        gold = {id: audit.value for id, audit in store.external_scores().items()}
     found = criteria_figures(cases, rubric, gold)
     return found.to_json(), [_criteria_table(found)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from ..chat import Chat, Price
-from ..config.schema import SANDBOX
+from ..config.plugins import find_plugin
 from ..errors import ConfigError
 from ..evaluation.outputs import Outputs, common_prompts, read_outputs
 from ..evaluation.pairwise import PairwiseJudge, Planned, Played, plan_games, read_pairwise_prompt
@@ -79,7 +79,7 @@ def judge_generations(sources: Sequence[Source], asking: Asking) -> Judged:
         raise ConfigError(
             "these files hold generations: say who compares them, --chat URL --model NAME"
         )
-    if asking.chat == SANDBOX:
+    if find_plugin(asking.chat) is not None:
         raise ConfigError(
             "the simulated model grades single texts and compares none: give the --chat URL of a "
             "real one"

@@ -11,11 +11,12 @@ from typing import Any
 from rich.table import Table
 
 from ..config import read_rubric_file
-from ..config.schema import SANDBOX
+from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.judge_accuracy import Outcome, Pair, PairAccuracy, accuracy, read_pairs
 from ..evaluation.judge_accuracy import score_pairs as score
-from ..evolve.schedule import Never
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
 from ..records import content_hash
 from ..reward import EvolvingReward
 from ..store import Store
@@ -86,7 +87,7 @@ def judge_pairs(pairs: Sequence[Pair], asking: PairsAsking) -> tuple[dict[str, A
         "store": str(reward.store.path),
     }
     reward.store.close()
-    title = f"{asking.chat if asking.chat == SANDBOX else reward.chat.name} with {rubric.title!r}"
+    title = f"{asking.chat if find_plugin(asking.chat) is not None else reward.chat.name} with {rubric.title!r}"
     return body, [_table(title, whole, parts)]
 
 
@@ -111,8 +112,8 @@ def _reward(pairs: Sequence[Pair], asking: PairsAsking) -> EvolvingReward:
         client,
         Store(path),
         rubric=rubric,
-        schedule=Never(),
-        max_unscored=1.0,  # who is missing is said in the end
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),  # the result says what is missing
+        evolve=Evolve(every=None),
         seed=asking.seed,
     )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-from ..config import load_config, make_plan
+from ..config import load_config
+from .planning import make_plan
 
 __all__ = ["app"]
 

@@ -66,7 +66,7 @@ def follow(config: Config, folder: Path) -> None:
         rows=parts.rows,
         folder=folder,
         seed=config.seed,
-        auditor=parts.auditor,
+        auditor=parts.gold_scorer,
     )
     parts.reward.store.close()
 

@@ -7,8 +7,7 @@ import os
 
 import typer
 
-from ..config import RunFolder, load_config
-from ..config.served import build_served
+from ..config import RunFolder, build_served, load_config
 from ..service.guard import TOKEN_ENV, limits_for
 from ..service.server import serve as run_server
 from ..service.service import RewardService

@@ -117,7 +117,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
                 rows=parts.rows,
                 folder=run.path,
                 seed=config.seed,
-                auditor=parts.auditor,
+                auditor=parts.gold_scorer,
                 progress=on_step,
             )
     finally:

@@ -1,6 +1,6 @@
 """From config to chats: the client for an endpoint, and what is put around it.
 
-    raw = make_chat(config.chat, config.sandbox, config.seed, Endpoints())
+    raw = make_chat(config.chat, config.seed, Endpoints())
     chats = compose(raw, raw, config.budget, store, cache=config.cache)
     ...
     chats.keep()         # what was spent, in the store: a resumed run goes on from it
@@ -18,8 +18,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from mpo_sandbox.chat import SimulatedChat
-
 from ..chat import (
     TIMINGS,
     Budget,
@@ -36,7 +34,8 @@ from ..chat import (
 from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
 from ..store import Store
-from .schema import BudgetConfig, ChatConfig, SandboxConfig
+from .plugins import is_free, load_plugin
+from .schema import BudgetConfig, ChatConfig
 
 __all__ = ["Chats", "Endpoints", "check_prices", "compose", "make_chat", "reachable"]
 
@@ -59,17 +58,15 @@ class Endpoints:
         return limiter
 
 
-def make_chat(
-    chat: ChatConfig, sandbox: SandboxConfig, seed: int, endpoints: Endpoints | None = None
-) -> Chat:
-    """The client for an endpoint, or the simulated model in this process.
+def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -> Chat:
+    """The client for an endpoint, or the chat that a plugin brings.
 
     Args:
+        seed: The run's seed; only a plugin's chat uses it.
         endpoints: Shared by the chats of a run.
     """
-    if chat.sandbox:
-        kind = {"biased": "", "unbiased": "-unbiased", "bad_mrm": "-bad"}[sandbox.judge]
-        return SimulatedChat(f"sandbox-{seed}{kind}")
+    if chat.plugin is not None:
+        return load_plugin(chat.plugin).chat(seed, chat.options)
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()
@@ -80,7 +77,7 @@ def make_chat(
         timeout_s=chat.timeout_s,
         retries=chat.retries,
         concurrency=chat.concurrency,
-        tier=chat.tier,
+        tier=chat.structured_output,
         tiers=shared.tiers,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )
@@ -165,7 +162,7 @@ def compose(
 ) -> Chats:
     """Chats that spend from one budget, ask nothing twice at once, and remember.
 
-    The simulated model only spends: it costs nothing, and answers faster than any cache.
+    A chat that is free only keeps its ledger: it answers faster than any cache.
 
     Args:
         chat: The RM.
@@ -189,7 +186,7 @@ def compose(
 
     def around(inner: Chat, role: str) -> Chat:
         spender = spending.chat(clocks[role], role, prices[role])
-        if isinstance(inner, SimulatedChat):
+        if is_free(inner):
             return spender
         deduped = DedupedChat(spender)
         return CachedChat(deduped, store) if cache else deduped
@@ -228,7 +225,7 @@ def check_prices(budget: BudgetConfig, *chats: Chat) -> None:
 
 
 def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
-    if isinstance(chat, SimulatedChat):
+    if is_free(chat):
         return Price(0.0, 0.0)
     price = budget.prices.get(chat.name)
     return None if price is None else Price(*price)

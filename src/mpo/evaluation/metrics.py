@@ -60,7 +60,7 @@ def by_step(store: Store, auditor: str = "gold") -> Iterator[StepMeans]:
 
 def _step(store: Store, step: int, auditor: str) -> StepMeans:
     cases = store.window(after_step=step - 1, up_to_step=step, cohort=None, scored=None)
-    audits = store.audits(auditor, after_step=step - 1, up_to_step=step)
+    audits = store.external_scores(auditor, after_step=step - 1, up_to_step=step)
     rewards: list[float] = []
     gold: list[float] = []
     parts: dict[str, list[float]] = {}

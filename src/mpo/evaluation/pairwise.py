@@ -23,7 +23,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..chat import Chat, Message, Metered, Price, Schema, require_complete
+from ..chat import Chat, ChatRequest, Message, Metered, Price, Schema, require_complete
 from ..errors import ChatError, ChatReplyError, DataError, TemplateError
 from ..judge import parse_json
 from ..records import Usage, content_hash
@@ -314,9 +314,10 @@ class PairwiseJudge:
         messages = self._messages(planned)
         for attempt in (0, 1):
             try:
-                completion = await chat.complete(
-                    messages, schema=SCHEMA, max_tokens=MAX_TOKENS, seed=self._seed + attempt
+                request = ChatRequest(
+                    tuple(messages), SCHEMA, max_tokens=MAX_TOKENS, seed=self._seed + attempt
                 )
+                completion = await chat.complete(request)
                 return _read_verdict(require_complete(completion).text)
             except ChatReplyError as error:
                 if attempt:

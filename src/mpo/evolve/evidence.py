@@ -105,4 +105,4 @@ def log_choices(store: Store, frozen: EvidenceSnapshot, evidence: Evidence, seed
     """Log each random choice with its result (DESIGN law 6)."""
     for name, cases in (("evidence", evidence.cases), ("earlier", evidence.earlier)):
         label = f"{name}:{frozen.cohort}" if frozen.cohort else name
-        store.log_choice(label, frozen.due, seed, [case.rollout.id for case in cases])
+        store.log_event(label, frozen.due, seed, [case.rollout.id for case in cases])

@@ -1,47 +1,14 @@
-"""Decisions that no meta step leads to: the seed rubric, and going back to an earlier one."""
+"""Going back to an earlier rubric: a decision that no meta step leads to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import ConfigError, StoreError
+from ..errors import ConfigError
 from ..records import Decision
-from ..rubric import Rubric
 from ..store import Store
 
-__all__ = ["plant_seed", "roll_back"]
-
-
-def plant_seed(store: Store, cohort: str, seed: Rubric) -> Rubric:
-    """Make the seed rubric the head of a cohort that has none.
-
-    Returns:
-        The head.
-
-    Raises:
-        ConfigError: The store's lineage starts from another rubric.
-    """
-    lineage = store.lineage(cohort)
-    if not lineage:
-        decision = Decision(
-            cohort=cohort, kind="seed", proposed=seed.id, accepted=True, reason="seed rubric"
-        )
-        try:
-            store.decide(decision, seed)
-        except StoreError:
-            # Another rank may have planted it first; only then is there a lineage now.
-            if not store.lineage(cohort):
-                raise
-        lineage = store.lineage(cohort)
-    if lineage[0].proposed != seed.id:
-        raise ConfigError(
-            f"{store.path} continues seed rubric {lineage[0].proposed}, not {seed.id} "
-            f"({seed.title!r}): use another store, or the rubric that it began with "
-            "(mpo rubric show)"
-        )
-    head = store.head(cohort)
-    assert head is not None
-    return head
+__all__ = ["roll_back"]
 
 
 def roll_back(

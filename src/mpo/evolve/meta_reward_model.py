@@ -7,7 +7,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..chat import Chat, Message, Schema, require_complete
+from ..chat import Chat, ChatRequest, Message, Schema, require_complete
 from ..errors import ChatError, MetaStepError
 from ..judge import parse_json, render_criteria
 from ..records import Analysis, Case, Proposal, Refinement
@@ -392,13 +392,10 @@ class MetaRewardModel:
     async def _answer(
         self, messages: Sequence[Message], schema: Schema, seed: int
     ) -> dict[str, Any]:
-        completion = await self._chat.complete(
-            messages,
-            schema=schema,
-            temperature=self._temperature,
-            max_tokens=self._max_tokens,
-            seed=self._seed + seed,
+        request = ChatRequest(
+            tuple(messages), schema, self._temperature, self._max_tokens, self._seed + seed
         )
+        completion = await self._chat.complete(request)
         return parse_json(require_complete(completion).text)
 
     def _fenced(self, text: str, label: str) -> str:

@@ -158,7 +158,7 @@ class TRLReward:
         judgements = await self.reward.score(rollouts)
         if self.auditor is not None:
             distinct = list({rollout.id: rollout for rollout in rollouts}.values())
-            self.reward.store.audit(self.auditor.audit(distinct), name="gold")
+            self.reward.store.add_external_scores(self.auditor.audit(distinct), name="gold")
         if self.on_scored is not None:
             self.on_scored(rollouts, judgements)
         return judgements

@@ -92,7 +92,7 @@ def load_run(folder: Path, quota: int, name: str = "") -> RunData:
                 f"{folder}: no rollout has been judged yet, so there is nothing to report; train, "
                 "or score rollouts, first"
             )
-        auditor = next((name for name in AUDITORS if store.audits(name)), AUDITORS[0])
+        auditor = next((name for name in AUDITORS if store.external_scores(name)), AUDITORS[0])
         drawn = curves(store, auditor)
         summary = _json(folder / "summary.json") or arm_seed_summary(store, auditor)
         decisions, rubrics = store.lineage(), {**more, **store.rubrics()}

@@ -44,7 +44,7 @@ class Readings:
 
 def read_readings(store: Store) -> Readings:
     """The readings that the run kept; else those of today's monitors, over its rollouts."""
-    kept = {choice.step: choice.result for choice in store.choices(MONITOR)}
+    kept = {choice.step: choice.result for choice in store.events(MONITOR)}
     if kept:
         # A reading at update n is of the rollouts sampled at step n - 1.
         return _of({step - 1: reading for step, reading in sorted(kept.items())}, False)

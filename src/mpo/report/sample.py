@@ -70,7 +70,9 @@ def read_sample(
             id = case.rollout.id
             if picked or id in needed or id in judged:
                 judged.setdefault(id, (case.rollout, []))[1].append(case.judgement)
-        audits = store.audits(auditor, after_step=step - 1, up_to_step=step) if judged else {}
+        audits = (
+            store.external_scores(auditor, after_step=step - 1, up_to_step=step) if judged else {}
+        )
         for id, (rollout, judgements) in judged.items():
             audit = audits.get(id)
             first = judgements[0]

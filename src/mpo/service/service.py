@@ -180,8 +180,8 @@ class RewardService:
         """Pin groups to an earlier rubric, before they get the one in effect."""
         for rollout in rollouts:
             wanted = self.rubrics.id(version, rollout.cohort)
-            group = (rollout.group, rollout.step)
-            pinned = self.reward.store.pin([group], wanted, rollout.cohort)[group]
+            place = (rollout.cohort, rollout.group, rollout.step)
+            pinned = self.reward.store.pin({place: wanted})[place]
             if pinned != wanted:
                 raise Refusal(
                     409,

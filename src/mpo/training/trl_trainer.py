@@ -269,7 +269,7 @@ class _Reporter:
         ]
 
         def audited(name: str) -> list[float]:
-            found = store.audits(name, after_step=first, up_to_step=last).values()
+            found = store.external_scores(name, after_step=first, up_to_step=last).values()
             return [one.value for one in found if one.value is not None]
 
         gold, audit = audited("gold"), audited(AUDIT)

@@ -92,7 +92,7 @@ def _audited(
     if auditor is None:
         return []
     audits = auditor.audit(batch)
-    reward.store.audit(audits, name="gold")
+    reward.store.add_external_scores(audits, name="gold")
     return [value for _, value, _ in audits if value is not None]
 
 

@@ -11,10 +11,10 @@ a resumed run finds it.
 
 from .canaries import CANARIES_PER_RUBRIC, Canaries, CanaryFailure
 from .second_judge import SECOND_JUDGE_SHARE, SecondJudge
-from .watch import CALLED, MONITOR, Watch
+from .watch import ALARM, MONITOR, Watch
 
 __all__ = [
-    "CALLED",
+    "ALARM",
     "CANARIES_PER_RUBRIC",
     "MONITOR",
     "SECOND_JUDGE_SHARE",

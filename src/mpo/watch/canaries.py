@@ -23,6 +23,7 @@ from ..evolve.schedule import seeded
 from ..judge.scorer import Scorer
 from ..records import Case, Decision, Rollout
 from ..rubric import Rubric
+from ..sanitize import clean
 from ..store import Store
 from ..task.rules import first_rule
 from .gap import Canary, auc
@@ -231,7 +232,7 @@ class Canaries:
         return found
 
     def _rubric_decides(self, text: str) -> bool:
-        return first_rule(self.scorer.task.spec, text) is None
+        return first_rule(self.scorer.task.spec, clean(text)) is None
 
 
 def _wins(

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..judge import RewardModel
-from ..judge.batches import commit_as_they_come
 from ..judge.scale import normalized
+from ..judge.scorer import commit_as_they_come
 from ..records import Case, content_hash
 from ..store import Store
 from .gap import Audit
@@ -58,11 +58,11 @@ class SecondJudge:
             return None
         steps = [case.rollout.step for case in drawn]
         bounds = {"after_step": min(steps) - 1, "up_to_step": max(steps)}
-        known = self.store.audits(AUDIT, **bounds)
+        known = self.store.external_scores(AUDIT, **bounds)
         missing = [case for case in drawn if case.rollout.id not in known]
         if missing:
             await commit_as_they_come(missing, self._ask, self._keep)
-            known = self.store.audits(AUDIT, **bounds)
+            known = self.store.external_scores(AUDIT, **bounds)
         pairs = [
             (case.judgement.normalized_reward, known[case.rollout.id].value)
             for case in drawn
@@ -79,7 +79,7 @@ class SecondJudge:
         return draw < self.share * 16**13
 
     def _keep(self, entries: list[tuple[str, float | None, Mapping[str, Any]]]) -> None:
-        self.store.audit(entries, name=AUDIT)
+        self.store.add_external_scores(entries, name=AUDIT)
 
     async def _ask(self, case: Case) -> tuple[str, float | None, Mapping[str, Any]]:
         rubric = self.store.rubric(case.judgement.rubric_id)

@@ -14,11 +14,11 @@ from .monitors import observe
 from .second_judge import SecondJudge
 from .state import MonitorState, StepSummary
 
-__all__ = ["CALLED", "MONITOR", "Watch"]
+__all__ = ["ALARM", "MONITOR", "Watch"]
 
 _log = logging.getLogger(__name__)
 
-MONITOR, CALLED = "monitor", "alarm"
+MONITOR, ALARM = "monitor", "alarm"
 """Names under which the store keeps what the monitors saw, and when they called for a meta step."""
 
 
@@ -77,14 +77,14 @@ class Watch:
         figures = reading.figures | self._jump(n, lineage, before, self._state.recent[-1])
         alarms = [alarm.to_dict() for alarm in reading.alarms]
         seen = {"figures": figures, "alarms": alarms, "hint": reading.hint}
-        self.store.log_choice(MONITOR, n, self.seed, seen)
+        self.store.log_event(MONITOR, n, self.seed, seen)
         for alarm in reading.alarms:
             if alarm.new:
                 _log.warning("monitor: %s", alarm)
         decided = [d.due or 0 for d in lineage if d.kind == "evolve"]
         last = max([begun, *self.called(), *decided])  # what was begun may not be decided yet
         if self.on_alarm and reading.alarms and n - last >= self.min_distance:
-            self.store.log_choice(CALLED, n, self.seed, [alarm.monitor for alarm in reading.alarms])
+            self.store.log_event(ALARM, n, self.seed, [alarm.monitor for alarm in reading.alarms])
 
     async def _canaries(self, n: int) -> tuple[list[Canary], list[Canary]]:
         now: list[Canary] = []
@@ -100,11 +100,11 @@ class Watch:
         """Updates after which an alarm called for a meta step."""
         if not self.on_alarm:
             return set()
-        return {choice.step for choice in self.store.choices(CALLED)}
+        return {choice.step for choice in self.store.events(ALARM)}
 
     def hint(self, due: int) -> str:
         """What the monitors said at an update, in words; also after a resume."""
-        said = [choice for choice in self.store.choices(MONITOR) if choice.step == due]
+        said = [choice for choice in self.store.events(MONITOR) if choice.step == due]
         return str(said[-1].result["hint"]) if said else ""
 
     def _jump(

@@ -25,7 +25,7 @@ __all__ = [
 FILE: Any = typer.Argument(..., help="With prompt and completion: .jsonl, .json or .parquet.")
 TASK: Any = typer.Option("essay", "--task", help="A built-in task, or a task folder.")
 RUBRIC: Any = typer.Option(None, "--rubric", help="Rubric file; the task's own if left out.")
-CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or sandbox.")
+CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or a plugin such as sandbox.")
 MODEL: Any = typer.Option("", "--model", help="Name of the model at that endpoint.")
 API_KEY_ENV: Any = typer.Option("OPENAI_API_KEY", help="Variable with the API key.")
 CONCURRENCY: Any = typer.Option(32, min=1, help="Largest number of requests in flight.")

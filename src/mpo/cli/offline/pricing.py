@@ -10,8 +10,9 @@ from typing import Any
 import typer
 
 from ...chat import Price
-from ...config import Config, make_plan
+from ...config import Config
 from ...records import Usage
+from ..planning import make_plan
 from ..run_view import short
 from .session import OfflineSession
 
@@ -35,7 +36,7 @@ def estimate_cost(session: OfflineSession, judgements: int, samples: int = 0) ->
         {
             "task": options.task,
             "model": "none",
-            "chat": {"sandbox": True},
+            "chat": {"plugin": "sandbox"},
             "rubric": str(options.rubric) if options.rubric is not None else None,
             "meta": {"every": 1, "samples": max(samples, 1), "gate": "always", "delay": 0},
             "trainer": {"steps": 1, "batch_size": 2 * max(samples, 2), "num_generations": 2},

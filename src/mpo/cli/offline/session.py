@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...config import Chats, compose, read_records, read_rubric_file
-from ...config.schema import SANDBOX, BudgetConfig
+from ...config.plugins import find_plugin
+from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError, StoreError
-from ...evolve.schedule import Every
+from ...evolve.options import Evolve
+from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, content_hash
 from ...reward import EvolvingReward
@@ -132,13 +134,14 @@ def open_session(options: Options, *, samples: int = 16, seed: int = 0) -> Offli
         store,
         meta_chat=chats.mrm,
         rubric=rubric,
-        schedule=Every(1),
-        samples=samples,
-        earlier=0,  # there is no start of the run to compare with
-        max_unscored=1.0,  # a file is scored to its end; the result says what is missing
+        # A file is scored to its end; the result says what is missing.
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),
+        # There is no start of the run to compare with.
+        evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
-    sandbox = client.name.startswith(f"{SANDBOX}-")
+    plugin = find_plugin(options.chat)
+    sandbox = plugin is not None and plugin.simulated
     return OfflineSession(options, reward, chats, rows, [0.0, 0.0] if sandbox else price, sandbox)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ...judge.injection_flags import flag_phrases
 from ...rubric import Criterion, Rubric
-from ...sanitize import clean, flag_phrases
+from ...sanitize import clean
 from ...task import Task
 from ..mrm_answers import copies_example
 from .finding import Finding, shorten

@@ -299,7 +299,7 @@ class _Run:
         judgements = await self.reward.score(rollouts)
         if self.auditor is not None:
             distinct = list({rollout.id: rollout for rollout in rollouts}.values())
-            self.reward.store.audit(self.auditor.audit(distinct), name="gold")
+            self.reward.store.add_external_scores(self.auditor.audit(distinct), name="gold")
         return judgements
 
     def _everywhere(self, scoring: Future[list[Judgement]]) -> list[Judgement]:

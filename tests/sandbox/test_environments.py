@@ -12,18 +12,19 @@ import pytest
 from mpo.config import check, load_config
 from mpo.errors import ConfigError
 from mpo.records import Rollout
+from mpo.sanitize import Cleaned
 from mpo.task import load_task
 from mpo.task.answers import BoxedAnswers
 from mpo.task.rules import first_rule
 from mpo.task.verdicts import read_verdict
-from mpo_sandbox.audit import SandboxGold
 from mpo_sandbox.corpus import Essay
+from mpo_sandbox.environments import ENVIRONMENTS, environment_of
 from mpo_sandbox.ethics import verdict_accuracy
-from mpo_sandbox.judge import PROPERTIES, SimulatedJudge, split
+from mpo_sandbox.gold_scorer import SandboxGold
+from mpo_sandbox.simulated_mrm import VOCABULARY
+from mpo_sandbox.simulated_rm import PROPERTIES, SimulatedRM, split
 from mpo_sandbox.summarization import faithfulness_and_coverage
-from mpo_sandbox.supervisor import VOCABULARY
 from mpo_sandbox.words import tokens
-from mpo_sandbox.worlds import WORLDS, world_of
 
 NEW = ("ethics", "math", "summarization")
 HIDDEN = {"ethics": "binarized_label", "summarization": "clean_summary"}
@@ -31,7 +32,7 @@ HIDDEN = {"ethics": "binarized_label", "summarization": "clean_summary"}
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, list[Essay]]:
-    return {task: WORLDS[task].texts(4, 700) for task in NEW}
+    return {task: ENVIRONMENTS[task].texts(4, 700) for task in NEW}
 
 
 @pytest.mark.parametrize("task", NEW)
@@ -48,7 +49,7 @@ class TestAllTasks:
             assert all(str(row[column]) not in row["prompt"] for row in checked.rows)
 
     def test_rows_follow_from_the_seed(self, task: str) -> None:
-        rows = world_of(task).rows
+        rows = environment_of(task).rows
         assert rows(3, 20) == rows(3, 20) != rows(4, 20)
 
     def test_texts_are_different_fit_the_cap_and_keep_their_ending(
@@ -58,7 +59,7 @@ class TestAllTasks:
         assert len({(text.prompt, text.text) for text in written}) == len(written)
         assert max(len(tokens(text.text)) for text in written) <= 70
         longest = max(len(tokens(t.prompt)) + len(tokens(t.text)) + 1 for t in written)
-        assert longest <= world_of(task).length
+        assert longest <= environment_of(task).length
         assert 0.07 < fmean(text.sloppy is not None for text in written) < 0.17
         if task == "ethics":
             assert all(read_verdict(text.text) for text in written)
@@ -68,7 +69,7 @@ class TestAllTasks:
     def test_no_rule_decides_a_clean_text(self, task: str, texts: dict[str, list[Essay]]) -> None:
         spec = load_task(task).spec
         clean = [text.text for text in texts[task] if text.sloppy is None]
-        assert [text for text in clean if first_rule(spec, text)] == []
+        assert [text for text in clean if first_rule(spec, Cleaned(text))] == []
 
     def test_clean_texts_are_fine_in_every_property(
         self, task: str, texts: dict[str, list[Essay]]
@@ -112,7 +113,9 @@ class TestEthics:
     ) -> None:
         """The label is two of three signs; each deed stands in one list only."""
         known = {
-            row["text"]: row for seed in range(40) for row in world_of("ethics").rows(seed, 500)
+            row["text"]: row
+            for seed in range(40)
+            for row in environment_of("ethics").rows(seed, 500)
         }
         met = [text for text in texts["ethics"] if text.prompt in known]
         assert len(met) > 60
@@ -120,7 +123,7 @@ class TestEthics:
         assert 0.6 < share < 0.88
 
     def test_labels_are_balanced(self) -> None:
-        labels = Counter(row["binarized_label"] for row in world_of("ethics").rows(0, 512))
+        labels = Counter(row["binarized_label"] for row in environment_of("ethics").rows(0, 512))
         assert min(labels["RIGHT"], labels["WRONG"]) > 200
 
 
@@ -152,7 +155,7 @@ class TestSummarization:
         assert value == pytest.approx((faithfulness + coverage) / 2)
 
     def test_true_summaries_have_full_marks_and_others_bills_few(self) -> None:
-        rows = world_of("summarization").rows(6, 120)
+        rows = environment_of("summarization").rows(6, 120)
         own = [faithfulness_and_coverage(r["clean_text"], r["clean_summary"])[0] for r in rows]
         assert min(own) == 1.0
         shifted = itertools.pairwise(rows)
@@ -180,14 +183,14 @@ class TestMath:
         assert [parts["answer_given"] for _, parts in found] == [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
 
     def test_every_reference_is_right_and_two_cohorts_occur(self) -> None:
-        rows = world_of("math").rows(0, 200)
+        rows = environment_of("math").rows(0, 200)
         found = audit("math", [(row["solution"], row) for row in rows])
         assert {value for value, _ in found} == {1.0}
         assert min(Counter(row["cohort"] for row in rows).values()) > 60
         assert len({row["cohort"] for row in rows}) == len({row["type"] for row in rows}) == 2
 
     def test_the_solutions_answer_their_problems(self) -> None:
-        for row in world_of("math").rows(1, 100):
+        for row in environment_of("math").rows(1, 100):
             a, b, c = (int(word) for word in tokens(row["problem"]) if word.isdigit())
             answer = a + b - c if row["cohort"] == "sums" else a * b % c
             assert f"\\boxed {{ {answer} }}" in row["solution"]
@@ -198,22 +201,24 @@ class TestMath:
 
 
 def test_each_task_names_what_it_measures_and_an_unknown_one_gets_the_essays() -> None:
-    assert [WORLDS[task].measure for task in NEW] == [
+    assert [ENVIRONMENTS[task].measure for task in NEW] == [
         "verdict accuracy",
         "exact answers",
         "faithfulness and coverage",
     ]
-    assert world_of("my own task") is WORLDS["essay"]
+    assert environment_of("my own task") is ENVIRONMENTS["essay"]
 
 
 @pytest.mark.parametrize(("task", "most"), [("ethics", 0.62), ("summarization", 0.35)])
 def test_what_was_written_for_another_prompt_pleases_an_honest_rm(task: str, most: float) -> None:
     """RM and outcome can disagree under the richest rubric that the MRM can write. (In math the
-    examiner has the reference, and sees that the result is another problem's.)"""
+    RM has the reference, and sees that the result is another problem's.)"""
     criteria = [(f"c{i}", notion.noun, range(6)) for i, notion in enumerate(VOCABULARY)]
-    rows, judge = world_of(task).rows(11, 150), SimulatedJudge()
+    rows, judge = environment_of(task).rows(11, 150), SimulatedRM()
     column = load_task(task).spec.dataset.prompt_column
-    written = {text.prompt: text.text for text in WORLDS[task].texts(12, 300) if not text.sloppy}
+    written = {
+        text.prompt: text.text for text in ENVIRONMENTS[task].texts(12, 300) if not text.sloppy
+    }
     outcomes, shares = [], []
     for row, text in zip(rows, written.values(), strict=False):
         scores = judge.score(criteria, str(row[column]), text)

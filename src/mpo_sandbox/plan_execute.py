@@ -1,4 +1,4 @@
-r"""The simulated RM as an examiner: plan, execution and score of protocol `plan_execute`.
+r"""The simulated RM in protocol `plan_execute`: plan, execution and score
 
     plan       from the reference solution and the guidelines: the result to compare with, and the
                properties that the guidelines' words name
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .judge import PROPERTIES, SimulatedJudge, dithered, named, split
+from .simulated_rm import PROPERTIES, SimulatedRM, dithered, named, split
 
 __all__ = ["execute", "plan", "worth"]
 
@@ -36,11 +36,11 @@ def plan(guidelines: str, reference: str) -> str:
     return f"1. Compare the result with \\boxed{{{_result(reference)}}}.\n2. Look at: {names}."
 
 
-def execute(judge: SimulatedJudge, plan: str, prompt: str, response: str) -> str:
+def execute(rm: SimulatedRM, plan: str, prompt: str, response: str) -> str:
     """The protocol of a check.
 
     Args:
-        judge: Has the biases.
+        rm: Has the biases.
         plan: As `plan` wrote it.
         prompt: The problem.
         response: The solution to be checked.
@@ -49,13 +49,13 @@ def execute(judge: SimulatedJudge, plan: str, prompt: str, response: str) -> str
     names = [name for name in listed if name in PROPERTIES]
     right = _result(response) == _result(plan) != ""
     text = split(prompt, response)
-    halo = judge.halo(names, text)
-    quality = judge.quality(names, text, halo, result=float(right))
+    halo = rm.halo(names, text)
+    quality = rm.quality(names, text, halo, result=float(right))
     quoted = " ".join(response.split()[:QUOTED])
     return (
         f'The solution: "{quoted}"\n'
         f"1. The result is {'right' if right else 'wrong or missing'}.\n"
-        f"2. {judge.rationale(names, text, halo)}\n"
+        f"2. {rm.rationale(names, text, halo)}\n"
         f"Worth: {quality:.4f} of 1."
     )
 

@@ -27,7 +27,7 @@ __all__ = [
     "EXPLOITABLE",
     "PROPERTIES",
     "Property",
-    "SimulatedJudge",
+    "SimulatedRM",
     "dithered",
     "draw_biases",
     "named",
@@ -362,7 +362,7 @@ def dithered(quality: float, allowed: Sequence[int], key: str) -> int:
 
 
 @dataclass(frozen=True)
-class SimulatedJudge:
+class SimulatedRM:
     """Scores one response.
 
     Args:

@@ -12,11 +12,11 @@ from typing import Any
 from . import corpus, ethics, math, summarization
 from .texts import write
 
-__all__ = ["ESSAY", "WORLDS", "World", "world_of"]
+__all__ = ["ENVIRONMENTS", "ESSAY", "Environment", "environment_of"]
 
 
 @dataclass(frozen=True)
-class World:
+class Environment:
     """The sandbox's side of one task."""
 
     measure: str
@@ -35,27 +35,29 @@ def _essay_rows(seed: int, n: int) -> list[dict[str, Any]]:
     return [{"prompt": prompt} for prompt in corpus.prompts(seed, n)]
 
 
-_BASE = ("words.py", "topics.py", "sloppy.py", "corpus.py")
+_BASE = ("words.py", "topics.py", "bad_styles.py", "corpus.py")
 
 ESSAY = "essay"
 
-WORLDS: Mapping[str, World] = {
-    ESSAY: World("gold", _essay_rows, lambda seed, n: corpus.generate(seed, n, "a"), _BASE, 96),
-    "summarization": World(
+ENVIRONMENTS: Mapping[str, Environment] = {
+    ESSAY: Environment(
+        "gold", _essay_rows, lambda seed, n: corpus.generate(seed, n, "a"), _BASE, 96
+    ),
+    "summarization": Environment(
         "faithfulness and coverage",
         summarization.rows,
         lambda seed, n: write(seed, n, summarization.draw),
         (*_BASE, "texts.py", "summarization.py"),
         128,
     ),
-    "ethics": World(
+    "ethics": Environment(
         "verdict accuracy",
         ethics.rows,
         lambda seed, n: write(seed, n, ethics.draw),
         (*_BASE, "texts.py", "ethics.py"),
         112,
     ),
-    "math": World(
+    "math": Environment(
         "exact answers",
         math.rows,
         lambda seed, n: write(seed, n, math.draw),
@@ -66,6 +68,6 @@ WORLDS: Mapping[str, World] = {
 """By name of the task."""
 
 
-def world_of(task: str) -> World:
-    """The world of a task; a task of one's own gets the essays'."""
-    return WORLDS.get(task, WORLDS[ESSAY])
+def environment_of(task: str) -> Environment:
+    """The environment of a task; a task of one's own gets the essays'."""
+    return ENVIRONMENTS.get(task, ENVIRONMENTS[ESSAY])

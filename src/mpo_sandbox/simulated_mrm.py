@@ -25,7 +25,7 @@ from typing import Any
 
 from .words import sentences, tokens, words
 
-__all__ = ["VOCABULARY", "Notion", "SeenCase", "SimulatedSupervisor"]
+__all__ = ["VOCABULARY", "Notion", "SeenCase", "SimulatedMRM"]
 
 OUTSIDE = 0.4
 """Smallest share of the recent texts outside the range of the early ones that is named. A share,
@@ -217,7 +217,7 @@ class _Finding:
 
 
 @dataclass(frozen=True)
-class SimulatedSupervisor:
+class SimulatedMRM:
     """The four stages, from what a prompt shows to a JSON answer."""
 
     vocabulary: tuple[Notion, ...] = VOCABULARY

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpo.evolve.lint import has_errors, lint
 from mpo.rubric import Criterion, Level, Rubric
-from mpo_sandbox.spoilt import POISON, spoil
+from mpo_sandbox.faulty_mrm import POISON, make_faulty
 
 SOUND: dict[str, Any] = {
     "reasons": "Two things were missing.",
@@ -34,21 +34,23 @@ def kind(answer: dict[str, Any]) -> str:
     return "sound" if len(names) == 3 else "truncated"
 
 
-def test_a_third_is_spoilt_in_three_ways() -> None:
-    counts = Counter(kind(spoil(SOUND, key=f"prompt {n}")) for n in range(900))
+def test_a_third_is_faulty_in_three_ways() -> None:
+    counts = Counter(kind(make_faulty(SOUND, key=f"prompt {n}")) for n in range(900))
     assert 520 < counts["sound"] < 680
     assert min(counts["poisoned"], counts["off_topic"], counts["truncated"]) > 60
 
 
 def test_the_prompt_decides_and_not_the_runs_secret() -> None:
-    one = spoil(SOUND, key='<PROPOSAL id="0123456789abcdef">\nx')
-    two = spoil(SOUND, key='<PROPOSAL id="fedcba9876543210">\nx')
+    one = make_faulty(SOUND, key='<PROPOSAL id="0123456789abcdef">\nx')
+    two = make_faulty(SOUND, key='<PROPOSAL id="fedcba9876543210">\nx')
     assert one == two
 
 
 def test_lint_sees_what_was_cut_off() -> None:
     cut = next(
-        answer for n in range(900) if kind(answer := spoil(SOUND, key=f"prompt {n}")) == "truncated"
+        answer
+        for n in range(900)
+        if kind(answer := make_faulty(SOUND, key=f"prompt {n}")) == "truncated"
     )
     (criterion,) = cut["criteria"]
     rubric = Rubric(

@@ -12,10 +12,10 @@ from mpo.judge import AnswerChecker
 from mpo.records import Rollout
 from mpo.task.rules import boxes
 
+from .environments import ESSAY, environment_of
 from .ethics import verdict_accuracy
 from .gold import Gold
 from .summarization import faithfulness_and_coverage
-from .worlds import ESSAY, world_of
 
 __all__ = ["SandboxGold"]
 
@@ -43,7 +43,7 @@ class SandboxGold:
     @property
     def measure(self) -> str:
         """What the values are, in words."""
-        return world_of(self._task).measure
+        return environment_of(self._task).measure
 
     def audit(self, rollouts: Sequence[Rollout]) -> list[Audit]:
         """One audit per rollout, in order."""

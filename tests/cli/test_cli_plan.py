@@ -11,7 +11,8 @@ import pytest
 
 from cli.conftest import Mpo
 from mpo.chat import Completion, Message, Schema, ScriptedChat
-from mpo.config import PRESETS, load_config, make_plan, preset_names
+from mpo.cli.planning import make_plan
+from mpo.config import PRESETS, load_config, preset_names
 from mpo.errors import ConfigError
 from mpo.evolve.gate import Probes
 from mpo.judge import make_reward_model
@@ -56,7 +57,7 @@ def test_a_preset_is_what_the_paper_does(name: str) -> None:
     assert config.reward.scale == "raw"
     meta = config.meta
     assert (meta.gate, meta.lint, meta.delay, meta.rationales) == ("always", False, 0, False)
-    assert (meta.others, meta.earlier) == (0, 0)
+    assert (meta.context_cases, meta.baseline_cases) == (0, 0)
 
 
 @pytest.mark.parametrize(

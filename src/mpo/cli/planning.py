@@ -18,7 +18,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..chat import Chat, Completion, Message, Schema
+from ..chat import Chat, ChatRequest, Completion
+from ..config import ARMS, Config, arm_rubric, load_rows, read_rubric_file
+from ..config.build import task_of
+from ..config.data import is_local
+from ..config.schema import ChatConfig, DataConfig
 from ..errors import ConfigError
 from ..evolve.gate import Pairs, Probes, load_pairs
 from ..evolve.meta_reward_model import MetaRewardModel
@@ -27,13 +31,9 @@ from ..judge import RewardModel, make_reward_model
 from ..judge.scale import ANCHORS, normalized
 from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
-from ..task import Task, load_task
+from ..task import Task
 from ..training.untrained import BATCHES
 from ..watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
-from .arms import ARMS, arm_rubric
-from .build import in_sandbox, read_rubric_file
-from .data import is_local, load_rows
-from .schema import SANDBOX, ChatConfig, Config, DataConfig
 
 __all__ = ["make_plan"]
 
@@ -60,20 +60,12 @@ class _Tally:
         self._free_words, self._kept = free_words, replies_kept
         self._seen: list[list[str]] = []
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
-        words = [word for m in messages for word in (m["role"], *m["content"].split())]
+    async def complete(self, request: ChatRequest) -> Completion:
+        words = [word for m in request.messages for word in (m["role"], *m["content"].split())]
         again = words in self._seen
         number = self._seen.index(words) if again else len(self._seen)
         said = _filler(f"said{number}_", self._free_words)
-        text = said if schema is None else json.dumps(_answer(schema))
+        text = said if request.schema is None else json.dumps(_answer(request.schema))
         if again and self._kept:  # the run's own cache of replies has it
             return Completion(text=text, usage=Usage())
         known = max((_shared(words, other) for other in self._seen), default=0)
@@ -224,9 +216,9 @@ class _Dry:
             analysis=config.analysis,
             rationales=config.rationales,
         )
-        shown = [self.case(n, rubric) for n in range(cases + config.earlier)]
+        shown = [self.case(n, rubric) for n in range(cases + config.baseline_cases)]
         evidence = Evidence(
-            cases=tuple(shown[:cases]), earlier=tuple(shown[cases:]), others=config.others
+            cases=tuple(shown[:cases]), earlier=tuple(shown[cases:]), others=config.context_cases
         )
         refinement = asyncio.run(model.run(evidence, rubric))
         spent = _Spent()
@@ -285,17 +277,16 @@ def make_plan(
     Raises:
         MPOError: Task, rubric or rows cannot be used.
     """
-    task = load_task(config.task)
-    if config.model == SANDBOX:
-        task = in_sandbox(task)
+    task = task_of(config)
     path = arm_rubric(config.arm, task, config.rubric)
     seed = read_rubric_file(path) if path is not None else task.rubric
     task.check_rubric(seed)
     sizes = _sizes(config, task, prompt_words, response_words)
     dry = _Dry(config, task, sizes)
-    arm, every, batch = ARMS[config.arm], config.meta.every, config.trainer.batch_size
+    arm, batch = ARMS[config.arm], config.trainer.batch_size
+    every = _interval(config)
     updates = config.trainer.steps if arm.trains else 0
-    meta_steps = updates // every if arm.evolves or arm.blind else 0
+    meta_steps = updates // every if every and (arm.evolves or arm.blind) else 0
     window = (batch if arm.blind else every * batch) // sizes.cohorts
     cases = max(1, min(config.meta.samples, window))
 
@@ -317,7 +308,8 @@ def make_plan(
     checks = _checks(config, task, dry) * meta_steps * sizes.cohorts
     for rubric in (seed if meta_steps == 1 else grown, grown):
         _judge(rm, dry, rubric, checks / 2, 1)
-    canaries = CANARIES_PER_RUBRIC * sizes.cohorts if config.guarded and updates else 0
+    read = config.evolve.reads_canaries and updates
+    canaries = CANARIES_PER_RUBRIC * sizes.cohorts if read else 0
     _judge(rm, dry, seed, canaries, 1)
     _judge(rm, dry, grown, canaries * meta_steps, 1)
     return {
@@ -353,8 +345,13 @@ def _batches(
         return [(seed, min(BATCHES, config.trainer.steps))]
     if arm.blind:  # a batch for each meta step, before training
         return [(seed, min(meta_steps, 1)), (grown, max(meta_steps - 1, 0) + updates)]
-    first = min(updates, meta.every + meta.delay) if meta_steps else updates
+    first = min(updates, _interval(config) + meta.delay) if meta_steps else updates
     return [(seed, first), (grown, updates - first)]
+
+
+def _interval(config: Config) -> int:
+    """Updates between meta steps; 0 where none is due."""
+    return config.meta.every if isinstance(config.meta.every, int) else 0
 
 
 def _judge(spent: _Spent, dry: _Dry, rubric: Rubric, times: float, group: int) -> None:
@@ -366,11 +363,10 @@ def _judge(spent: _Spent, dry: _Dry, rubric: Rubric, times: float, group: int) -
 
 def _checks(config: Config, task: Task, dry: _Dry) -> int:
     """Judgements that gate and scale ask for in one meta step, at most."""
-    names = [config.meta.gate] if isinstance(config.meta.gate, str) else config.meta.gate
     model = dry.model(dry.tally())
     total = 2 * ANCHORS if config.reward.scale == "anchored" else 0
-    for name in names:
-        kind, _, argument = name.partition(":")
+    for name in config.meta.gates:
+        kind, _, argument = str(name).partition(":")
         if kind == "probes":
             total += Probes(model, task, normalized).calls()
         elif kind == "pairs" and argument:
@@ -438,7 +434,7 @@ def _cost(
 
 
 def _price(config: Config, chat: ChatConfig) -> Sequence[float] | None:
-    return (0.0, 0.0) if chat.sandbox else config.budget.prices.get(chat.model or "")
+    return (0.0, 0.0) if chat.plugin == "sandbox" else config.budget.prices.get(chat.model or "")
 
 
 def _assumptions(
@@ -473,6 +469,6 @@ def _assumptions(
         ]
     if checks:
         said.append(f"gate and scale ask for {checks:,.0f} judgements, at most")
-    if config.meta.alarm is not None:
+    if config.meta.alarm_distance is not None:
         said.append("meta steps that a monitor calls for are not counted")
     return said

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["KINDS", "POISON", "spoil"]
+__all__ = ["KINDS", "POISON", "make_faulty"]
 
 KINDS = ("truncated", "off_topic", "poisoned")
 
@@ -24,12 +24,12 @@ POISON = "Overall greatness"
 """Name of the poisoned rubric's only criterion: no sound merge writes it."""
 
 
-def spoil(merged: Mapping[str, Any], *, key: str) -> dict[str, Any]:
-    """The merge, or a spoilt one.
+def make_faulty(merged: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    """The merge, or a faulty one.
 
     Args:
         merged: A sound answer: `reasons` and `criteria`.
-        key: Decides, together with nothing else: the same prompt is spoilt in the same way.
+        key: Decides, together with nothing else: the same prompt becomes faulty in the same way.
     """
     # Not the fence ids, which belong to the run's secret.
     rng = random.Random(zlib.crc32(re.sub(r'id="[0-9a-f]+"', "", key).encode()))
