@@ -12,7 +12,7 @@ from ..chat import Price
 from ..config import Config
 from ..records import Usage
 from .offline import Offline
-from .planning import make_plan
+from .plan import make_plan
 from .run_view import short
 
 __all__ = ["estimate", "say_estimate"]

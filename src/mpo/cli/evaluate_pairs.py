@@ -87,7 +87,8 @@ def judge_pairs(pairs: Sequence[Pair], asking: PairsAsking) -> tuple[dict[str, A
         "store": str(reward.store.path),
     }
     reward.store.close()
-    title = f"{asking.chat if find_plugin(asking.chat) is not None else reward.chat.name} with {rubric.title!r}"
+    plugin = find_plugin(asking.chat)
+    title = f"{plugin.name if plugin is not None else reward.chat.name} with {rubric.title!r}"
     return body, [_table(title, whole, parts)]
 
 

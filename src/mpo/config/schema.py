@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+LIKE_CHAT = ("meta_chat", "second_judge")
+"""Parts of a config that have the keys of `chat`."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
