@@ -16,8 +16,8 @@ from typing import Any
 from ..chat import ChatRequest, Completion
 from ..config import Config
 from ..errors import ConfigError
+from ..evolve.evidence import Evidence
 from ..evolve.meta_reward_model import MetaRewardModel
-from ..evolve.mrm_cases import Evidence
 from ..judge import RewardModel, make_reward_model
 from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
@@ -104,7 +104,9 @@ class _Tally:
 
 def _shared(words: Sequence[str], other: Sequence[str]) -> int:
     """Number of words that both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, other)))
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, other, strict=False))
+    )
 
 
 def _filler(tag: str, n: int) -> str:
@@ -201,15 +203,14 @@ class DryRun:
             self.task,
             secret=_SECRET,
             analysis=meta.analysis,
+            context_cases=meta.context_cases,
             rationales=meta.rationales,
         )
         shown = [self.case(n, rubric) for n in range(cases + meta.baseline_cases)]
-        evidence = Evidence(
-            cases=tuple(shown[:cases]), earlier=tuple(shown[cases:]), others=meta.context_cases
-        )
+        evidence = Evidence(cases=tuple(shown[:cases]), baseline=tuple(shown[cases:]))
         refinement = asyncio.run(model.run(evidence, rubric))
         spent = tally.spent
-        if str(meta.selection).startswith("prescreen"):
+        if meta.make_selection().needs_labels:
             asyncio.run(model.prescreen(shown[0], rubric))
             before = tally.spent
             asyncio.run(model.prescreen(self.case(len(shown), rubric), rubric))
