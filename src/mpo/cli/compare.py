@@ -168,7 +168,7 @@ def _job(folder: Path, label: str, budget: BudgetConfig, given: dict[str, str | 
     arguments = [
         *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
         f"rubric={json.dumps(given[arm])}",
-        # Maybe larger than the one that the comparison was begun with; each run has its own.
+        # It may be larger than when the comparison began; each run has its own.
         f"budget={json.dumps(budget.model_dump())}",
         *("--name", name, "--progress", "json"),
     ]

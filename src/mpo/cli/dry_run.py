@@ -1,4 +1,4 @@
-"""What one judgement and one meta step of a run would cost: both are run on filler texts.
+"""Cost of one judgement and one meta step, found by running both on filler texts.
 
 They run with the task's own prompts and the protocols' own code, against a chat that answers in
 stated lengths and counts. No model is called.

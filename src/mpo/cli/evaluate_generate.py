@@ -28,13 +28,16 @@ MAX_TOKENS = 400
 
 @app.command()
 def generate(
-    test_set: Path = typer.Argument(..., help="With a prompt in each row: JSONL, JSON, Parquet."),
+    test_set: Path = typer.Argument(
+        ..., help="File with a prompt in each row: JSONL, JSON, Parquet."
+    ),
     checkpoints: list[str] = typer.Argument(
-        ..., help="Folders, hub ids, runs (their newest checkpoint), or sandbox; maybe NAME=…"
+        ...,
+        help="Folders, hub ids, runs (their newest checkpoint), or a plugin; NAME=… names the file.",
     ),
     out: Path = typer.Option(Path("outputs"), help="Folder of the files, one per checkpoint."),
     task: str = typer.Option("", help="A task whose prompt template wraps the rows."),
-    limit: int = typer.Option(0, min=0, help="Only the first rows; 0 for all."),
+    limit: int = typer.Option(0, min=0, help="Number of rows to take; 0 takes all."),
     max_tokens: int = typer.Option(
         0, min=0, help=f"Longest completion; 0 for the task's own, else {MAX_TOKENS}."
     ),

@@ -118,7 +118,7 @@ def make_plan(
     prompt_words: int | None = None,
     response_words: int | None = None,
 ) -> dict[str, Any]:
-    """What a run of this config will ask and cost.
+    """Calls, tokens and cost of a run of this config.
 
     Args:
         price: US dollars per million tokens of every model: prompt, completion, and optionally

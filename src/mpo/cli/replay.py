@@ -38,14 +38,14 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 CHUNK = 32
-"""Rollouts per progress update; they are asked at once."""
+"""Rollouts per progress update; they are scored at once."""
 TASK = "essay"
-"""Of a run that was imported: its files do not name one."""
+"""Model of an imported run, whose files do not name one."""
 
 
 @dataclass(frozen=True)
 class _Grader:
-    """Who grades: as in the run, or as the options say."""
+    """Model that grades: that of the run, or of the options."""
 
     task: Task
     chat: Chat
@@ -68,7 +68,7 @@ def replay(
 ) -> None:
     """Score stored rollouts under another rubric of the run.
 
-    What the run or an earlier replay has paid for is not asked again. New judgements are kept in
+    Judgements that the run or an earlier replay has paid for are not made again. New judgements are kept in
     RUN/replay/: the run's own evidence, lineage and means stay as they are.
 
     Example: mpo replay runs/essay-mpo-0 --rubric 0 --limit 200
@@ -91,7 +91,7 @@ def replay(
         _print(result)
 
 
-# ---------------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------------- rubric and model
 
 
 def _folder(run: str) -> Path:
@@ -102,7 +102,7 @@ def _folder(run: str) -> Path:
 
 
 def _rubric(store: Store, which: str, cohort: str) -> Rubric:
-    """A rubric that was in force, by its number in the lineage or the first digits of its id.
+    """A rubric that was in effect, by its number in the lineage or the first digits of its id.
 
     Raises:
         ConfigError: It never was.
@@ -120,7 +120,7 @@ def _rubric(store: Store, which: str, cohort: str) -> Rubric:
         return store.rubric(lineage[int(which)])
     found = store.rubric(lineage[0] if which == "seed" else which)
     if found.id not in ids:
-        raise ConfigError(f"--rubric {which}: {found.id} never was in force in this run")
+        raise ConfigError(f"--rubric {which}: {found.id} was never in effect in this run")
     return found
 
 
@@ -160,7 +160,7 @@ def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) ->
 async def _replay(
     folder: Path, store: Store, grader: _Grader, rubric: Rubric, cases: Sequence[Case]
 ) -> tuple[dict[str, Judgement], int]:
-    """Judgements under the rubric by rollout id, and how many were asked for."""
+    """Judgements under the rubric by rollout id, and how many are new."""
     answers = BoxedAnswers() if grader.task.spec.rm.answer_check != "off" else None
     grader.task.check_rubric(rubric)
     with Store(_side(folder, rubric)) as side:
@@ -201,7 +201,7 @@ def _side(folder: Path, rubric: Rubric) -> Path:
 def _paid(
     store: Store, cases: Sequence[Case], rubric: Rubric, model: RewardModel
 ) -> Iterator[Case]:
-    """What the run itself has asked under the rubric."""
+    """Judgements of the run itself under the rubric."""
     for case in cases:
         for judgement in store.judgements_of(case.rollout.id):
             if (

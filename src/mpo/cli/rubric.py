@@ -110,7 +110,7 @@ def rollback(
     which: str = typer.Argument(..., help="seed, or the first digits of a rubric's id."),
     reason: str = typer.Option("by hand", help="For the record."),
 ) -> None:
-    """Put an earlier rubric back in force, as a decision of its own. Nothing is deleted.
+    """Put an earlier rubric back into effect, as a decision of its own. Nothing is deleted.
 
     A run that is training picks it up with its next update.
 
@@ -124,7 +124,7 @@ def rollback(
         decision = roll_back(
             store, seed if which == "seed" else which, 0 if last is None else last + 1, reason
         )
-    typer.echo(f"rubric {decision.proposed} is in force again, after {decision.parent}")
+    typer.echo(f"rubric {decision.proposed} is in effect again, after {decision.parent}")
 
 
 def _counted(n: int, word: str) -> str:
@@ -164,7 +164,7 @@ def _print_lineage(store: Store, as_json: bool) -> None:
         return
     for d in decisions:
         same = d.proposed is not None and d.proposed == d.parent
-        verdict = "in force" if d.accepted else "unchanged" if same else "refused"
+        verdict = "in effect" if d.accepted else "unchanged" if same else "refused"
         typer.echo(f"step {d.step:>5}  {d.kind:<8}  {d.proposed or '-':<16}  {verdict}: {d.reason}")
         if d.refinement is not None and d.refinement.reasons:
             typer.echo(f"            {' '.join(d.refinement.reasons.split())}")

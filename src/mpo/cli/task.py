@@ -79,13 +79,13 @@ def cohorts(
         None, min=1, help="For each value of the column; the task's own if left out."
     ),
     column: str = typer.Option("", help="Rows that differ in it are never together."),
-    method: Method = typer.Option("auto", help="What likeness is taken from."),
+    method: Method = typer.Option("auto", help="How prompts are compared."),
     seed: int = typer.Option(0, min=0, help="Of the clustering."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Split a dataset into cohorts, each with a rubric of its own, and save them beside it.
 
-    By the column first, then by likeness of the prompts: with sentence embeddings where
+    By the column first, then by similar prompts: with sentence embeddings where
     sentence-transformers is installed, with TF-IDF otherwise.
 
     Example: mpo task cohorts train.jsonl --task math --clusters 3

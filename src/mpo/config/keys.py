@@ -45,7 +45,7 @@ class Key:
     default: str
     """Default as YAML writes it; `required` where there is none."""
     description: str
-    """What it is for, on one line."""
+    """Its purpose, on one line."""
 
 
 def config_keys() -> list[Key]:

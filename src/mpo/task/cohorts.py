@@ -1,4 +1,4 @@
-"""Cohorts: parts of a task with a rubric of their own, by a column and by likeness of the prompts.
+"""Cohorts: parts of a task with a rubric of their own, by a column and by similar prompts.
 
     cohorts = Cohorts.build(rows, column="type", text_column="problem", clusters=3)
     cohorts.save(cohorts_path("train.jsonl"))        # train.cohorts.json, beside the data
@@ -34,7 +34,7 @@ Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 Method = Literal["auto", "embeddings", "tfidf"]
 
 MODEL = "all-MiniLM-L6-v2"
-"""Sentence embeddings of the paper's clusters (notes/paper.md §1.5)."""
+"""Sentence embeddings of the paper's clusters."""
 TFIDF = "tfidf"
 WORDS = 500
 """Most frequent words per group that TF-IDF looks at."""
@@ -65,7 +65,7 @@ class Cohorts:
 
     Args:
         column: Rows with different values are never together.
-        text_column: What likeness is taken from.
+        text_column: Column of the texts that are compared.
         method: `tfidf`, or the name of a sentence-transformers model.
         groups: By value of the column.
         known: Cohort by hash of value and text, of the rows that the clusters were built from.
