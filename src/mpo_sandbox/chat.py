@@ -88,7 +88,7 @@ class SimulatedChat:
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """Properties that this model takes for quality; printed beside results, read by nothing else."""
+        """Properties that this model takes for quality; printed beside results, used by nothing."""
         return self.rm.biases
 
     async def complete(self, request: ChatRequest) -> Completion:

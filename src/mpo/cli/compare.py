@@ -46,9 +46,9 @@ def compare(
     config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
     overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
     arms: str = typer.Option("fixed,mpo", help=f"Comma-separated, of {', '.join(ARMS)}."),
-    seeds: int = typer.Option(1, min=1, help="Seeds 0 … N-1 of each arm."),
-    name: str = typer.Option("", help="The folder is runs/NAME; from the config if empty."),
-    jobs: int = typer.Option(0, min=0, help="Runs at once; 0: two, or one on a single core."),
+    seeds: int = typer.Option(1, min=1, help="Number of seeds of each arm, from 0 on."),
+    name: str = typer.Option("", help="The folder is runs/NAME; the config's name if empty."),
+    jobs: int = typer.Option(0, min=0, help="Runs at once; 0 means two, or one on a single core."),
     progress: Literal["auto", "live", "plain"] = typer.Option(
         "auto", help="How progress is shown on stderr."
     ),
@@ -93,7 +93,7 @@ def _arms(text: str) -> list[str]:
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(f"unknown arm {arm!r}{hint}: there are {', '.join(ARMS)}")
     if not chosen:
-        raise ConfigError(f"--arms names none; there are {', '.join(ARMS)}")
+        raise ConfigError(f"--arms names no arm: choose among {', '.join(ARMS)}")
     return chosen
 
 

@@ -33,7 +33,7 @@ def generate(
     ),
     checkpoints: list[str] = typer.Argument(
         ...,
-        help="Folders, hub ids, runs (their newest checkpoint), or a plugin; NAME=… names the file.",
+        help="Folders, hub ids, runs (newest checkpoint), plugins; NAME=… names the file.",
     ),
     out: Path = typer.Option(Path("outputs"), help="Folder of the files, one per checkpoint."),
     task: str = typer.Option("", help="A task whose prompt template wraps the rows."),

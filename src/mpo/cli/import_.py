@@ -24,7 +24,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 SHOWN = 20
-"""Unparsed rows that are printed; `--json` has all."""
+"""Number of unparsed rows that are printed; `--json` has all."""
 
 
 @app.command("import")
@@ -77,7 +77,7 @@ def _counts(found: Imported) -> dict[str, Any]:
 
 
 def _write(target: Path, experiment: Experiment) -> Imported:
-    """The run's folder, whole or not at all."""
+    """Write the run's folder, whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -1,4 +1,4 @@
-"""`mpo replay`: what another rubric of the lineage would have said."""
+"""`mpo replay`: stored rollouts under another rubric of the lineage."""
 
 from __future__ import annotations
 
@@ -57,19 +57,27 @@ class _Grader:
 @app.command()
 def replay(
     run: str = typer.Argument(..., help="A run's folder or name."),
-    rubric: str = typer.Option(..., "--rubric", help="Number in the lineage (seed 0), or an id."),
-    limit: int = typer.Option(None, min=1, help="Only this many rollouts, spread over the run."),
-    cohort: str = typer.Option("", help="The cohort whose rollouts and lineage are meant."),
-    chat: str = typer.Option("", "--chat", help="http://host:port/v1, or sandbox; else the run's."),
+    rubric: str = typer.Option(
+        ..., "--rubric", help="The rubric: its number in the lineage (the seed is 0), or its id."
+    ),
+    limit: int = typer.Option(
+        None, min=1, help="Number of rollouts, spread evenly over the run; all if left out."
+    ),
+    cohort: str = typer.Option("", help="Cohort whose rollouts and lineage to take."),
+    chat: str = typer.Option(
+        "", "--chat", help="http://host:port/v1, or a plugin; the run's if empty."
+    ),
     model: str = typer.Option("", "--model", help="Name of the model at that endpoint."),
-    api_key_env: str = typer.Option("OPENAI_API_KEY", help="Variable with the API key."),
-    task: str = typer.Option("", "--task", help="Where the run has no config: essay if left out."),
+    api_key_env: str = typer.Option(
+        "OPENAI_API_KEY", help="Environment variable with the API key."
+    ),
+    task: str = typer.Option("", "--task", help="Task of a run without a config; essay if empty."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Score stored rollouts under another rubric of the run.
 
-    Judgements that the run or an earlier replay has paid for are not made again. New judgements are kept in
-    RUN/replay/: the run's own evidence, lineage and means stay as they are.
+    Judgements that the run or an earlier replay has paid for are not made again. New judgements
+    are kept in RUN/replay/: the run's own evidence, lineage and means stay as they are.
 
     Example: mpo replay runs/essay-mpo-0 --rubric 0 --limit 200
     """

@@ -1,4 +1,4 @@
-"""`mpo rubric`: look at the rubrics of a run."""
+"""`mpo rubric`: show, compare, check and roll back the rubrics of a run."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def diff(
 @app.command()
 def lint(
     file: Path = typer.Argument(..., help="A rubric file, in any form that can be read."),
-    task: str = typer.Option("", "--task", help="A built-in task or folder: gives the limits."),
-    parent: Path = typer.Option(None, "--parent", help="The rubric file that it is to follow."),
+    task: str = typer.Option("", "--task", help="A built-in task or a folder, for its limits."),
+    parent: Path = typer.Option(None, "--parent", help="Rubric file to compare with."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Find faults of a rubric without a model. Exit code 1 on an error, 0 with warnings.
@@ -108,7 +108,7 @@ def lint(
 def rollback(
     run: str = typer.Argument(..., help="A run's folder or name, or its mpo.db."),
     which: str = typer.Argument(..., help="seed, or the first digits of a rubric's id."),
-    reason: str = typer.Option("by hand", help="For the record."),
+    reason: str = typer.Option("by hand", help="Reason to record with the decision."),
 ) -> None:
     """Put an earlier rubric back into effect, as a decision of its own. Nothing is deleted.
 

@@ -1,4 +1,4 @@
-"""`mpo task`: look after task folders, and the cohorts of their data."""
+"""`mpo task`: write and check task folders, and build the cohorts of their data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
 DEFAULT_CLUSTERS = 3
-"""Per subject, as in the paper (App. F.5.3), where a task does not say."""
+"""Clusters per subject where a task does not say; as in the paper (App. F.5.3)."""
 
 
 @app.callback()
@@ -76,11 +76,13 @@ def cohorts(
     data: Path = typer.Argument(..., help="The dataset: .jsonl, .json or .parquet."),
     task: str = typer.Option(..., "--task", help="A built-in task, or a task folder."),
     clusters: int = typer.Option(
-        None, min=1, help="For each value of the column; the task's own if left out."
+        None, min=1, help="Clusters for each value of the column; the task's number if left out."
     ),
-    column: str = typer.Option("", help="Rows that differ in it are never together."),
+    column: str = typer.Option(
+        "", help="Column whose values are never mixed in one cohort; the task's if empty."
+    ),
     method: Method = typer.Option("auto", help="How prompts are compared."),
-    seed: int = typer.Option(0, min=0, help="Of the clustering."),
+    seed: int = typer.Option(0, min=0, help="Random seed for the clustering."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Split a dataset into cohorts, each with a rubric of its own, and save them beside it.

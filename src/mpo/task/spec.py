@@ -135,7 +135,7 @@ class CohortSpec(_Spec):
     column: str
     """Rows with different values are in different cohorts."""
     clusters: int = Field(default=1, ge=1)
-    """Number of clusters of similar prompts that each of them is split into (`mpo task cohorts`)."""
+    """Clusters of similar prompts that each of them is split into (`mpo task cohorts`)."""
 
 
 class TaskSpec(_Spec):
