@@ -116,12 +116,12 @@ def _run_missing(
     missing = [label for label in labels if finished(folder / label) is None]
     if not missing:
         return {}, 0.0
-    given = given_rubrics(config, arms)
+    rubrics = given_rubrics(config, arms)
     # One clear line now, not one for each child.
-    check(config.model_copy(update={"arm": arms[0], "rubric": given[arms[0]]}))
+    check(config.model_copy(update={"arm": arms[0], "rubric": rubrics[arms[0]]}))
     task = load_task(config.task)
     for arm in arms:
-        path = arm_rubric(arm, task, given[arm])
+        path = arm_rubric(arm, task, rubrics[arm])
         if path is not None:
             task.check_rubric(read_rubric_file(path))
     started = time.monotonic()
@@ -135,7 +135,7 @@ def _run_missing(
         if plugin is not None:
             _make_policy(board, plugin, task.name)
         failed = run_jobs(
-            [_job(folder, label, config.budget, given) for label in missing],
+            [_job(folder, label, config.budget, rubrics) for label in missing],
             jobs or min(2, os.cpu_count() or 1),
             board.take,
         )
@@ -162,12 +162,12 @@ def given_rubrics(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
     return {arm: config.rubric if arm in takers else None for arm in arms}
 
 
-def _job(folder: Path, label: str, budget: BudgetConfig, given: dict[str, str | None]) -> Job:
+def _job(folder: Path, label: str, budget: BudgetConfig, rubrics: dict[str, str | None]) -> Job:
     arm, _, seed = label.rpartition("-")
     name = str((folder / label).relative_to(run_path("x").parent))
     arguments = [
         *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
-        f"rubric={json.dumps(given[arm])}",
+        f"rubric={json.dumps(rubrics[arm])}",
         # It may be larger than when the comparison began; each run has its own.
         f"budget={json.dumps(budget.model_dump())}",
         *("--name", name, "--progress", "json"),

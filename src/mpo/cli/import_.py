@@ -44,35 +44,37 @@ def import_(
     if target.exists():
         raise ConfigError(f"{target} exists: choose another --name, nothing is overwritten")
     experiment = read_experiment(folder)
-    found = _write(target, experiment)
+    imported = _write(target, experiment)
     if as_json:
-        typer.echo(json.dumps({**_counts(found), "run": str(target)}, ensure_ascii=False, indent=2))
+        typer.echo(
+            json.dumps({**_counts(imported), "run": str(target)}, ensure_ascii=False, indent=2)
+        )
         return
     typer.echo(
-        f"{target}: {found.rollouts} rollouts, {found.rubrics} rubrics, "
-        f"{found.meta_evaluations} analyses, {len(found.unparsed)} unparsed"
+        f"{target}: {imported.rollouts} rollouts, {imported.rubrics} rubrics, "
+        f"{imported.meta_evaluations} analyses, {len(imported.unparsed)} unparsed"
     )
-    for row in found.unparsed[:SHOWN]:
+    for row in imported.unparsed[:SHOWN]:
         typer.echo(
             f"unparsed: update {row['update']}, rank {row['rank']}, row {row['index']}: "
             f"{row['reason']}"
         )
-    if len(found.unparsed) > SHOWN:
-        reasons = Counter(row["reason"].partition(":")[0] for row in found.unparsed)
+    if len(imported.unparsed) > SHOWN:
+        reasons = Counter(row["reason"].partition(":")[0] for row in imported.unparsed)
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
         typer.echo(f"unparsed in all: {counts}; --json lists each")
-    for note in found.notes[:SHOWN]:
+    for note in imported.notes[:SHOWN]:
         typer.echo(f"note: {note}")
     typer.echo(f"next: mpo report {target}")
 
 
-def _counts(found: Imported) -> dict[str, Any]:
+def _counts(imported: Imported) -> dict[str, Any]:
     return {
-        "rollouts": found.rollouts,
-        "rubrics": found.rubrics,
-        "meta_evaluations": found.meta_evaluations,
-        "unparsed": [dict(row) for row in found.unparsed],
-        "notes": list(found.notes),
+        "rollouts": imported.rollouts,
+        "rubrics": imported.rubrics,
+        "meta_evaluations": imported.meta_evaluations,
+        "unparsed": [dict(row) for row in imported.unparsed],
+        "notes": list(imported.notes),
     }
 
 
@@ -85,13 +87,13 @@ def _write(target: Path, experiment: Experiment) -> Imported:
         raise StoreError(f"{target.parent}: cannot be written: {error.strerror}") from error
     try:
         with Store(work / "mpo.db") as store:
-            found = write_experiment(experiment, store)
+            imported = write_experiment(experiment, store)
             write_rubrics(work / "rubrics", store)
             summary = {
                 "arm": "imported",
                 **arm_seed_summary(store),
                 "unscored": store.unscored(),
-                "imported": {"from": str(experiment.folder.resolve()), **_counts(found)},
+                "imported": {"from": str(experiment.folder.resolve()), **_counts(imported)},
             }
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(work / "summary.json", text + "\n")
@@ -101,4 +103,4 @@ def _write(target: Path, experiment: Experiment) -> Imported:
         raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)  # it is gone already where all went well
-    return found
+    return imported

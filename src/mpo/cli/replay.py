@@ -89,10 +89,10 @@ def replay(
             where = f" of cohort {cohort!r}" if cohort else ""
             raise ConfigError(f"run {run!r} has no stored rollouts{where} to replay")
         grader = _grader(folder, chat, model, api_key_env, task)
-        now, asked = asyncio.run(_replay(folder, store, grader, target, cases))
+        now, fresh = asyncio.run(_replay(folder, store, grader, target, cases))
         then = {case.judgement.rubric_id for case in cases}
         rubrics = {id: store.rubric(id) for id in then}
-    result = {**_compare(cases, now, rubrics, target), "asked": asked}
+    result = {**_compare(cases, now, rubrics, target), "asked": fresh}
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -126,10 +126,10 @@ def _rubric(store: Store, which: str, cohort: str) -> Rubric:
                 f"--rubric {which}: the lineage has rubrics 0 (the seed) to {len(lineage) - 1}"
             )
         return store.rubric(lineage[int(which)])
-    found = store.rubric(lineage[0] if which == "seed" else which)
-    if found.id not in ids:
-        raise ConfigError(f"--rubric {which}: {found.id} was never in effect in this run")
-    return found
+    rubric = store.rubric(lineage[0] if which == "seed" else which)
+    if rubric.id not in ids:
+        raise ConfigError(f"--rubric {which}: {rubric.id} was never in effect in this run")
+    return rubric
 
 
 def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
@@ -189,11 +189,11 @@ async def _replay(
         side.append(list(_paid(store, cases, rubric, model)))
         known = {case.rollout.id for case in side.window(cohort=None)}
         try:
-            found = await _ask(scorer, [case.rollout for case in cases])
+            judgements = await _ask(scorer, [case.rollout for case in cases])
         finally:
             chats.keep()
             await grader.chat.aclose()
-    return found, sum(case.rollout.id not in known for case in cases)
+    return judgements, sum(case.rollout.id not in known for case in cases)
 
 
 def _side(folder: Path, rubric: Rubric) -> Path:
@@ -221,23 +221,23 @@ def _paid(
 
 
 async def _ask(scorer: Scorer, rollouts: Sequence[Rollout]) -> dict[str, Judgement]:
-    found: dict[str, Judgement] = {}
+    judgements: dict[str, Judgement] = {}
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("scoring", total=len(rollouts))
         for start in range(0, len(rollouts), CHUNK):
             chunk = rollouts[start : start + CHUNK]
             for judgement in await scorer.score(chunk):
-                found[judgement.rollout_id] = judgement
+                judgements[judgement.rollout_id] = judgement
             progress.advance(bar, len(chunk))
-            if all(j.reward is None for j in found.values()):
+            if all(j.reward is None for j in judgements.values()):
                 # Going on would ask a dead endpoint for every rollout, with all its retries.
-                first = next(iter(found.values()))
+                first = next(iter(judgements.values()))
                 raise ChatTransportError(
-                    f"none of the first {len(found)} rollouts could be scored; the first because "
-                    f"of: {first.unscored}"
+                    f"none of the first {len(judgements)} rollouts could be scored; the first "
+                    f"because of: {first.unscored}"
                 )
-    return found
+    return judgements
 
 
 # ---------------------------------------------------------------------- comparing
@@ -280,11 +280,11 @@ def _compare(
         "steps": [
             {
                 "step": step,
-                "n": len(found),
-                "then": fmean(a for a, _ in found),
-                "now": fmean(b for _, b in found),
+                "n": len(pairs),
+                "then": fmean(a for a, _ in pairs),
+                "now": fmean(b for _, b in pairs),
             }
-            for step, found in sorted(by_step.items())
+            for step, pairs in sorted(by_step.items())
         ],
     }
 

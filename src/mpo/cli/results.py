@@ -42,11 +42,11 @@ def report_or_why(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | 
 
 def gather(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Arms and seeds that are finished, from their `summary.json`: the body of `compare.json`."""
-    found: dict[str, Any] = {}
+    body: dict[str, Any] = {}
     for arm in arms:
         summaries = [finished(folder / f"{arm}-{seed}") for seed in seeds]
-        found[arm] = {"seeds": [_seed(summary) for summary in summaries if summary is not None]}
-    return found
+        body[arm] = {"seeds": [_seed(summary) for summary in summaries if summary is not None]}
+    return body
 
 
 def _seed(summary: Mapping[str, Any]) -> dict[str, Any]:

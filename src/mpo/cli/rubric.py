@@ -42,11 +42,11 @@ def show(
         with open_store(run) as store:
             _print_lineage(store, as_json)
         return
-    found = _resolve(run, which)
+    rubric = _resolve(run, which)
     if as_json:
-        typer.echo(json.dumps({"id": found.id, **found.model_dump(mode="json")}, indent=2))
+        typer.echo(json.dumps({"id": rubric.id, **rubric.model_dump(mode="json")}, indent=2))
     else:
-        typer.echo(found.to_markdown(), nl=False)
+        typer.echo(rubric.to_markdown(), nl=False)
 
 
 @app.command()
@@ -94,8 +94,8 @@ def lint(
     )
     bad = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        found = [finding.to_dict() for finding in findings]
-        typer.echo(json.dumps({"ok": not bad, "findings": found}, indent=2, ensure_ascii=False))
+        rows = [finding.to_dict() for finding in findings]
+        typer.echo(json.dumps({"ok": not bad, "findings": rows}, indent=2, ensure_ascii=False))
     else:
         for finding in findings:
             typer.echo(str(finding))

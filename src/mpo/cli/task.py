@@ -42,8 +42,8 @@ def check(
             f"no task {str(folder)!r}: neither a folder nor a built-in task "
             f"({', '.join(builtin_tasks())})"
         )
-    found, faults = check_task(place)
-    notes = list(found.seed.notes) if found is not None else []
+    checked, faults = check_task(place)
+    notes = list(checked.seed.notes) if checked is not None else []
     if as_json:
         typer.echo(json.dumps({"ok": not faults, "faults": faults, "notes": notes}, indent=2))
     else:
@@ -53,9 +53,9 @@ def check(
             typer.echo(fault, err=True)
     if faults:
         raise TaskError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}")
-    if found is not None and not as_json:
-        criteria = len(found.rubric.criteria)
-        typer.echo(f"{found.name}: ok ({criteria} criteria, {len(found.prompts)} prompts)")
+    if checked is not None and not as_json:
+        criteria = len(checked.rubric.criteria)
+        typer.echo(f"{checked.name}: ok ({criteria} criteria, {len(checked.prompts)} prompts)")
 
 
 @app.command()
@@ -107,13 +107,13 @@ def cohorts(
     built.save(path)
     sizes = Counter(built.assign(row) for row in rows)
     if as_json:
-        found = {
+        result = {
             "file": str(path),
             "column": by,
             "method": built.method,
             "cohorts": {name: sizes[name] for name in built.names},
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     for name in built.names:
         typer.echo(f"{sizes[name]:>6}  {name}")

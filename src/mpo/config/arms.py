@@ -53,22 +53,22 @@ ARMS: Mapping[str, Arm] = {
 """In the order of tables."""
 
 
-def arm_rubric(arm: str, task: Task, given: str | None) -> Path | None:
+def arm_rubric(arm: str, task: Task, rubric: str | None) -> Path | None:
     """File of the rubric that an arm starts with; None for the task's own.
 
     Args:
-        given: The config's `rubric`.
+        rubric: The config's `rubric`.
 
     Raises:
         ConfigError: The arm runs with a rubric of its own, and the task has none, or another one
             is given.
     """
     name = ARMS[arm].rubric
-    if name is None or (given and ARMS[arm].given):
-        return Path(given) if given else None
-    if given:
+    if name is None or (rubric and ARMS[arm].given):
+        return Path(rubric) if rubric else None
+    if rubric:
         raise ConfigError(
-            f"arm {arm!r} runs with the task's own {name}.md, and rubric={given} would not be "
+            f"arm {arm!r} runs with the task's own {name}.md, and rubric={rubric} would not be "
             "used: leave it out, or take arm=fixed to keep a rubric of yours in effect"
         )
     folder = task.folder / "rubrics"

@@ -316,11 +316,11 @@ def _group(
 
 def _vocabulary(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The words that TF-IDF looks at, and their weights. Commands of LaTeX are words."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for text in texts:
-        found.update(dict.fromkeys(_words(text), 1))
+        counts.update(dict.fromkeys(_words(text), 1))
     # What nearly all texts have tells none apart.
-    telling = [(word, n) for word, n in found.items() if n < 0.8 * len(texts) or n == 1]
+    telling = [(word, n) for word, n in counts.items() if n < 0.8 * len(texts) or n == 1]
     chosen = sorted(telling, key=lambda item: (-item[1], item[0]))[:WORDS]
     weights = (math.log((1 + len(texts)) / (1 + n)) + 1 for _, n in chosen)
     return tuple(word for word, _ in chosen), tuple(round(weight, 5) for weight in weights)
