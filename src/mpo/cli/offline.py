@@ -160,7 +160,7 @@ class Offline:
             reward.store,
             reward.reward_model,
             reward.scale,
-            reward.rubric,
+            reward.seed_rubric,
             on_injection="observe",
             max_unscored=1.0,
             seed=reward.seed,
