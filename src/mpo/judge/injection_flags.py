@@ -210,7 +210,7 @@ def _phrases(lowered: str) -> dict[str, int]:
     flags: dict[str, int] = {}
     present: dict[str, bool] = {}  # roots that were looked for
     for flag, guard, hints, pattern in _phrase_patterns():
-        if guard and not any(char in lowered for char in guard):
+        if guard and not any(map(lowered.__contains__, guard)):
             continue
         near = []
         for hint, root in hints:
@@ -234,19 +234,16 @@ def _phrase_patterns() -> tuple[tuple[str, str, tuple[tuple[str, str], ...], re.
     occur, half a dozen others need not be looked for.
     """
     # Compiled at first use: it takes 20 ms, which `mpo --help` does not have.
-    single = set("{[</(#>")  # found, or not, in no time
-    every = {hint for _, _, hints, _ in _PHRASES for hint in hints.split("|")} | single
-    by_length = sorted(every, key=lambda hint: (len(hint), hint))
-    root = {hint: next(short for short in by_length if short in hint) for hint in by_length}
-    return tuple(
-        (
-            flag,
-            guard,
-            tuple((hint, root[hint]) for hint in hints.split("|")),
-            re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE),
-        )
-        for flag, guard, hints, patterns in _PHRASES
-    )
+    every = set("{[</(#>")  # found, or not, in no time
+    for _, _, hints, _ in _PHRASES:
+        every.update(hints.split("|"))
+    by_length = sorted(every, key=len)
+    compiled = []
+    for flag, guard, hints, patterns in _PHRASES:
+        roots = [(hint, next(filter(hint.__contains__, by_length))) for hint in hints.split("|")]
+        pattern = re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE)
+        compiled.append((flag, guard, tuple(roots), pattern))
+    return tuple(compiled)
 
 
 def _near(text: str, hints: Sequence[str]) -> Iterator[tuple[int, int]]:
