@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, UnseenPromptError
 from ..records import Usage
 from .base import Chat, ChatRequest, Completion, Message, Schema
-from .keys import call_key, without_fence_ids
+from .cache import call_key, completion_from_json, completion_to_json, normalize_fence_ids
 
 __all__ = ["RecordedChat", "Reply", "ScriptedChat"]
 
@@ -136,9 +136,9 @@ class RecordedChat:
         key = call_key(request)
         line = self._lines.get(key)
         if line is not None:
-            return _completion(line["reply"])
+            return completion_from_json(line["reply"])
         asked = {
-            "messages": without_fence_ids(request.messages),
+            "messages": normalize_fence_ids(request.messages),
             "schema": request.schema,
             "temperature": float(request.temperature),
             "max_tokens": request.max_tokens,
@@ -154,12 +154,12 @@ class RecordedChat:
             await self.inner.aclose()
 
     def _record(self, key: str, asked: Mapping[str, Any], completion: Completion) -> Completion:
-        line = {"key": key, "name": self.name, **asked, "reply": _reply_line(completion)}
+        line = {"key": key, "name": self.name, **asked, "reply": completion_to_json(completion)}
         with self._lock:
             if key in self._lines:
                 # The same was asked twice at once: both callers get the answer that the file will
                 # replay, but what the second one cost is the second one's.
-                kept = _completion(self._lines[key]["reply"])
+                kept = completion_from_json(self._lines[key]["reply"])
                 return Completion(kept.text, completion.usage, kept.finish_reason, model=kept.model)
             self._lines[key] = line
             try:
@@ -187,7 +187,7 @@ class RecordedChat:
                 continue
             try:
                 line = json.loads(row)
-                _completion(line["reply"])
+                completion_from_json(line["reply"])
                 lines[line["key"]] = line
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(rows):
@@ -238,21 +238,3 @@ def _as_lines(call: Mapping[str, Any]) -> list[str]:
     for message in call["messages"]:
         lines += [f"[{message['role']}]", *message["content"].splitlines()]
     return lines
-
-
-def _reply_line(completion: Completion) -> dict[str, Any]:
-    return {
-        "text": completion.text,
-        "usage": completion.usage.model_dump(),
-        "finish_reason": completion.finish_reason,
-        "model": completion.model,
-    }
-
-
-def _completion(line: Mapping[str, Any]) -> Completion:
-    return Completion(
-        text=line["text"],
-        usage=Usage(**line["usage"]),
-        finish_reason=line["finish_reason"],
-        model=line.get("model", ""),
-    )

@@ -24,9 +24,9 @@ from ..config.build import task_of
 from ..config.data import is_local
 from ..config.schema import ChatConfig, DataConfig
 from ..errors import ConfigError
+from ..evolve.evidence import Evidence
 from ..evolve.gate import Pairs, Probes, load_pairs
 from ..evolve.meta_reward_model import MetaRewardModel
-from ..evolve.mrm_cases import Evidence
 from ..judge import RewardModel, make_reward_model
 from ..judge.scale import ANCHORS, normalized
 from ..records import Case, Judgement, Rollout, Usage
@@ -214,16 +214,15 @@ class _Dry:
             self.task,
             secret=_SECRET,
             analysis=config.analysis,
+            context_cases=config.context_cases,
             rationales=config.rationales,
         )
         shown = [self.case(n, rubric) for n in range(cases + config.baseline_cases)]
-        evidence = Evidence(
-            cases=tuple(shown[:cases]), earlier=tuple(shown[cases:]), others=config.context_cases
-        )
+        evidence = Evidence(cases=tuple(shown[:cases]), baseline=tuple(shown[cases:]))
         refinement = asyncio.run(model.run(evidence, rubric))
         spent = _Spent()
         spent.add(tally.usage, 1)
-        if config.selection.startswith("prescreen"):
+        if config.make_selection().needs_labels:
             asyncio.run(model.prescreen(shown[0], rubric))
             before = tally.usage
             asyncio.run(model.prescreen(self.case(len(shown), rubric), rubric))

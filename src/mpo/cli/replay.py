@@ -173,7 +173,7 @@ async def _replay(
             side,
             model,
             Normalized(),
-            lambda cohort: rubric,
+            rubric,
             on_injection=grader.on_injection,
             max_unscored=1.0,  # who is missing is said in the result
             seed=grader.seed,

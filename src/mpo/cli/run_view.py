@@ -252,7 +252,7 @@ class MetaSteps:
     def _watch(self) -> None:
         known: list[int] = []
         while not self._over.wait(self._every_s):
-            due = self._reward.under_way
+            due = self._reward.pending_steps
             if due != known:
                 self._tell(due)
                 known = due

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..chat import Tier
+from ..chat import StructuredOutput
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
 from ..service.service import ServiceSettings
@@ -69,9 +69,9 @@ class ChatConfig(_Part):
     """Number of attempts after the first."""
     concurrency: int = Field(default=64, ge=1)
     """Most requests in flight at once."""
-    structured_output: Tier | Literal["auto"] = "auto"
-    """How the endpoint is held to a schema: `json_schema`, `json_object` or `lines`; `auto` finds
-    out what it enforces."""
+    structured_output: StructuredOutput | Literal["auto"] = "auto"
+    """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
+    `lines`; `auto` detects what it enforces."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChatConfig:

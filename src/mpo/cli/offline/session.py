@@ -91,7 +91,7 @@ class OfflineSession:
             reward.store,
             reward.reward_model,
             reward.scale,
-            reward.rubric,
+            reward.seed_rubric,
             on_injection="observe",
             max_unscored=1.0,
             seed=reward.seed,

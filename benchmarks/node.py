@@ -1,6 +1,6 @@
-"""The service that `mpo bench serve` measures and kills, as a process of its own.
+"""The service that `service.py` measures and kills, as a process of its own.
 
-    python -m benchmarks.bench_node FOLDER PORT LATENCY_S K     prints its URL
+    python benchmarks/node.py FOLDER PORT LATENCY_S K     prints its URL
 
 The sandbox's simulated model grades and evolves in this process, after a fixed latency, so that
 what is measured beyond that is the service's own.

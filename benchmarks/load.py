@@ -1,7 +1,7 @@
-"""One load of `mpo bench judge`, in a process of its own: its memory and processor time are then
+"""One load of `judge.py`, in a process of its own: its memory and processor time are then
 the judge's alone.
 
-    python -m benchmarks.bench_load '{"url": …, "in_flight": 64, …}'     prints one JSON object
+    python benchmarks/load.py '{"url": …, "in_flight": 64, …}'     prints one JSON object
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench_material import make_rollouts, make_rubric
+from material import make_rollouts, make_rubric
 from mpo.chat import Chat, ChatRequest, Completion, OpenAIChat
 from mpo.cli.group import GC_THRESHOLD
 from mpo.config import compose
@@ -81,7 +81,7 @@ async def _measure(load: Mapping[str, Any]) -> dict[str, Any]:
     if load["client"] == "openai":
         chat = SDKChat(url, "bench", in_flight)
     else:
-        chat = OpenAIChat(url, "bench", concurrency=in_flight, tier="json_schema")
+        chat = OpenAIChat(url, "bench", concurrency=in_flight, structured_output="json_schema")
     rollouts = make_rollouts(int(load["rollouts"]) + WARM_UP)
     # Texts of their own: those that are measured must not be known from them.
     first, rollouts = rollouts[-WARM_UP:], rollouts[:-WARM_UP]

@@ -1,9 +1,11 @@
-"""`mpo bench judge`: what grading costs, in time, processor, memory, calls and tokens.
+"""The cost of grading in time, processor, memory, calls and tokens.
 
-Two tables. The load table sends real requests over a real socket to an endpoint that answers
-after a fixed time (`bench_server`), from a process of its own (`bench_load`), all the way from
+python benchmarks/judge.py [--in-flight 64,256,512] [--json]
+
+There are two tables. The load table sends real requests over a real socket to an endpoint that
+answers after a fixed time (`server.py`), from a process of its own (`load.py`), all the way from
 rollout to stored judgement. The cost table counts calls and prompt tokens of each protocol, beside
-what the published code needs for the same material (notes/reference.md §D).
+what the published code needs for the same material.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import takewhile
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,13 +27,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench_material import make_reply, make_rollouts, make_rubric
+from material import make_reply, make_rollouts, make_rubric
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
 from mpo.judge import make_reward_model
 from mpo.task import load_task
+from program import run, say
 
-__all__ = ["AIMS", "PUBLISHED", "costs", "loads", "render"]
+HERE = Path(__file__).parent
 
 TOKENS_PER_WORD = 1.3
 CRITERIA = (1, 5, 10, 20)
@@ -47,14 +51,51 @@ PUBLISHED = {
     10: {"calls": 20, "prompt_tokens": 41_030, "prompt_tokens_cached": 41_030 - 3_136},
     20: {"calls": 40, "prompt_tokens": 134_060, "prompt_tokens_cached": 134_060 - 5_736},
 }
-"""The published code's (minnesotanlp/mpo): its own prompts, captured from its frontend and counted
-in words × 1.3; criteria of 125 words, a response of 350."""
+"""The published code's figures (minnesotanlp/mpo): its own prompts, captured from its frontend and
+counted in words × 1.3; criteria of 125 words, a response of 350."""
 AIMS = {"cpu_ms_per_judgement": 0.6, "fraction_of_ideal": {64: 0.95, 256: 0.80}}
 """On 2 cores with the server on the same machine, and nothing else running."""
 ROUNDS = {"mpo": 15, "openai": 4}
 """Answers per place in flight, by client."""
 
-Progress = Any
+
+def judge(
+    in_flight: str = typer.Option("64,256,512", help="Requests in flight, comma-separated."),
+    latency: float = typer.Option(0.2, min=0.001, help="Seconds that the endpoint takes."),
+    criteria: int = typer.Option(5, min=1, help="Criteria of 125 words that each call grades."),
+    repeat: int = typer.Option(3, min=1, help="Runs of each load; the median counts."),
+    openai: bool = typer.Option(True, help="Also measure the official client, if installed."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure grading: rate, processor time and memory under load, calls and tokens by protocol.
+
+    A local endpoint answers after a fixed time. The rates hold for a machine with nothing else to
+    do; the load average is printed with them.
+
+    Example: python benchmarks/judge.py --in-flight 64 --repeat 1
+    """
+    try:
+        places = [int(part) for part in in_flight.split(",")]
+    except ValueError:
+        raise ConfigError(f"--in-flight {in_flight!r}: give numbers, e.g. 64,256") from None
+    if min(places) < 1:
+        raise ConfigError(f"--in-flight {in_flight!r}: each must be at least 1")
+    where = machine()
+    ours = loads(places, latency, criteria, repeat)
+    note = sdk_missing() if openai else "left out, because of --no-openai"
+    theirs = [] if note else loads(places, latency, criteria, 1, "openai")
+    result = {
+        "load": ours,
+        "cost": costs(),
+        "openai": peers(ours, theirs) if theirs else None,
+        "openai_note": note,
+        "criteria": criteria,
+        "machine": {**where, "load_after": machine()["load_average"]},
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        render(result, Console())
 
 
 # ---------------------------------------------------------------------- load
@@ -66,14 +107,13 @@ def loads(
     criteria: int,
     repeat: int,
     client: str = "mpo",
-    say: Progress = lambda message: None,
 ) -> list[dict[str, Any]]:
     """Medians of `repeat` runs at each number of requests in flight.
 
     Raises:
         ConfigError: A run failed.
     """
-    found = []
+    rows = []
     with _server(latency_s, make_reply(make_rubric(criteria))) as url:
         for places in in_flight:
             spec = {
@@ -84,9 +124,9 @@ def loads(
                 "client": client,
             }
             say(f"{client}: {places} in flight")
-            runs = [_run(spec) for _ in range(repeat)]
+            runs = [_load(spec) for _ in range(repeat)]
             rate = median(run["judgements_per_s"] for run in runs)
-            found.append(
+            rows.append(
                 {
                     "in_flight": places,
                     "latency_s": latency_s,
@@ -98,12 +138,12 @@ def loads(
                     "peak_mb": round(max(run["peak_mb"] for run in runs), 1),
                 }
             )
-    return found
+    return rows
 
 
 @contextlib.contextmanager
 def _server(latency_s: float, reply: str) -> Iterator[str]:
-    command = [sys.executable, "-m", f"{__package__}.bench_server", str(latency_s)]
+    command = [sys.executable, str(HERE / "server.py"), str(latency_s)]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
@@ -125,13 +165,13 @@ def _server(latency_s: float, reply: str) -> Iterator[str]:
         child.wait()
 
 
-def _run(spec: Mapping[str, Any]) -> dict[str, float]:
-    command = [sys.executable, "-m", f"{__package__}.bench_load", json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        raise ConfigError(f"bench: a run with {spec['in_flight']} in flight failed: {said[0]}")
-    result: dict[str, float] = json.loads(done.stdout)
+def _load(spec: Mapping[str, Any]) -> dict[str, float]:
+    command = [sys.executable, str(HERE / "load.py"), json.dumps(spec)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last = process.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ConfigError(f"bench: a run with {spec['in_flight']} in flight failed: {last[0]}")
+    result: dict[str, float] = json.loads(process.stdout)
     return result
 
 
@@ -148,7 +188,7 @@ def peers(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]
 
 
 def sdk_missing() -> str:
-    """Why the official client is left out; empty where it is not."""
+    """Reason to leave out the official client; empty where it is installed."""
     if find_spec("openai") is not None:
         return ""
     return "the official openai client is not installed: that comparison is left out"
@@ -163,12 +203,12 @@ def costs() -> dict[str, dict[int, dict[str, int]]]:
     `prompt_tokens_cached` is what a prefix cache serves of them, for the second and later rollouts
     of a group.
     """
-    found: dict[str, dict[int, dict[str, int]]] = {}
+    table: dict[str, dict[int, dict[str, int]]] = {}
     for protocol in PROTOCOLS:
         # Guidelines are one text.
         numbers = (1,) if protocol == "plan_execute" else CRITERIA
-        found[protocol] = {n: asyncio.run(_cost(protocol, n)) for n in numbers}
-    return found | {"published": PUBLISHED}
+        table[protocol] = {n: asyncio.run(_cost(protocol, n)) for n in numbers}
+    return table | {"published": PUBLISHED}
 
 
 async def _cost(protocol: str, criteria: int) -> dict[str, int]:
@@ -219,11 +259,11 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-# ---------------------------------------------------------------------- what is printed
+# ---------------------------------------------------------------------- tables
 
 
 def machine() -> dict[str, Any]:
-    """Under what conditions: on a busy machine the rates say little, processor time more."""
+    """Conditions of the run: on a busy machine the rates say little, processor time more."""
     return {
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
@@ -293,3 +333,7 @@ def _cost_table(cost: Mapping[str, Mapping[int, Mapping[str, int]]]) -> Table:
         ]
         table.add_row(protocol, *cells)
     return table
+
+
+if __name__ == "__main__":
+    run(judge)

@@ -1,4 +1,4 @@
-"""What `mpo bench judge` grades: rubrics and rollouts of the sizes in notes/reference.md §D.
+"""Material that `judge.py` grades: rubrics and rollouts of the sizes in the published run.
 
 Criteria of 125 words and responses of 350: short ones would flatter.
 """

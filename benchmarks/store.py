@@ -1,4 +1,6 @@
-"""How fast the store is, and how it holds up: `mpo bench store`.
+"""The speed of the store, empty and full.
+
+python benchmarks/store.py [--judgements N | --full] [--json]
 
 Two processes append at once, in batches of one update, with their cases made before the clock
 starts. Then the file is filled up, and a new process resumes the run and asks for the evidence of
@@ -23,12 +25,13 @@ from resource import RUSAGE_SELF, getrusage
 from statistics import median
 from typing import IO, Any
 
+import typer
+
 from mpo.errors import StoreError
 from mpo.records import Case, CriterionScore, Decision, Judgement, Rollout, Usage
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
-
-__all__ = ["FULL", "QUICK", "child", "measure"]
+from program import run
 
 BATCH = 64
 """Rollouts of an update (paper §3.1)."""
@@ -46,6 +49,40 @@ TARGETS = {"append_per_s": 10_000, "window_ms": 50, "resume_s": 5}
 RUBRIC = Rubric(criteria=tuple(Criterion(name=f"Criterion {n}") for n in range(1, 6)))
 ESSAY = "A river carries what the rain has washed from the hills, and gives it to the plain. " * 6
 REASON = "The text names one cause and one effect, and leaves the second effect open."
+
+
+def store(
+    judgements: int = typer.Option(QUICK, min=1, help="Judgements that the store holds."),
+    full: bool = typer.Option(False, "--full", help="A million of them: minutes, 3 GB of disk."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure the store: appending from two processes, the evidence query, memory and resume.
+
+    The store is in a temporary folder (set TMPDIR to move it). The rates hold for a machine with
+    nothing else to do.
+
+    Example: python benchmarks/store.py --json
+    """
+    result = measure(FULL if full else judgements)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    targets = result["targets"]
+    typer.echo(f"{result['judgements']} judgements, {result['file_mb']} MB")
+    typer.echo(
+        f"append   {result['append_per_s']} judgements/s by 2 processes "
+        f"(target {targets['append_per_s']}; {result['append_cpu_us']} us of a processor each)"
+    )
+    typer.echo(
+        f"window   {result['window_ms']} ms for {result['window_cases']} cases "
+        f"(target {targets['window_ms']}; {result['window_cpu_ms']} ms of a processor)"
+    )
+    typer.echo(f"resume   {result['resume_s']} s (target {targets['resume_s']})")
+    typer.echo(
+        f"memory   {result['peak_mb']} MB at most, resume and window ({result['peak_mb_before']} "
+        f"MB with {result['judgements_before']} judgements)"
+    )
+    typer.echo(f"load     {result['load']} when it began")
 
 
 def measure(judgements: int) -> dict[str, Any]:
@@ -196,7 +233,7 @@ def _cases(step: int) -> Iterator[Case]:
             step=step,
             scores=scores,
             reward=share,
-            normalized=share,
+            normalized_reward=share,
             usage=Usage(calls=1, prompt_tokens=900, completion_tokens=120),
         )
         yield Case(rollout=rollout, judgement=judgement)
@@ -206,7 +243,8 @@ def _cases(step: int) -> Iterator[Case]:
 
 
 def _start(what: str, path: Path, *rest: str) -> subprocess.Popen[str]:
-    program = f"import sys; from {__name__} import child; child(sys.argv[1:])"
+    here = str(Path(__file__).parent)
+    program = f"import sys; sys.path.insert(0, {here!r}); import store; store.child(sys.argv[1:])"
     return subprocess.Popen(
         [sys.executable, "-c", program, what, str(path), *rest],
         stdin=subprocess.PIPE,
@@ -232,3 +270,7 @@ def _finish(process: subprocess.Popen[str]) -> str:
         last = err.strip().splitlines()[-1:] or ["it said nothing"]
         raise StoreError(f"a process of the bench failed: {last[0]}")
     return out
+
+
+if __name__ == "__main__":
+    run(store)

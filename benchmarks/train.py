@@ -1,5 +1,6 @@
-"""`mpo bench train`: how fast our PPO is, what grading costs GRPO, and how long a slow MRM holds
-training up.
+"""The speed of our PPO, what grading costs GRPO, and how long a slow MRM holds training up.
+
+python benchmarks/train.py [--mrm-delay | --gpu] [--json]
 
 Ratios are taken within a round, between runs that follow one another, and the median round counts.
 Wall time says how long a user waits; CPU time says the same on a machine that does other things
@@ -8,9 +9,10 @@ too, so the targets are held against it.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench_judge import machine
-from mpo.errors import MissingExtraError
+from judge import machine
+from mpo.errors import ConfigError, MissingExtraError
+from program import run, say
 from train_delay import MOST_WAIT, compare_delay
 from train_gpu import table as gpu_table
 from train_grpo import compare_grpo
 from train_ppo import compare
 
-__all__ = ["PEER", "TARGETS", "measure", "measure_delay", "measure_gpu", "missed", "render"]
-
 PEER = Path(".venv-peer/bin/python")
-"""Where `make bench-peer` puts TRL 0.17.0, seen from the checkout."""
+"""Python with TRL 0.17.0 that `make bench-peer` makes, from the root of the checkout."""
 
 TARGETS: Mapping[str, Any] = {
     "separate": {"aim": 2.0, "at_least": 1.25},
@@ -40,18 +41,55 @@ TARGETS: Mapping[str, Any] = {
 """PPO: times the peer's sequences per second. GRPO: what grading may add to an update. MRM: share
 of wall time that may be waited."""
 
-Say = Callable[[str], None]
 _PLAIN: dict[str, Any] = {"title_justify": "left", "box": None, "pad_edge": False}
 
 
-def measure(peer: Path, rounds: int, updates: int, say: Say) -> dict[str, Any]:
+def train(
+    mrm_delay: bool = typer.Option(
+        False, "--mrm-delay", help="Only: how long training waits for an MRM as slow as 3 steps."
+    ),
+    step: float = typer.Option(0.25, min=0.01, help="With --mrm-delay: seconds of a step."),
+    gpu: bool = typer.Option(
+        False, "--gpu", help="Only: PPO and GRPO in bfloat16 on random weights."
+    ),
+    size: str = typer.Option("1.5b", help="With --gpu: 1.5b, or tiny, which needs no GPU."),
+    rounds: int = typer.Option(3, min=1, help="Rounds of all runs; the median ratio counts."),
+    updates: int = typer.Option(4, min=1, help="Timed updates of each run, after a first one."),
+    peer: Path = typer.Option(PEER, help="Python with TRL 0.17.0; see make bench-peer."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure training: our PPO beside TRL 0.17.0's, GRPO with and without grading.
+
+    One thread, a random model of 1.26M weights: about 2 minutes a round. The exit code is 1 where
+    a figure misses its target by CPU time, which says more on a busy machine.
+
+    Examples: python benchmarks/train.py --json
+
+    python benchmarks/train.py --mrm-delay
+    """
+    if mrm_delay and gpu:
+        raise ConfigError("--mrm-delay and --gpu are two measurements: choose one of them")
+    if mrm_delay:
+        result = measure_delay(step)
+    elif gpu:
+        result = measure_gpu(size, updates + 1)
+    else:
+        result = measure(peer, rounds, updates)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        render(result, Console())
+    if off := missed(result):
+        raise ConfigError(f"off target: {'; '.join(off)}")
+
+
+def measure(peer: Path, rounds: int, updates: int) -> dict[str, Any]:
     """PPO beside its peer, and GRPO beside itself without grading; JSON values.
 
     Args:
         peer: Python of the peer's environment; left out, with a note, where there is none.
-        rounds: Of all runs, one after the other.
-        updates: Timed in each run.
-        say: Told before each run.
+        rounds: Rounds of all runs, one after the other.
+        updates: Timed updates in each run.
 
     Raises:
         ConfigError: A run failed.
@@ -79,14 +117,14 @@ def measure(peer: Path, rounds: int, updates: int, say: Say) -> dict[str, Any]:
     }
 
 
-def measure_delay(step_s: float, say: Say) -> dict[str, Any]:
-    """What `--mrm-delay` prints."""
+def measure_delay(step_s: float) -> dict[str, Any]:
+    """Result of `--mrm-delay`; JSON values."""
     before = machine()
     return {"mrm_delay": compare_delay(step_s=step_s, say=say), "machine": _machine(before)}
 
 
-def measure_gpu(size: str, steps: int, say: Say) -> dict[str, Any]:
-    """What `--gpu` prints.
+def measure_gpu(size: str, steps: int) -> dict[str, Any]:
+    """Result of `--gpu`; JSON values.
 
     Raises:
         ConfigError: No GPU.
@@ -100,7 +138,7 @@ def _machine(before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:
-    """What is off its target, in words; by CPU time where there is a choice."""
+    """Figures off their targets, in words; by CPU time where there is a choice."""
     found = []
     for name, ratio in result.get("ppo", {}).get("ratio", {}).items():
         least, got = TARGETS[name]["at_least"], ratio["cpu"]["median"]
@@ -120,7 +158,7 @@ def missed(result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-# ---------------------------------------------------------------------- what is printed
+# ---------------------------------------------------------------------- tables
 
 
 def render(result: Mapping[str, Any], console: Console) -> None:
@@ -204,3 +242,7 @@ def _gpu(gpu: Mapping[str, Any]) -> Table:
         rates = [f"{row['step_s']:.2f}", f"{row['sequences_per_s']:.2f}"]
         table.add_row(label, *rates, peak, f"{row['kl']:.1e}")
     return table
+
+
+if __name__ == "__main__":
+    run(train)

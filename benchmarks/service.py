@@ -1,4 +1,6 @@
-"""`mpo bench serve`: how much the service bears, and what it loses when it is killed.
+"""The load that the service bears, and what it loses when it is killed.
+
+python benchmarks/service.py [--full | --quick] [--json]
 
 Everything runs on loopback: the service in one process, clients in others. The simulated model
 takes 50 ms, so that what a request takes beyond that is overhead.
@@ -20,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from mpo.errors import ConfigError
 from mpo.store import Store
-
-__all__ = ["TARGETS", "Settings", "run"]
+from program import run
 
 TARGETS = {"items_per_s": 500.0, "p99_overhead_ms": 100.0}
 LATENCY_S = 0.05
@@ -37,7 +40,7 @@ K = 1
 
 @dataclass(frozen=True)
 class Settings:
-    """How long to measure."""
+    """Length of the measurement."""
 
     items: int = 20_000
     """At full speed; memory is compared between its first and its last fifth."""
@@ -47,6 +50,31 @@ class Settings:
     kill_items: int = 16_000
     """Sent while the service is killed and started again."""
     clients: int = 2
+
+
+def service(
+    full: bool = typer.Option(False, "--full", help="200,000 items instead of 20,000."),
+    quick: bool = typer.Option(False, "--quick", help="A tenth, to see that it works."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Measure the service under load, and kill it, with a simulated model that takes 50 ms.
+
+    The exit code is 1 where a figure misses its target, or a kill has lost anything.
+
+    Example: python benchmarks/service.py --json
+    """
+    settings = Settings(items=200_000 if full else 20_000)
+    if quick:
+        settings = Settings(items=1_600, rated_s=3, kills=2, kill_items=800)
+    figures = measure(settings)
+    missed = figures.pop("missed")
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name:<24} {value}")
+    if missed:
+        raise ConfigError(f"off target: {', '.join(missed)}")
 
 
 @dataclass
@@ -64,7 +92,7 @@ class _Node:
 
     def start(self) -> None:
         arguments = [self.folder, self.port, self.latency_s, K]
-        self.process = _program("bench_node", *map(str, arguments))
+        self.process = _program("node.py", *map(str, arguments))
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         if not self.url:
@@ -92,7 +120,7 @@ class _Node:
         return False
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
     """Measure everything.
 
     Returns:
@@ -128,13 +156,15 @@ def _speed(folder: Path, settings: Settings) -> dict[str, Any]:
         memory.append(node.memory_mb())
         time.sleep(0.2)
     wall = time.perf_counter() - started
-    told = [client.result() for client in clients]
+    results = [client.result() for client in clients]
     node.stop()
     fifth = max(1, len(memory) // 5)
     first, last = memory[fifth : 2 * fifth] or memory, memory[-fifth:]
     return {
-        "items": sum(len(t["told"]) for t in told),
-        "items_per_s": round(sum(len(t["told"]) for t in told) / max(t["wall_s"] for t in told), 1),
+        "items": sum(len(t["rewards"]) for t in results),
+        "items_per_s": round(
+            sum(len(t["rewards"]) for t in results) / max(t["wall_s"] for t in results), 1
+        ),
         "wall_s": round(wall, 1),
         "peak_mb": round(max(memory), 1),
         "memory_growth_mb": round(max(last) - max(first), 1),
@@ -150,8 +180,8 @@ def _overhead(folder: Path, settings: Settings) -> dict[str, Any]:
         items = int(RATE * settings.rated_s / settings.clients) // batch * batch
         clients = _clients(node.url, settings.clients, items * settings.clients, batch, RATE)
         with _MetaSteps(node):
-            told = [client.result() for client in clients]
-        times = sorted(second for t in told for second in t["seconds"])
+            results = [client.result() for client in clients]
+        times = sorted(second for t in results for second in t["seconds"])
         figures[f"p50_overhead_ms{name}"] = _ms(times, 0.50)
         figures[f"p99_overhead_ms{name}"] = _ms(times, 0.99)
         figures[f"requests{name}"] = len(times)
@@ -177,18 +207,18 @@ def _killed(folder: Path, settings: Settings) -> dict[str, Any]:
             node.start()
             with Store(node.folder / "mpo.db", create=False) as store:
                 heads_lost += head not in [d.proposed for d in store.lineage()]
-        told = [client.result() for client in clients]
+        results = [client.result() for client in clients]
     node.stop()
-    return _compared(node.folder, committed, told) | {
+    return _compared(node.folder, committed, results) | {
         "kills": settings.kills,
         "heads_lost": heads_lost,
         "meta_steps": meta.held,
     }
 
 
-def _compared(folder: Path, committed: Any, told: list[dict[str, Any]]) -> dict[str, Any]:
+def _compared(folder: Path, committed: Any, results: list[dict[str, Any]]) -> dict[str, Any]:
     """The store against what was seen in it before, and against what clients were told."""
-    rewards = {id: reward for t in told for id, reward in t["told"].items()}
+    rewards = {id: reward for t in results for id, reward in t["rewards"].items()}
     with Store(folder / "mpo.db", create=False) as store:
         cases = store.window(cohort=None, scored=None)
         usage = store.usage()["rm"].calls
@@ -210,16 +240,13 @@ def _compared(folder: Path, committed: Any, told: list[dict[str, Any]]) -> dict[
 
 
 def _program(name: str, *arguments: str) -> subprocess.Popen[str]:
-    package = (__package__ or "").partition(".")[0]
-    source = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", f"{package}.cli.{name}", *arguments],
+        [sys.executable, str(Path(__file__).with_name(name)), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS="1"),
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
     )
 
 
@@ -227,18 +254,18 @@ class _Client:
     """A client process with its job."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.process = _program("bench_client")
+        self.process = _program("client.py")
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job))
         self.process.stdin.close()
-        self._said = ""
+        self._output = ""
         # Read while it runs: a pipe that is full would stop it.
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        self._said = self.process.stdout.read()
+        self._output = self.process.stdout.read()
 
     def result(self) -> dict[str, Any]:
         """What it measured."""
@@ -246,8 +273,8 @@ class _Client:
         if self.process.wait():
             assert self.process.stderr is not None
             raise ConfigError(f"a client failed: {self.process.stderr.read().strip()[-300:]}")
-        told: dict[str, Any] = json.loads(self._said)
-        return told
+        result: dict[str, Any] = json.loads(self._output)
+        return result
 
 
 def _clients(url: str, count: int, items: int, batch: int, rate: float) -> list[_Client]:
@@ -282,3 +309,7 @@ class _MetaSteps:
 def _ms(times: list[float], quantile: float) -> float:
     """A quantile beyond the model's own time, in milliseconds."""
     return round(1000 * (times[min(len(times) - 1, int(quantile * len(times)))] - LATENCY_S), 1)
+
+
+if __name__ == "__main__":
+    run(service)

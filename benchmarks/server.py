@@ -1,6 +1,6 @@
-"""A chat endpoint that answers after a given time, and does nothing else: for `mpo bench judge`.
+"""A chat endpoint that answers after a given time, and does nothing else, for `judge.py`.
 
-    python -m benchmarks.bench_server LATENCY_S < reply.txt     prints its port
+    python benchmarks/server.py LATENCY_S < reply.json     prints its port
 
 It reads no more of a request than where it ends, so that it does not compete for the processor
 that is being measured. It ends when its stdin is closed.

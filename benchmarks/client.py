@@ -1,6 +1,6 @@
-"""A client of `mpo bench serve`, as a process of its own: it sends batches, and times the answers.
+"""A client of `service.py`, as a process of its own: it sends batches, and times the answers.
 
-    python -m benchmarks.bench_client < JOB.json     prints one JSON object
+    python benchmarks/client.py < JOB.json     prints one JSON object
 
 With a rate it sends at fixed moments and counts a request's time from its moment on, also where it
 could not be sent yet: a service that stalls must not slow down its own measurement. Without one,
@@ -31,14 +31,14 @@ TEXT = (
 class _Job:
     url: str
     name: str
-    """Told apart from other clients' items by it."""
+    """Prefix of its items' ids, different for each client."""
     items: int
     batch: int
     rate: float
     """Items per second; 0 for as fast as answered."""
     parallel: int = 8
     seconds: list[float] = field(default_factory=list)
-    told: dict[str, float | None] = field(default_factory=dict)
+    rewards: dict[str, float | None] = field(default_factory=dict)
 
     def request(self, number: int) -> list[dict[str, Any]]:
         """The items of one batch: eight completions per prompt."""
@@ -58,12 +58,12 @@ def main() -> None:
     job = _Job(**json.load(sys.stdin))
     started = time.perf_counter()
     asyncio.run(_run(job))
-    told = {
+    result = {
         "wall_s": time.perf_counter() - started,
         "seconds": job.seconds,
-        "told": job.told,
+        "rewards": job.rewards,
     }
-    sys.stdout.write(json.dumps(told))
+    sys.stdout.write(json.dumps(result))
 
 
 async def _run(job: _Job) -> None:
@@ -90,7 +90,7 @@ async def _at(moment: float, client: RewardClient, job: _Job, number: int) -> No
     await asyncio.sleep(max(0.0, moment - time.perf_counter()))
     results = await client.score(job.request(number))
     job.seconds.append(time.perf_counter() - moment)
-    job.told.update({result["id"]: result["reward"] for result in results})
+    job.rewards.update({result["id"]: result["reward"] for result in results})
 
 
 if __name__ == "__main__":
