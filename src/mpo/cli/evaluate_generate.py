@@ -34,7 +34,7 @@ def generate(
     checkpoints: list[str] = typer.Argument(
         ...,
         help="Checkpoints, each as PLACE or NAME=PLACE: a folder, a hub id, a run (its newest "
-        "checkpoint), or sandbox.",
+        "checkpoint), or a plugin such as sandbox.",
     ),
     out: Path = typer.Option(
         Path("outputs"), help="Folder for the completions, one file per checkpoint."
