@@ -86,11 +86,11 @@ def _drawn_order(seed: int, prompt: str, step: int, n: int) -> tuple[int, ...]:
 
 
 class Grader:
-    """Base of the protocols: subclasses say how the scores of one rollout are asked for.
+    """Base of the protocols: subclasses ask for the scores of one rollout.
 
     Args:
         chat: The model that grades.
-        task: Gives the prompts, the limits, temperature and token cap.
+        task: The task with its prompts, limits, temperature and token cap.
         secret: Key of the fences; the run's own, unknown to the policy.
         seed: Seed for servers that take one, and for the order of criteria.
     """
@@ -99,7 +99,7 @@ class Grader:
     kinds: tuple[str, ...]
     """Names of the prompt files that the protocol uses."""
     shuffles = False
-    """Whether the order of criteria is drawn where the task does not say."""
+    """True if the order of criteria is drawn where the task does not say."""
 
     def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
         self._chat = chat
