@@ -8,7 +8,7 @@ and the reward is constant: nothing is said about learning. Each row is a proces
 that none inherits the memory of another; one that runs out of memory says so, and the next begins.
 No checkpoint is written.
 
-Also a program, for one row: python -m benchmarks.train_gpu FOLDER SIZE ROW STEPS
+Also a program, for one row: python benchmarks/train_gpu.py FOLDER SIZE ROW STEPS
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def table(
     Args:
         size: One of `SIZES`.
         steps: Updates per row; the first is not timed.
-        say: Told before each row.
+        say: Called with a line before each row.
 
     Returns:
         `device`, `torch`, `size`, `weights`, and `rows`: per row `step_s` and `sequences_per_s`
@@ -122,7 +122,7 @@ def table(
         for name in ROWS:
             say(name)
             try:
-                rows[name] = run_child(__name__, scratch, size, name, str(steps))
+                rows[name] = run_child(__file__, scratch, size, name, str(steps))
             except ConfigError as error:
                 rows[name] = {"error": str(error)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -61,7 +61,7 @@ def _same(first: str, second: str) -> bool:
     values = number(first), number(second)
     if values[0] is not None and values[1] is not None:
         return values[0] == values[1]
-    for decide in (_texts, _quantities, _bases, _lists):
+    for decide in (_texts, _quantities, _bases, _lists, _groups):
         result = decide(first, second)
         if result is not None:
             return result
@@ -168,6 +168,22 @@ def _lists(first: str, second: str) -> bool | None:
             return False
         b.remove(partner)
     return True
+
+
+def _groups(first: str, second: str) -> bool | None:
+    """Tuples and intervals: order counts, and so does the kind of bracket."""
+    a, b = _group(first), _group(second)
+    if a and b:
+        same_shape = (a[0], a[-1], len(a)) == (b[0], b[-1], len(b))
+        return same_shape and all(map(_same, a[1:-1], b[1:-1]))
+    return False if (a or b) and number(second if a else first) is not None else None
+
+
+def _group(text: str) -> list[str]:
+    """The opening bracket, the values and the closing one; empty if the text is no group."""
+    inner = wrapped(f"({text[1:-1]})", "(", ")") if re.fullmatch(r"[(\[].*[)\]]", text) else None
+    values = split_top(inner, ",") if inner else []
+    return [text[0], *values, text[-1]] if len(values) > 1 else []
 
 
 def _items(text: str) -> list[str]:
