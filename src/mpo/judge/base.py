@@ -70,15 +70,12 @@ def seeded_random(seed: int, *names: object) -> random.Random:
     return random.Random(content_hash([seed, *map(str, names)], 64))
 
 
-# The completions of a group follow each other, with one prompt and one order of criteria.
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # the completions of a group follow each other, with one prompt
 def _fenced_prompt(text: str, secret: bytes, label: str) -> str:
     return fence(clean(text).text, secret=secret, label=label)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # likewise with one order of criteria
 def _drawn_order(seed: int, prompt: str, step: int, n: int) -> tuple[int, ...]:
     order = list(range(n))
     seeded_random(seed, "criteria", prompt, step).shuffle(order)
@@ -112,7 +109,6 @@ class Grader:
             "limits": task.spec.limits,
             "reference": fence("", secret=secret, label="REFERENCE"),
         }
-
         self.model = chat.name
         self.template_hash = self._template_hash()
 
