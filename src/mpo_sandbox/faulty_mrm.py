@@ -1,8 +1,8 @@
 """A deliberately bad MRM: a third of its merges comes out truncated, off the topic, or poisoned.
 
 It tests what stands between a proposal and its taking effect. The three kinds are those of recorded
-runs: a merge that was cut off, at any word, and lost its other criteria; requirements from somewhere
-else; and a rubric that gives every text the highest score.
+runs: a merge that was cut off, at any word, and lost its other criteria; requirements from another
+task; and a rubric that gives every text the highest score.
 """
 
 from __future__ import annotations

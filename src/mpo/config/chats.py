@@ -220,16 +220,16 @@ def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
 
 
 def _spent_before(store: Store, prices: dict[str, Price | None]) -> dict[str, Any]:
-    """The kept ledger, brought up to date, since a killed run could not write its last one.
+    """The stored ledger, brought up to date, since a killed run could not write its last one.
 
     The cost of the store's judgements and decisions is known up to the last commit. The ledger
     has more only if an answer was paid for and could not be used.
     """
-    kept: dict[str, Any] = json.loads(store.meta(LEDGER) or "{}")
+    ledger: dict[str, Any] = json.loads(store.meta(LEDGER) or "{}")
     for role, usage in store.usage().items():
-        known = Usage(**kept[role]["usage"]) if role in kept else Usage()
+        known = Usage(**ledger[role]["usage"]) if role in ledger else Usage()
         if usage.calls > known.calls:
             price = prices.get(role)
             usd = price.of(usage) if price is not None else 0.0
-            kept[role] = {"usage": usage.model_dump(), "usd": usd}
-    return kept
+            ledger[role] = {"usage": usage.model_dump(), "usd": usd}
+    return ledger

@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+LIKE_CHAT = ("meta_chat", "second_judge")
+"""Parts of a config that have the keys of `chat`."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -152,7 +156,7 @@ class Config(_Part):
 
     @property
     def is_sandbox(self) -> bool:
-        """Whether any number of this run is simulated: all it prints then says "sandbox"."""
+        """True if any number of this run is simulated: all that it prints then says "sandbox"."""
         chats = (self.chat, self.meta_chat, self.second_judge)
         names = (self.model, self.data.path, *(chat.plugin for chat in chats if chat is not None))
         return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)

@@ -12,7 +12,7 @@ import typer
 from ...chat import Price
 from ...config import Config
 from ...records import Usage
-from ..planning import make_plan
+from ..plan import make_plan
 from ..run_view import short
 from .session import OfflineSession
 
