@@ -1,7 +1,7 @@
 """veRL 0.9: an evolving reward as a reward manager, and rubrics that go with the checkpoints.
 
     reward.reward_manager.source=importlib
-    reward.reward_manager.module.path=pkg://mpo.service.verl
+    reward.reward_manager.module.path=pkg://mpo.integrations.verl
     reward.reward_manager.name=MPORewardManager
     trainer.checkpoint_callback_class=mpo.integrations.verl.MPOCheckpoint
     +mpo.url=http://127.0.0.1:8000
