@@ -471,7 +471,7 @@ def _span(text: str) -> tuple[tuple[int, ...], bool]:
 
 
 def _read_guidelines(text: str) -> ReadRubric:
-    """Math guidelines: one free-text criterion, scored 0 to 5 (DESIGN §5)."""
+    """Math guidelines: one free-text criterion, scored 0 to 5."""
     before, _, rest = text.partition("[Start of Meta-Level Guidelines]")
     body, _, after = rest.partition("[End of Meta-Level Guidelines]")
     notes = [f"text outside guidelines: {s.strip()[:120]!r}" for s in (before, after) if s.strip()]

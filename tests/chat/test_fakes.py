@@ -53,7 +53,7 @@ def test_a_script_is_said_in_order() -> None:
 def test_a_script_that_is_over_says_so() -> None:
     chat = ScriptedChat(["only"])
     ask(chat)
-    with pytest.raises(ConfigError, match=r"has 1 replies and was asked a 2\. time.*two words"):
+    with pytest.raises(ConfigError, match=r"has 1 replies, and this is call 2;.*two words"):
         ask(chat)
 
 

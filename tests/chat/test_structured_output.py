@@ -109,7 +109,7 @@ def test_the_output_is_detected(
     # What probing has cost is in the first answer's usage, and nowhere else.
     assert sorted(completion.usage.calls for completion in got) == [1, 1, 1, 1, calls]
     (record,) = caplog.records
-    assert f"asked for as {output}" in record.message
+    assert f"structured output is {output}" in record.message
     copied = pickle.loads(pickle.dumps(chat))
     before = len(endpoint.requests)
     assert asyncio.run(copied.complete(ChatRequest(ASK, schema=SCHEMA))).usage.calls == 1

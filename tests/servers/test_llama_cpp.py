@@ -72,7 +72,7 @@ def test_the_probe_finds_the_output_that_is_enforced(
     with caplog.at_level(logging.INFO, logger="mpo.chat.probe"):
         judgements = judged(tmp_path / "a.db", chat, 12)
     assert list(detected.values()) == ["json_object_schema"]
-    assert "asked for as json_object_schema" in caplog.text
+    assert "structured output is json_object_schema" in caplog.text
     assert "json_schema: failed: status 500" in caplog.text
     scored = [j for j in judgements if j.reward is not None]
     assert len(scored) >= 10, [j.unscored for j in judgements]

@@ -50,8 +50,12 @@ def call_key(request: ChatRequest, name: str = "") -> str:
     turns = normalize_fence_ids(request.messages)
     # The texts are hashed as they are: escaping them as JSON costs more than the hash itself.
     # Their lengths come first, so that no two conversations join to the same bytes.
-    contents = [turn["content"].encode("utf-8", "surrogatepass") for turn in turns]
-    shape = [(turn["role"], len(content)) for turn, content in zip(turns, contents, strict=True)]
+    contents: list[bytes] = []
+    shape: list[tuple[str, int]] = []
+    for turn in turns:
+        content = turn["content"].encode("utf-8", "surrogatepass")
+        contents.append(content)
+        shape.append((turn["role"], len(content)))
     options = [float(request.temperature), request.max_tokens, request.seed]
     head = json.dumps([name, *options, shape])
     digest = hashlib.sha256(f"{head[:-1]}, {schema_json(request.schema)}]".encode("ascii"))
@@ -156,8 +160,8 @@ class CachedChat(ChatWrapper):
     flight. The call goes on while any caller waits for it, so cancelling one caller does not
     affect the others.
 
-    With a cache, whole answers (`finish_reason` is `stop`) are kept. A kept answer is used only if
-    it has the requested shape; otherwise the rollout would be unusable forever. The shape is
+    With a cache, whole answers (`finish_reason` is `stop`) are stored. A stored answer is used only
+    if it has the requested shape; otherwise the rollout would be unusable forever. The shape is
     checked on reading, which is rare, and not on writing.
 
     Args:
@@ -191,7 +195,8 @@ class CachedChat(ChatWrapper):
             return await self.inner.complete(request)
         key = call_key(request, self.name)
         if self.cache is not None:
-            known = _usable(self.cache.get(key), request.schema)
+            value = self.cache.get(key)
+            known = _usable(value, request.schema) if value is not None else None
             if known is not None:
                 with self._lock:
                     self.hits += 1
@@ -234,10 +239,8 @@ class _CallInFlight:
     billed: bool = False
 
 
-def _usable(value: Mapping[str, Any] | None, schema: Schema | None) -> Completion | None:
-    """A kept answer, if it is one and has the requested shape."""
-    if value is None:
-        return None
+def _usable(value: Mapping[str, Any], schema: Schema | None) -> Completion | None:
+    """The answer that the cache has, if it can be read and has the requested shape."""
     try:
         completion = completion_from_json(value)
     except (KeyError, TypeError, ValueError):

@@ -113,7 +113,7 @@ class OpenAIChat:
         limiter: Limiter | None = None,
     ) -> None:
         self.url = _endpoint(base_url)
-        """Where requests go."""
+        """URL of the requests."""
         self.model = model
         self.api_key_env = api_key_env
         self.timeout_s = timeout_s
@@ -292,11 +292,11 @@ class OpenAIChat:
         except TimeoutError:
             return Failure(f"failed: no answer within {timeout_s:.3g} s", True, overload=True)
         except aiohttp.ClientConnectorCertificateError as error:
-            return Failure(f"unreachable: {self._line(error)}", False)
+            return Failure(f"unreachable: {self._error_text(error)}", False)
         except aiohttp.ClientConnectorError as error:
-            return Failure(f"unreachable: {self._line(error)}", True)
+            return Failure(f"unreachable: {self._error_text(error)}", True)
         except (aiohttp.ClientError, OSError) as error:
-            cause = f"{type(error).__name__}: {self._line(error)}"
+            cause = f"{type(error).__name__}: {self._error_text(error)}"
             return Failure(f"failed: the connection broke ({cause})", True)
         if status != 200 or b'"choices"' not in raw or b'"error"' in raw:
             raw = self._redact(raw)
@@ -347,7 +347,7 @@ class OpenAIChat:
         key = self._key().encode()
         return raw.replace(key, b"[API key]") if len(key) >= 8 else raw
 
-    def _line(self, error: Exception) -> str:
+    def _error_text(self, error: Exception) -> str:
         message = self._redact(str(error).encode("utf-8", "replace")).decode()
         return clip(message) or type(error).__name__
 

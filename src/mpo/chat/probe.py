@@ -149,7 +149,7 @@ class Detector:
         result = await probe(ask, self.endpoint)
         self.detected[self.endpoint] = result.output
         _log.info(
-            "%s: answers are asked for as %s%s",
+            "%s: structured output is %s%s",
             self.endpoint,
             result.output,
             f" ({'; '.join(result.notes)})" if result.notes else "",

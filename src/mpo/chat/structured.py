@@ -143,7 +143,7 @@ def read_lines(text: str, schema: Schema) -> str:
 def conforms(text: str, schema: Schema) -> bool:
     """True if an answer is one JSON value of the schema's shape, each key once.
 
-    Decides whether a kept answer can be used; the caller checks answers itself, more closely.
+    Decides if a stored answer can be used. Callers check answers themselves, more closely.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

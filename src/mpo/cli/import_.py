@@ -13,7 +13,7 @@ import typer
 
 from ..config import write_text
 from ..errors import ConfigError, StoreError
-from ..evaluation.metrics import arm_seed_summary
+from ..evaluation.run_metrics import arm_seed_summary
 from ..importers import Experiment, Imported, read_experiment, write_experiment
 from ..store import Store
 from ..training.files import write_rubrics
@@ -24,7 +24,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 SHOWN = 20
-"""Number of unparsed rows that are printed; `--json` has all."""
+"""Unparsed rows that are printed; `--json` prints all."""
 
 
 @app.command("import")
@@ -35,14 +35,15 @@ def import_(
 ) -> None:
     """Read a run of the published MPO code.
 
-    Report, rubric and replay work on it as on any other run. Answers are read strictly: a row
-    whose scores do not fit its rubric, or do not add up, is listed and stays unscored.
+    The commands report, rubric and replay work on it as on any other run. Answers are read
+    strictly: a row whose scores do not fit its rubric, or do not add up, is listed and stays
+    unscored.
 
     Example: mpo import models/mpo_essay_writing --name theirs
     """
     target = run_path(name)
     if target.exists():
-        raise ConfigError(f"{target} exists: choose another --name, nothing is overwritten")
+        raise ConfigError(f"{target} exists: choose another --name, runs are never overwritten")
     experiment = read_experiment(folder)
     imported = _write(target, experiment)
     if as_json:
@@ -62,7 +63,7 @@ def import_(
     if len(imported.unparsed) > SHOWN:
         reasons = Counter(row["reason"].partition(":")[0] for row in imported.unparsed)
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-        typer.echo(f"unparsed in all: {counts}; --json lists each")
+        typer.echo(f"unparsed in total: {counts}; --json lists each")
     for note in imported.notes[:SHOWN]:
         typer.echo(f"note: {note}")
     typer.echo(f"next: mpo report {target}")
@@ -102,5 +103,5 @@ def _write(target: Path, experiment: Experiment) -> Imported:
     except OSError as error:
         raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)  # it is gone already where all went well
+        shutil.rmtree(work, ignore_errors=True)  # gone already unless something failed
     return imported

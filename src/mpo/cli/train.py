@@ -10,7 +10,7 @@ from typing import Any, Literal
 import typer
 
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
-from ..evaluation.metrics import arm_seed_summary
+from ..evaluation.run_metrics import arm_seed_summary
 from ..report import versions
 from ..training.model import is_main
 from ..training.start import start as run_training

@@ -220,7 +220,7 @@ def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
 
 
 def _spent_before(store: Store, prices: dict[str, Price | None]) -> dict[str, Any]:
-    """The kept ledger, brought up to date, since a killed run could not write its last one.
+    """The stored ledger, brought up to date, since a killed run could not write its last one.
 
     The cost of the store's judgements and decisions is known up to the last commit. The ledger
     has more only if an answer was paid for and could not be used.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...config import Chats, compose, read_records, read_rubric_file
-from ...config.plugins import find_plugin
+from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError, StoreError
 from ...evolve.options import Evolve
@@ -140,9 +140,15 @@ def open_session(options: Options, *, samples: int = 16, seed: int = 0) -> Offli
         evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
-    plugin = find_plugin(options.chat)
-    sandbox = plugin is not None and plugin.simulated
+    sandbox = _is_simulated(options.chat, options.model)
     return OfflineSession(options, reward, chats, rows, [0.0, 0.0] if sandbox else price, sandbox)
+
+
+def _is_simulated(chat: str, model: str) -> bool:
+    """True for a simulated model; it may also be served over HTTP under its own name."""
+    name = model.partition("-")[0]
+    plugin = find_plugin(chat) or (find_plugin(name) if name in plugin_names() else None)
+    return plugin is not None and plugin.simulated
 
 
 async def score_in_chunks(
