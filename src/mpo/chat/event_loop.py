@@ -11,11 +11,12 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ..errors import MPOError
 
-__all__ = ["hand_over", "run_in_loop"]
+__all__ = ["hand_over", "run_in_loop", "start_in_loop"]
 
 T = TypeVar("T")
 
@@ -61,9 +62,14 @@ async def _plain(work: Coroutine[Any, Any, T]) -> T:
         raise error from group
 
 
+def start_in_loop(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Start `work` in the shared loop and return at once; the future may be cancelled."""
+    return asyncio.run_coroutine_threadsafe(_plain(work), _THREAD.get())
+
+
 def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` in the shared loop and wait for it. Not from within that loop."""
-    future = asyncio.run_coroutine_threadsafe(_plain(work), _THREAD.get())
+    future = start_in_loop(work)
     try:
         return future.result()
     except BaseException:  # Ctrl-C in the waiting thread ends the work as well
@@ -73,4 +79,4 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
 
 async def hand_over(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` in the shared loop and await it from another one."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_plain(work), _THREAD.get()))
+    return await asyncio.wrap_future(start_in_loop(work))

@@ -16,6 +16,7 @@ from ..chat import Chat
 from ..errors import ConfigError, RubricError
 from ..evolve.gate import AllOf, Always, Gate, Pairs, Probes, load_pairs
 from ..evolve.schedule import SELECTIONS, Every, Never, Schedule
+from ..integrations.rollouts import GoldScorer
 from ..judge import make_reward_model
 from ..judge.scale import Anchored, Normalized, Raw, Scale, normalized
 from ..reward import EvolvingReward
@@ -23,10 +24,8 @@ from ..rubric import Rubric, read_rubric
 from ..store import Store
 from ..task import Task, load_task
 from ..task.answers import BoxedAnswers
-from ..training.blind import blind_rubric
-from ..training.prompts import fitting
-from ..training.start import ppo_settings
-from ..training.trl_trainer import GoldScorer
+from ..training.arms import blind_rubric
+from ..training.model import filter_by_length
 from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
@@ -136,8 +135,6 @@ def check(config: Config) -> Checked:
         MPOError: One of them cannot be used.
     """
     task = load_task(config.task)
-    if config.trainer.algorithm == "ppo":
-        ppo_settings(config.trainer)
     if config.model == SANDBOX:
         task = in_sandbox(task)
     path = arm_rubric(config.arm, task, config.rubric)
@@ -164,7 +161,7 @@ def _fitting(checked: Checked, model: str, say: Say) -> list[dict[str, Any]]:
     if most is None:
         return rows
     say(f"counting the tokens of {len(rows):,} prompts")
-    kept = fitting(rows, model, most)
+    kept = filter_by_length(rows, model, most)
     if len(kept) < len(rows):
         dropped = len(rows) - len(kept)
         say(f"{dropped:,} of {len(rows):,} prompts dropped: over {most:,} tokens")

@@ -29,7 +29,7 @@ from ..judge.scale import normalized
 from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
 from ..task import Task, load_task
-from ..training.untrained import BATCHES
+from ..training.arms import BATCHES
 from ..watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
 from .arms import ARMS, arm_rubric
 from .build import in_sandbox, read_rubric_file
