@@ -376,6 +376,27 @@ def test_importing_ppo_loads_nothing_heavy() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "")
 
 
+def test_ppo_runs_where_trl_cannot_be_imported(model: str, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['trl'] = sys.modules['datasets'] = None\n"  # as if they were not installed
+        "from training.tiny_ppo import main\n"
+        "main()\n"
+        "assert sys.modules['trl'] is None\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+    options = [str(tmp_path), model, "--settings", json.dumps({"steps": 2})]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *options],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert [line["step"] for line in told] == [1, 2]
+    assert [d.step for d in Store(tmp_path / "mpo.db").lineage()] == [0, 2]
+
+
 def test_mistakes_are_named_before_anything_is_asked(model: str, tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
 

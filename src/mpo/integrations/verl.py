@@ -10,10 +10,10 @@ Where the package is installed, its entry point in `verl.plugins` registers the 
 `reward.reward_manager.name=mpo` is enough then. Meta steps are
 held by `verl_trainer.py`, or by the service's count (`service.every_items`).
 
-veRL scores each sample in one of several worker processes; all of them call one service (`mpo
-serve`), which has the rubric, the limits and the store. veRL takes no missing reward, so an unscored
-sample gets its group's mean, flagged in `mpo_unscored` and `mpo_fallback`; if there is none, the run
-stops.
+veRL scores each sample in one of several worker processes; all of them call one service
+(`mpo serve`), which has the rubric, the limits and the store. veRL takes no missing reward, so an
+unscored sample gets its group's mean, flagged in `mpo_unscored` and `mpo_fallback`; if there is
+none, the run stops.
 """
 
 from __future__ import annotations
