@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-servers test-verl test-verifiers test-trl test-install check format bench bench-peer gpu clean
+.PHONY: help demo test test-slow test-servers test-verl test-verifiers test-trl test-install check format bench-startup bench-judge bench-store bench-service bench-train bench-peer gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -73,7 +73,7 @@ test-verifiers: .venv-verifiers/.installed  ## the judge plugin in verifiers' ow
 	touch $@
 
 bench-peer: $(STAMP) .venv-peer/.installed  ## our PPO beside TRL 0.17.0's, GRPO with and without grading
-	$(VENV)/bin/mpo bench train
+	$(PY) benchmarks/train.py
 
 # TRL 1.9.2 imports requests without asking for it; newer ones do not.
 .venv-trl-old/.installed:
@@ -95,7 +95,7 @@ test-trl: .venv-trl-old/.installed .venv-trl-new/.installed  ## GRPO and RLOO wi
 	.venv-trl-new/bin/python -m pytest $(TRL_TESTS)
 
 gpu: $(STAMP)  ## PPO and GRPO in bfloat16 on 1.5 billion random weights: a table, for a machine with a GPU
-	$(VENV)/bin/mpo bench train --gpu
+	$(PY) benchmarks/train.py --gpu
 
 test-install:  ## whether pip resolves this package beside each engine (dry runs)
 	scripts/test_install.sh python3
@@ -109,8 +109,21 @@ format: $(VENV)/.installed-dev  ## format and mend what can be mended
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(STAMP)  ## start-up times
-	$(VENV)/bin/mpo bench startup
+# ARGS=--json and the like go to the script.
+bench-startup: $(STAMP)  ## how long mpo --help and import mpo take
+	$(PY) benchmarks/startup.py $(ARGS)
+
+bench-judge: $(STAMP)  ## grading under load: rate, processor time, memory, calls and tokens
+	$(PY) benchmarks/judge.py $(ARGS)
+
+bench-store: $(STAMP)  ## the store: appending, the evidence query, resume
+	$(PY) benchmarks/store.py $(ARGS)
+
+bench-service: $(STAMP)  ## the service under load, and killed
+	$(PY) benchmarks/service.py $(ARGS)
+
+bench-train: $(STAMP)  ## training: PPO and GRPO; make bench-peer adds TRL 0.17.0
+	$(PY) benchmarks/train.py $(ARGS)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.chat.event_loop import run_in_loop
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.records import Rollout
 from mpo.reward import EvolvingReward
 from mpo.task import load_task
@@ -45,9 +45,9 @@ class _SlowChat(ScriptedChat):
         super().__init__(_proposal, name="slow")
         self.seconds = seconds
 
-    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         await asyncio.sleep(self.seconds)
-        return await super().complete(messages, **options)
+        return await super().complete(request)
 
 
 def compare_delay(
@@ -89,9 +89,7 @@ def _run(steps: int, step_s: float, delay: int) -> dict[str, Any]:
             ScriptedChat(_score),
             Path(scratch) / "mpo.db",
             meta_chat=_SlowChat(step_s),
-            schedule=Every(EVERY),
-            samples=SAMPLES,
-            delay=delay,
+            evolve=Evolve(every=EVERY, samples=SAMPLES, gate="always", delay=delay),
         )
         started = time.perf_counter()
         for n in range(1, steps + 1):

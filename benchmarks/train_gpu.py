@@ -8,7 +8,7 @@ and the reward is constant: nothing is said about learning. Each row is a proces
 that none inherits the memory of another; one that runs out of memory says so, and the next begins.
 No checkpoint is written.
 
-Also a program, for one row: python -m benchmarks.train_gpu FOLDER SIZE ROW STEPS
+Also a program, for one row: python benchmarks/train_gpu.py FOLDER SIZE ROW STEPS
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from mpo.chat import ScriptedChat
 from mpo.errors import ConfigError, MissingExtraError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.reward import EvolvingReward
 from mpo.training.model import quiet
 from mpo.training.reporting import StepReport
@@ -94,7 +94,7 @@ def table(
     Args:
         size: One of `SIZES`.
         steps: Updates per row; the first is not timed.
-        say: Told before each row.
+        say: Called with a line before each row.
 
     Returns:
         `device`, `torch`, `size`, `weights`, and `rows`: per row `step_s` and `sequences_per_s`
@@ -122,7 +122,7 @@ def table(
         for name in ROWS:
             say(name)
             try:
-                rows[name] = run_child(__name__, scratch, size, name, str(steps))
+                rows[name] = run_child(__file__, scratch, size, name, str(steps))
             except ConfigError as error:
                 rows[name] = {"error": str(error)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -210,7 +210,7 @@ def run_row(folder: Path, size: str, name: str, steps: int) -> dict[str, Any]:
                     bench_task(shape["response"]),
                     ScriptedChat(same_score),
                     Path(scratch) / "mpo.db",
-                    schedule=Every(10**9),
+                    evolve=Evolve(every=None),
                 ),
                 model=str(folder / "model"),
                 rows=[{"prompt": f"w{i} {prompt}"} for i in range(1, 65)],

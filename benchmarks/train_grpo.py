@@ -2,12 +2,12 @@
 
     result = compare_grpo(folder, rounds=3)
 
-The model, tokenizer and prompts of `bench.make_inputs`, in groups of 8. Both sides are TRL's
+The model, tokenizer and prompts of `train_ppo.make_inputs`, in groups of 8. Both sides are TRL's
 GRPOTrainer with the same arguments; the chat answers at once, so that what is left is this
 package: rollouts, prompts, parsing, the store, monitors and the callback. In every round the two
 sides follow one another, each in a process of its own, and the order alternates.
 
-Also a program, for one run: python -m benchmarks.train_grpo FOLDER mpo|plain UPDATES
+Also a program, for one run: python benchmarks/train_grpo.py FOLDER mpo|plain UPDATES
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from mpo.chat import ScriptedChat
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.integrations import trl as mpo_trl
 from mpo.reward import EvolvingReward
 from train_ppo import bench_task, make_inputs, run_child, same_score
@@ -73,7 +73,7 @@ def run_grpo(folder: Path, side: str, updates: int) -> dict[str, list[float]]:
                 bench_task(conditions["response"]),
                 ScriptedChat(same_score),
                 Path(scratch) / "mpo.db",
-                schedule=Every(10**9),
+                evolve=Evolve(every=None),
             )
             rewards = [clock.timed(mpo_trl.TRLReward(reward))]
             callbacks.insert(1, mpo_trl.MPOCallback(reward))
@@ -160,10 +160,10 @@ def compare_grpo(
     """Seconds per update of both sides, and what ours adds, in shares of the plain one.
 
     Args:
-        folder: For model and prompts; made if missing.
+        folder: Folder for model and prompts; made if missing.
         updates: Timed per run, after one that is not.
         rounds: Of both sides, one after the other.
-        say: Told before each run.
+        say: Called with a line before each run.
 
     Raises:
         ConfigError: A run failed.
@@ -174,7 +174,7 @@ def compare_grpo(
         row: dict[str, Any] = {"load": os.getloadavg()[0]}
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
             say(f"round {number + 1} of {rounds}: GRPO, {side}")
-            run = run_child(__name__, str(folder), side, str(updates + 1))
+            run = run_child(__file__, str(folder), side, str(updates + 1))
             row[side] = {kind: median(run[kind]) for kind in ("wall", "cpu", "inside")}
         rows.append(row)
     return overhead(rows)

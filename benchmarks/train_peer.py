@@ -1,9 +1,9 @@
-"""The peer of `mpo bench train`: TRL 0.17.0's PPOTrainer, in a Python of its own.
+"""The peer of `train.py`: TRL 0.17.0's PPOTrainer, in a Python of its own.
 
-    .venv-peer/bin/python -P bench_peer.py FOLDER UPDATES
+    .venv-peer/bin/python -P train_peer.py FOLDER UPDATES
 
-FOLDER holds what `bench.make_inputs` wrote. Prints one line of JSON: wall and CPU seconds of each
-update. Nothing of this package is imported: that Python does not have it.
+FOLDER holds what `train_ppo.make_inputs` wrote. The script prints one line of JSON: wall and CPU
+seconds of each update. It imports nothing of this package, which that Python does not have.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ prompts of 162 tokens on average, 4 PPO epochs, float32, one thread, a reward th
 Each run is a process of its own; in every round they follow one another, so that a ratio compares
 neighbours in time. CPU seconds are given beside wall seconds: on a busy machine they say more.
 
-Also a program, for one run: python -m benchmarks.train_ppo FOLDER CRITIC UPDATES
+Also a program, for one run: python benchmarks/train_ppo.py FOLDER CRITIC UPDATES
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every
+from mpo.evolve.options import Evolve
 from mpo.reward import EvolvingReward
 from mpo.task import Task, load_task
 from mpo.training.model import quiet
@@ -188,7 +188,7 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
                 task,
                 ScriptedChat(same_score),
                 Path(scratch) / "mpo.db",
-                schedule=Every(10**9),
+                evolve=Evolve(every=None),
             ),
             settings=settings,
             model=str(folder / "model"),
@@ -227,30 +227,26 @@ def run_peer(python: Path, folder: Path, updates: int) -> dict[str, Any]:
     """
     if not python.exists():
         raise ConfigError(f"no peer at {python}: make bench-peer builds it")
-    script = Path(__file__).with_name("bench_peer.py")
+    script = Path(__file__).with_name("train_peer.py")
     return _process([str(python), "-P", str(script), str(folder), str(updates)])
 
 
-def run_child(module: str, *arguments: str) -> dict[str, Any]:
-    """What a module of this package prints as a program of its own: one line of JSON, its last.
+def run_child(script: str, *arguments: str) -> dict[str, Any]:
+    """Run a script of this folder as a program; its last line of output, which is JSON.
 
     Raises:
-        ConfigError: It failed; the message has the end of what it said.
+        ConfigError: It failed; the message has the end of its error output.
     """
-    return _process([sys.executable, "-m", module, *arguments])
+    return _process([sys.executable, script, *arguments])
 
 
 def _process(command: list[str]) -> dict[str, Any]:
     environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    source = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [source, *filter(None, [environment.get("PYTHONPATH")])]
-    )
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise ConfigError(f"{' '.join(command)} failed: {done.stderr.strip()[-800:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if process.returncode:
+        raise ConfigError(f"{' '.join(command)} failed: {process.stderr.strip()[-800:]}")
+    result: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return result
 
 
 # ---------------------------------------------------------------------- the comparison
@@ -268,12 +264,12 @@ def compare(
     """Sequences per second of both critics and the peer, and ratios within each round.
 
     Args:
-        folder: For model and prompts; made if missing.
+        folder: Folder for model and prompts; made if missing.
         peer: Python with TRL 0.17.0; None to leave it out.
         updates: Timed per run, after one that is not.
         rounds: Of all runs, one after the other.
         spread: Of prompt lengths, instead of the conditions' own.
-        say: Told before each run.
+        say: Called with a line before each run.
 
     Raises:
         ConfigError: A run failed.
@@ -284,7 +280,7 @@ def compare(
         row: dict[str, Any] = {"load": os.getloadavg()[0]}
         for name in ("shared", "separate"):
             say(f"round {number + 1} of {rounds}: PPO, {name} critic")
-            row[name] = _rates(run_child(__name__, str(folder), name, str(updates + 1)))
+            row[name] = _rates(run_child(__file__, str(folder), name, str(updates + 1)))
         if peer is not None:
             say(f"round {number + 1} of {rounds}: PPO, TRL 0.17.0")
             row["peer"] = _rates(run_peer(peer, folder, updates + 1))

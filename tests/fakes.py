@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpo.chat import Message, Schema, ScriptedChat
+from mpo.evolve.options import Evolve
+from mpo.judge.options import Scoring
 from mpo.records import Rollout
+from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 
 Answer = Callable[[Sequence[Message], Schema | None, int | None], Any]
@@ -91,3 +94,20 @@ def batch(step: int, prompts: int = 4, group: int = 2, mode: str = "train") -> l
         for p in range(prompts)
         for g in range(group)
     ]
+
+
+UNCHECKED: dict[str, Any] = {"gate": "always", "delay": 0, "canaries": False}
+
+
+def make_reward(task: Any, chat: Any, store: Any, **options: Any) -> EvolvingReward:
+    """A reward with the options of `Scoring` and `Evolve` side by side.
+
+    Unless they say otherwise every proposal that passes the linter takes effect at once.
+    """
+    fields = {"scoring": Scoring.model_fields, "evolve": Evolve.model_fields}
+    parts = {
+        name: {key: options.pop(key) for key in list(options) if key in known}
+        for name, known in fields.items()
+    }
+    scoring, evolve = Scoring(**parts["scoring"]), Evolve(**{**UNCHECKED, **parts["evolve"]})
+    return EvolvingReward(task, chat, store, scoring=scoring, evolve=evolve, **options)

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fakes import judge_reply, meta_reply, text_of
+from fakes import judge_reply, make_reward, meta_reply, text_of
 from killing import Job, Killer, serve
-from mpo.chat import CachedChat, Chat, Completion, DedupedChat, Message, Schema
+from mpo.chat import CachedChat, Chat, ChatRequest, Completion, Message, Schema
 from mpo.evolve.gate import Probes
 from mpo.evolve.schedule import Every, Prescreened, Stratified
 from mpo.judge import make_reward_model
@@ -39,18 +39,18 @@ WORDS = "tea rain stone river light paper bread song glass wool moss salt ink ro
 
 PLANS: dict[str, dict[str, Any]] = {
     # The paper's: the trainer waits for the meta step, and every rewrite counts.
-    "blocking": {"schedule": Every(2), "selection": Stratified(), "scale": Raw()},
+    "blocking": {"every": 2, "selection": Stratified(), "scale": Raw()},
     # In the background, with maps and canaries to carry through the resume.
     "background": {
-        "schedule": Every(3),
+        "every": 3,
         "delay": 2,
         "scale": Anchored(),
         "canaries": True,
     },
     # What is due overlaps: a meta step starts before the one before it is decided.
-    "overlapping": {"schedule": Every(2), "delay": 3, "selection": Prescreened(fill=True)},
+    "overlapping": {"every": Every(2), "delay": 3, "selection": Prescreened(fill=True)},
     # Gate, second RM and alarms; answers are kept, as `mpo train` does.
-    "guarded": {"schedule": Every(3), "delay": 1, "on_alarm": True, "min_distance": 1},
+    "guarded": {"every": 3, "delay": 1, "alarm_distance": 1},
 }
 FAILS, UNUSABLE = 11, "I would rather not say."
 """One text in so many gets no usable judgement, however often it is asked for."""
@@ -72,20 +72,14 @@ class Model:
         self.name = f"double {role}"
         self._log = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
+        messages, schema = request.messages, request.schema
         assert schema is not None
         text = text_of(messages)
         stage = self._stage(schema, text)
         shown = [part for label in ("RESPONSE", "PROPOSAL") for part in find_fences(text, label)]
         if self.role == "mrm":
-            await self._clock.wait_for_decision(due=(seed or 0) // 1000)
+            await self._clock.wait_for_decision(due=(request.seed or 0) // 1000)
         elif stage == "rollout":
             await self._clock.wait_for_background()
         reply = self._reply(messages, schema, shown)
@@ -196,7 +190,7 @@ class Trainer:
         self.folder, self.killer = folder, killer
         self.clock = Clock(plan)
         self.policy = Policy()
-        self.reward = make_reward(folder, plan, killer, self.clock)
+        self.reward = planned_reward(folder, plan, killer, self.clock)
 
     async def train(self) -> None:
         self._resume()
@@ -253,7 +247,7 @@ class Trainer:
         self.killer.at("checkpoint: whole")
 
 
-def make_reward(folder: Path, plan: str, killer: Killer, clock: Clock) -> EvolvingReward:
+def planned_reward(folder: Path, plan: str, killer: Killer, clock: Clock) -> EvolvingReward:
     store = Store(folder / "mpo.db")
     killer.trace()
     models: dict[str, Chat] = {
@@ -261,19 +255,19 @@ def make_reward(folder: Path, plan: str, killer: Killer, clock: Clock) -> Evolvi
     }
     options = dict(PLANS[plan])
     if plan == "guarded":
-        models = {role: CachedChat(DedupedChat(m), store) for role, m in models.items()}
+        models = {role: CachedChat(m, store) for role, m in models.items()}
         task = load_task("essay")
         rm = make_reward_model(task, models["rm"], store.secret, 0)
         options["gate"] = Probes(rm, task, normalized, seed=0)
         options["second_judge"] = models["audit"]
-    return EvolvingReward(
+    return make_reward(
         "essay",
         models["rm"],
         store,
         meta_chat=models["mrm"],
         samples=3,
-        others=1,
-        earlier=1,
+        context_cases=1,
+        baseline_cases=1,
         max_unscored=1.0,
         **options,
     )

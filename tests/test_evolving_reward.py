@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, judge_reply, loop_answer, loop_chat, meta_reply, rubric_reply
+from fakes import batch, judge_reply, loop_answer, loop_chat, make_reward, meta_reply, rubric_reply
 from mpo.chat import Completion, Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, ConfigError, UnscoredError
 from mpo.evolve.gate import GateResult
-from mpo.evolve.schedule import Every, Never, Stratified
+from mpo.evolve.schedule import Stratified
 from mpo.judge.scale import Raw
 from mpo.records import Case, Decision, Judgement, Refinement, Rollout, Usage
 from mpo.reward import EvolvingReward
@@ -32,8 +32,8 @@ SRC = Path(__file__).parents[1] / "src"
 
 
 def make(path: Path, chat: Any = None, **options: Any) -> EvolvingReward:
-    defaults: dict[str, Any] = {"schedule": Every(2), "samples": 4}
-    return EvolvingReward("essay", chat or loop_chat(), path, **{**defaults, **options})
+    defaults: dict[str, Any] = {"every": 2, "samples": 4}
+    return make_reward("essay", chat or loop_chat(), path, **{**defaults, **options})
 
 
 def score(reward: EvolvingReward, rollouts: Sequence[Rollout]) -> list[Judgement]:
@@ -166,12 +166,12 @@ class TestScore:
 
 class TestStep:
     def test_the_schedule_decides_when(self, tmp_path: Path) -> None:
-        reward = make(tmp_path / "a.db", schedule=Every(3))
+        reward = make(tmp_path / "a.db", every=3)
         score(reward, batch(0))
         assert [step(reward, n) is not None for n in range(7)] == [
             False, False, False, True, False, False, True,
         ]  # fmt: skip
-        assert step(make(tmp_path / "b.db", schedule=Never()), 10) is None
+        assert step(make(tmp_path / "b.db", every=None), 10) is None
 
     def test_an_accepted_proposal_is_the_head_from_then_on(self, tmp_path: Path) -> None:
         reward = make(tmp_path / "a.db")
@@ -196,7 +196,7 @@ class TestStep:
 
     def test_the_mrm_sees_scores_rationales_peers_and_the_beginning(self, tmp_path: Path) -> None:
         chat = loop_chat()
-        reward = make(tmp_path / "a.db", chat, schedule=Every(4), others=2, earlier=3)
+        reward = make(tmp_path / "a.db", chat, every=4, context_cases=2, baseline_cases=3)
         for n in range(4):
             score(reward, batch(n))
         step(reward, 4)
@@ -246,7 +246,7 @@ class TestStep:
 
 class TestLaws:
     def test_1_score_never_moves_the_head(self, tmp_path: Path) -> None:
-        reward = make(tmp_path / "a.db", schedule=Every(1))
+        reward = make(tmp_path / "a.db", every=1)
         before = reward.store.lineage()
         for n in range(5):
             score(reward, batch(n))
@@ -269,7 +269,7 @@ class TestLaws:
                 return "broken"
             return judge_reply(messages, schema)
 
-        reward = make(tmp_path / "a.db", ScriptedChat(answer), schedule=Never())
+        reward = make(tmp_path / "a.db", ScriptedChat(answer), every=None)
         judgements = score(reward, batch(0))
         assert judgements[1].reward is None
         scored = [j.reward for j in judgements if j.reward is not None]
@@ -333,16 +333,14 @@ class TestLaws:
     ) -> None:
         code = textwrap.dedent("""
             import asyncio, sys
-            from fakes import batch, loop_chat
-            from mpo.reward import EvolvingReward
-            from mpo.evolve.schedule import Every
-            reward = EvolvingReward("essay", loop_chat(), sys.argv[1], schedule=Every(2), samples=4)
+            from fakes import batch, loop_chat, make_reward
+            reward = make_reward("essay", loop_chat(), sys.argv[1], every=2, samples=4)
             async def main():
                 for n in range(4):
                     await reward.score(batch(n)); await reward.step(n + 1)
             asyncio.run(main())
             print([d.model_dump_json() for d in reward.store.lineage()])
-            print([(c.name, c.step, c.seed, c.result) for c in reward.store.choices()])
+            print([(c.name, c.step, c.seed, c.result) for c in reward.store.events()])
         """)
         outs = []
         for seed in ("1", "2"):
@@ -356,7 +354,7 @@ class TestLaws:
             )  # fmt: skip
         assert outs[0] == outs[1]
         store = Store(tmp_path / "1.db")
-        logged = list(store.choices("evidence"))
+        logged = list(store.events("evidence"))
         evolved = [d for d in store.lineage() if d.refinement]
         assert [list(c.result) for c in logged] == [
             list(d.refinement.evidence) for d in evolved if d.refinement
@@ -377,21 +375,20 @@ class TestLaws:
         """Kill while calls are in flight; the next process asks for those only."""
         code = textwrap.dedent("""
             import asyncio, sys
-            from fakes import batch, judge_reply
+            from fakes import batch, judge_reply, make_reward
             from mpo.chat import Completion
-            from mpo.reward import EvolvingReward
             from mpo.records import Usage
             class Slow:
                 name = "double"
                 served = 0
-                async def complete(self, messages, *, schema=None, **options):
+                async def complete(self, request):
                     Slow.served += 1
                     if Slow.served > 5:
                         print("stuck", flush=True)
                         await asyncio.sleep(60)
-                    return Completion(judge_reply(messages, schema), Usage(calls=1))
+                    return Completion(judge_reply(request.messages, request.schema), Usage(calls=1))
                 async def aclose(self): ...
-            reward = EvolvingReward("essay", Slow(), sys.argv[1])
+            reward = make_reward("essay", Slow(), sys.argv[1])
             asyncio.run(reward.score(batch(0)))
         """)
         path = tmp_path / "a.db"

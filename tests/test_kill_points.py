@@ -127,8 +127,8 @@ def outcome(folder: Path, plan: str) -> dict[str, Any]:
             "decisions": decisions,
             "rubrics": [store.rubric(d.proposed) for d in decisions if d.accepted and d.proposed],
             "cases": cases,
-            "choices": store.choices(),
-            "audits": {id: audit.value for id, audit in store.audits("audit").items()},
+            "choices": store.events(),
+            "audits": {id: audit.value for id, audit in store.external_scores("audit").items()},
             "policy": (last / "policy.json").read_text(),
         }
 

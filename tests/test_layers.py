@@ -122,12 +122,29 @@ def test_importing_the_package_loads_no_heavy_module() -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_the_sandbox_is_reached_by_name_alone() -> None:
+    named = [str(path) for path in MODULES if "mpo_sandbox" in path.read_text("utf-8")]
+    assert named == []
+
+
+PUBLIC = {"chat", "config", "errors", "judge", "records", "rubric", "sanitize", "task"}
+
+
+def test_the_sandbox_uses_public_parts_of_mpo() -> None:
+    for path in sorted((SRC.parent / "mpo_sandbox").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            if module.split(".")[0] == "mpo":
+                assert module.split(".")[1] in PUBLIC, f"{path.name} imports {module}"
+                assert not any(alias.name.startswith("_") for alias in node.names)
+
+
 def test_sandbox_parts_do_not_know_each_other() -> None:
-    """DESIGN §7 rule 4: RM, MRM and gold do not import each other, nor the corpus's bad habits."""
+    """Rule 2 of docs/sandbox.md: RM, MRM and gold do not import each other, nor bad_styles."""
     allowed = {
-        "judge": {"words"},
-        "supervisor": {"words"},
-        "examiner": {"judge"},
+        "simulated_rm": {"words"},
+        "simulated_mrm": {"words"},
+        "plan_execute": {"simulated_rm"},
         "gold": {"words", "corpus", "topics"},
         # Texts and gold of the other tasks. Which habits spoil a text is decided in `texts`.
         "ethics": {"texts", "words"},

@@ -9,13 +9,13 @@ import time
 
 import pytest
 
+from mpo.judge.injection_flags import flag_phrases
 from mpo.sanitize import (
     FENCE,
     clean,
     count_words,
     fence,
     find_fences,
-    flag_phrases,
     looks_empty,
     precheck,
 )
@@ -205,7 +205,7 @@ def test_a_fence_needs_a_secret_and_a_label() -> None:
     ],
 )
 def test_rules_before_any_call(text: str, rule: str | None) -> None:
-    assert precheck(text, 1) == rule
+    assert precheck(clean(text).text, 1) == rule
 
 
 def test_too_short_counts_words_of_any_script() -> None:

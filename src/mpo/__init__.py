@@ -23,8 +23,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chat import Chat, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
+    from .chat import Chat, ChatRequest, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
     from .errors import MPOError
+    from .evolve.options import Evolve
+    from .judge.options import Scoring
     from .records import Decision, Judgement, Refinement, Rollout, Usage
     from .reward import EvolvingReward
     from .rubric import Criterion, Level, Rubric, diff_rubrics, parse_rubric, read_rubric
@@ -35,9 +37,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Chat": "chat",
+    "ChatRequest": "chat",
     "Completion": "chat",
     "Criterion": "rubric",
     "Decision": "records",
+    "Evolve": "evolve.options",
     "EvolvingReward": "reward",
     "Judgement": "records",
     "Level": "rubric",
@@ -48,6 +52,7 @@ _HOME = {
     "Refinement": "records",
     "Rollout": "records",
     "Rubric": "rubric",
+    "Scoring": "judge.options",
     "ScriptedChat": "chat",
     "Store": "store",
     "Task": "task",
@@ -60,9 +65,11 @@ _HOME = {
 
 __all__ = [
     "Chat",
+    "ChatRequest",
     "Completion",
     "Criterion",
     "Decision",
+    "Evolve",
     "EvolvingReward",
     "Judgement",
     "Level",
@@ -73,6 +80,7 @@ __all__ = [
     "Refinement",
     "Rollout",
     "Rubric",
+    "Scoring",
     "ScriptedChat",
     "Store",
     "Task",

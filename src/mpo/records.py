@@ -28,6 +28,7 @@ __all__ = [
     "Proposal",
     "Refinement",
     "Rollout",
+    "ScaleMap",
     "Usage",
     "content_hash",
 ]
@@ -152,8 +153,8 @@ class Judgement(_Record):
     template_hash: str = ""
     model: str = ""
     usage: Usage = Usage()
-    flags: Mapping[str, int] = Field(default_factory=dict)
-    """What was found in the response and neutralised, with counts (`untrusted.py`)."""
+    injection_flags: Mapping[str, int] = Field(default_factory=dict)
+    """Signs of an injection in the response, counted by kind (`mpo.sanitize`)."""
 
     @model_validator(mode="after")
     def _scored_or_not(self) -> Judgement:
@@ -193,6 +194,8 @@ class Proposal(_Record):
     rollout_id: str
     rubric: Rubric
     reasons: str = ""
+    injection_flags: Mapping[str, int] = Field(default_factory=dict)
+    """Signs of an injection in the MRM's answer before it was cleaned, counted by kind."""
 
 
 class Refinement(_Record):
@@ -200,6 +203,8 @@ class Refinement(_Record):
 
     rubric: Rubric
     reasons: str = ""
+    injection_flags: Mapping[str, int] = Field(default_factory=dict)
+    """Signs of an injection in the MRM's answer before it was cleaned, counted by kind."""
     evidence: tuple[str, ...] = ()
     """Rollout ids in the order in which they were selected."""
     labels: Mapping[str, str] = Field(default_factory=dict)
@@ -211,6 +216,23 @@ class Refinement(_Record):
     prompts_hash: str = ""
     """Hash of the MRM's templates: they are data, and may themselves change one day."""
     model: str = ""
+
+
+class ScaleMap(_Record):
+    """Affine map from normalized reward to reward, for one rubric under the scale `anchored`.
+
+    `reward = slope · normalized reward + offset`
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    anchors: int = Field(default=0, ge=0)
+    """Rollouts scored under both rubrics that the map was fitted to."""
+    degenerate: bool = False
+    """The anchors had no spread under one of the rubrics: the map keeps their mean only."""
+
+    def __call__(self, normalized_reward: float) -> float:
+        return self.slope * normalized_reward + self.offset
 
 
 class Decision(_Record):
@@ -226,7 +248,11 @@ class Decision(_Record):
     accepted: bool
     reason: str
     figures: Mapping[str, float] = Field(default_factory=dict)
-    """What the gate measured, by name."""
+    """Measurements for people, by name. Nothing is decided by them."""
+    scale_map: ScaleMap | None = None
+    """Map of the accepted rubric; None where the scale needs none."""
+    canary_failed: bool = False
+    """A rollback that canaries caused: `parent` must not come back into effect."""
     refinement: Refinement | None = None
     usage: Usage = Usage()
     """Of the MRM, failed calls that were billed included."""

@@ -18,26 +18,21 @@ the same store sees the same head.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .chat import Chat
-from .evolve.evidence import EvidenceSnapshot, choose, freeze, log_choices
-from .evolve.gate import Always, Gate
-from .evolve.lineage import plant_seed, roll_back
-from .evolve.meta_reward_model import AnalysisMode, MetaRewardModel
-from .evolve.meta_step import Background, MetaStep, Outcome
-from .evolve.mrm_cases import Evidence
-from .evolve.schedule import Every, Schedule, Selection, Uniform
-from .judge import AnswerChecker, RewardModel, make_reward_model
-from .judge.injection_flags import OnInjection
-from .judge.scale import Anchored, Normalized, Scale, ScaleMap
+from .chat.event_loop import hand_over, submit
+from .evolve.evidence import log_choices, take_snapshot
+from .evolve.lineage import roll_back
+from .evolve.meta_reward_model import MetaRewardModel
+from .evolve.meta_step import MetaStep, PendingMetaStep
+from .evolve.options import Evolve
+from .judge import make_reward_model
+from .judge.options import Scoring
 from .judge.scorer import Scorer
 from .records import Decision, Judgement, Rollout
 from .rubric import Rubric
@@ -50,26 +45,6 @@ __all__ = ["MONITOR", "EvolvingReward", "roll_back"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A meta step that is under way."""
-
-    frozen: EvidenceSnapshot
-    parent: Rubric
-    outcome: Future[Outcome] | Coroutine[Any, Any, Outcome]
-
-    async def wait(self) -> Outcome:
-        if isinstance(self.outcome, Future):
-            return await asyncio.wrap_future(self.outcome)
-        return await self.outcome
-
-    def give_up(self) -> None:
-        if isinstance(self.outcome, Future):
-            self.outcome.cancel()
-        else:
-            self.outcome.close()
-
-
 class EvolvingReward:
     """Scores rollouts with an LLM, and lets a second LLM rewrite the rubric.
 
@@ -78,40 +53,18 @@ class EvolvingReward:
         chat: The model that grades (RM).
         store: Path of the SQLite store, or an open one. A store that has a rubric continues.
         meta_chat: The model that rewrites (MRM); the RM's chat if None.
-        rubric: The seed rubric; the task's own if None.
-        schedule: When a meta step is due; every 10 updates if None (paper §3.2, essays).
-        selection: How evidence is picked; uniformly if None (paper §2.3).
-        samples: Rollouts per meta step (n).
-        others: Cases of the sample that the MRM sees beside each case.
-        earlier: Cases from the start of the run that it sees for comparison.
-        gate: Decides whether a proposal counts; `Always` if None (the paper).
-        scale: From scores to reward; 0 to 1 if None.
-        max_unscored: Largest share of one step that may stay unscored, 0 to 1, over all calls
-            and ranks. A single unscored rollout never stops a run.
-        deadline_s: Longest time for one call of `score`, in seconds; what has no answer by then
-            is unscored. None: every call ends by the chat's own deadline.
-        flags: What happens to a text that speaks to its grader: `observe`, `penalise` or
-            `refuse` (`mpo.judge.injection_flags`).
-        analysis: An analysis per case and one merge, or one `joint` analysis of all cases and no
-            merge (the paper's math).
-        rationales: The MRM sees scores and rationales per criterion; the total only if False.
-        answers: Compares final answers, for tasks that grade some rollouts by them
-            (`mpo.task.answers.BoxedAnswers()`).
-        delay: Updates between a meta step's start and its decision. Above 0 it runs in the
-            background, and what it accepts comes into force exactly that much later, waiting if
-            need be, so that runs stay reproducible. 0 waits for it at once (the paper).
-        lint: Check proposals without a model, have the MRM mend one with errors, then refuse it.
-        on_alarm: A monitor's alarm calls for a meta step too.
-        min_distance: Updates that must lie between such a meta step and the one before.
-        canaries: Read texts of known rank under each new rubric; where they fail twice in a row,
-            `step` puts an earlier rubric back in force (`mpo.watch`). Off is the paper.
         second_judge: A second RM that grades a few percent of the rollouts, for the monitors
-            (`mpo.watch.SECOND_JUDGE_SHARE`); nobody if None.
-        seed: Of every random choice; each is logged in the store with its result.
+            (`mpo.watch.SECOND_JUDGE_SHARE`); none if None.
+        rubric: The seed rubric; the task's own if None.
+        scoring: From the RM's scores to the reward.
+        evolve: When and from what the rubric is rewritten, and what a proposal must pass. The
+            defaults check proposals; `Evolve.paper()` is the published method.
+        seed: Random seed for every choice; each choice is logged in the store with its result.
 
     Raises:
         TaskError: The task is unknown or has a fault.
         ConfigError: The store continues another seed rubric.
+        DataError: The gate's file of pairs cannot be read.
         StoreError: The store cannot be opened.
     """
 
@@ -122,26 +75,10 @@ class EvolvingReward:
         store: str | Path | Store,
         *,
         meta_chat: Chat | None = None,
-        rubric: Rubric | None = None,
-        schedule: Schedule | None = None,
-        selection: Selection | None = None,
-        samples: int = 16,
-        others: int = 6,
-        earlier: int = 6,
-        gate: Gate | None = None,
-        scale: Scale | None = None,
-        max_unscored: float = 0.2,
-        deadline_s: float | None = None,
-        flags: OnInjection = "observe",
-        analysis: AnalysisMode = "per_case",
-        rationales: bool = True,
-        answers: AnswerChecker | None = None,
-        delay: int = 0,
-        lint: bool = True,
-        on_alarm: bool = False,
-        min_distance: int = 5,
-        canaries: bool = False,
         second_judge: Chat | None = None,
+        rubric: Rubric | None = None,
+        scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+        evolve: Evolve = Evolve(),  # noqa: B008 - frozen
         seed: int = 0,
     ) -> None:
         self.task = task if isinstance(task, Task) else load_task(task)
@@ -149,105 +86,87 @@ class EvolvingReward:
         self.chat = chat
         self.meta_chat = meta_chat if meta_chat is not None else chat
         self.second_judge = second_judge
-        self.schedule: Schedule = schedule if schedule is not None else Every(10)
-        self.selection: Selection = selection if selection is not None else Uniform()
-        self.gate: Gate = gate if gate is not None else Always()
-        self.scale: Scale = scale if scale is not None else Normalized()
-        self._maps: dict[str, ScaleMap | None] = {}
-        if isinstance(self.scale, Anchored):
-            self.scale = Anchored(self._map)  # its maps are in this run's decisions
-        self.samples, self.others, self.earlier = samples, others, earlier
-        self.max_unscored = max_unscored
-        self.delay, self.lint = delay, lint
+        self.scoring, self.evolve, self.seed = scoring, evolve, seed
+        self.schedule, self.scale = evolve.make_schedule(), scoring.make_scale()
         self.waited_s = 0.0
         """Seconds that `step` has waited for meta steps in this process."""
-        self.seed = seed
-        self._background = Background()
-        self._under_way: dict[tuple[str, int], _Work] = {}
+        self._pending: dict[tuple[str, int], PendingMetaStep] = {}
+        self._in_background = False
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
         self.task.check_rubric(self.seed_rubric)
         secret = self.store.secret
-        self.reward_model: RewardModel = make_reward_model(
-            self.task, chat, secret, seed, answers=answers
-        )
+        self.reward_model = make_reward_model(self.task, chat, secret, seed)
+        self.gate = evolve.make_gate(self.reward_model, self.task, seed)
         self.meta_reward_model = MetaRewardModel(
             self.meta_chat,
             self.task,
             secret=secret,
             seed=seed,
-            analysis=analysis,
-            rationales=rationales,
+            analysis=evolve.analysis,
+            context_cases=evolve.context_cases,
+            rationales=evolve.rationales,
         )
         self._scorer = Scorer(
             self.task,
             self.store,
             self.reward_model,
             self.scale,
-            self.rubric,
-            flags=flags,
-            max_unscored=max_unscored,
+            self.seed_rubric,
+            on_injection=scoring.on_injection,
+            max_unscored=scoring.max_unscored,
             seed=seed,
-            deadline_s=deadline_s,
+            deadline_s=scoring.deadline_s,
         )
-        self._canaries = Canaries(self.store, self._scorer, seed) if canaries else None
+        canaries = Canaries(self.store, self._scorer, seed) if evolve.reads_canaries else None
+        self._canaries = canaries
         self.watch = Watch(
             self.store,
             seed,
-            on_alarm=on_alarm,
-            min_distance=min_distance,
-            canaries=self._canaries,
-            audit=self._second_opinion(secret),
+            alarm_distance=evolve.alarm_distance,
+            canaries=canaries,
+            second_judge=self._make_second_judge(secret),
         )
-        plant_seed(self.store, "", self.seed_rubric)
+        self.store.plant_seed("", self.seed_rubric)
 
-    def _second_opinion(self, secret: bytes) -> SecondJudge | None:
+    def _make_second_judge(self, secret: bytes) -> SecondJudge | None:
         if self.second_judge is None:
             return None
-        # It grades what it is shown: a final answer that a program compares needs no opinion.
+        # It grades the text that it is shown: a final answer that a program compares needs no
+        # second judge.
         task = self.task.with_rm(answer_check="off")
         model = make_reward_model(task, self.second_judge, secret, self.seed)
         return SecondJudge(self.store, model, self.seed)
 
-    # ------------------------------------------------------------------ the rubric in force
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process starts a pending meta step again, from the same evidence.
+        return {**self.__dict__, "_pending": {}, "_in_background": False}
 
     def rubric(self, cohort: str = "") -> Rubric:
-        """The head: the rubric in force for a cohort."""
+        """The head: the rubric in effect for a cohort."""
         head = self.store.head(cohort)
-        return head if head is not None else plant_seed(self.store, cohort, self.seed_rubric)
+        return head if head is not None else self.store.plant_seed(cohort, self.seed_rubric)
 
     @property
-    def under_way(self) -> list[int]:
+    def pending_steps(self) -> list[int]:
         """Updates whose meta step has begun and is not decided yet; may be read by any thread."""
-        return sorted({due for _, due in list(self._under_way)})
+        return sorted({due for _, due in list(self._pending)})
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """Score rollouts under the rubric in force. Never changes it.
+        """Score rollouts under the head. Never changes it.
 
         Completions of one group at one step get one rubric, also when they come in several calls
-        around a meta step. What the store has already is not asked again. Judgements are
+        around a meta step. What the store has already is not paid for again. Judgements are
         committed as they come in.
 
         Returns:
             One judgement per rollout, in order.
 
         Raises:
-            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
-                stored.
+            UnscoredError: More than `Scoring.max_unscored` of a step stayed unscored; all
+                judgements are stored.
             StoreError: The store cannot be written.
         """
-        self._maps.clear()  # another rank may have held a meta step
         return await self._scorer.score(rollouts)
-
-    def _map(self, rubric_id: str) -> ScaleMap | None:
-        """The map that came with the rubric's decision (scale `anchored`)."""
-        if rubric_id not in self._maps:
-            found = None
-            for cohort in self.store.heads():
-                for decision in self.store.lineage(cohort):
-                    if decision.accepted and decision.proposed == rubric_id:
-                        found = ScaleMap.from_figures(rubric_id, decision.figures) or found
-            self._maps[rubric_id] = found
-        return self._maps[rubric_id]
 
     # ------------------------------------------------------------------ step
 
@@ -256,65 +175,67 @@ class EvolvingReward:
         may move.
 
         A step that was decided already is not repeated, so that it may be called again after a
-        crash. A meta step that fails leaves the head where it was, and says why in its decision.
+        crash. A meta step that fails leaves the head where it was; its decision says why.
 
-        With `delay`, a meta step that is due starts here and is decided that many updates
+        With `Evolve.delay`, a meta step that is due starts here and is decided that many updates
         later. Where canaries have failed twice in a row under a new rubric, an earlier one is put
-        back in force, as a decision of its own (kind `rollback`).
+        back into effect, as a decision of its own (kind `rollback`).
 
         Returns:
-            The decision; the last one where several cohorts had evidence; None if none was made.
+            The decision; the last one where several cohorts had evidence; None if there was none.
 
         Raises:
-            UnscoredError: More than `max_unscored` of the update's rollouts stayed unscored.
+            UnscoredError: More than `Scoring.max_unscored` of the update's rollouts stayed
+                unscored.
             StoreError: The store cannot be read or written.
             BudgetError: The budget is spent (from the chat).
         """
         self._scorer.check_unscored("train", n - 1)
-        begun = [d for d in range(max(1, n - self.delay), n) if self.schedule.due(d)]
+        begun = [d for d in range(max(1, n - self.evolve.delay), n) if self.schedule.due(d)]
         await self.watch.look(n, max(begun, default=0))
         decision = None
         for cohort in list(self.store.heads()):
-            decision = await self._sound(n, cohort) or decision
+            decision = await self._maybe_roll_back(n, cohort) or decision
             decision = await self._cohort_step(n, cohort) or decision
         return decision
 
-    async def _sound(self, n: int, cohort: str) -> Decision | None:
-        """Put an earlier rubric back in force where the canaries have failed twice in a row."""
+    async def _maybe_roll_back(self, n: int, cohort: str) -> Decision | None:
+        """Go back to an earlier rubric where the canaries have failed twice in a row."""
         canaries = self._canaries
-        failing = await canaries.failing(n, cohort) if canaries is not None else None
-        if canaries is None or failing is None:
+        failure = await canaries.failing(n, cohort) if canaries is not None else None
+        if canaries is None or failure is None:
             return None
         target = canaries.target(cohort)
         if target is None:
             return None
-        _log.warning("rolled back to %s: %s", target, failing.reason)
-        self._maps.clear()
-        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures)
+        _log.warning("rolled back to %s: %s", target, failure.reason)
+        return roll_back(
+            self.store, target, n, failure.reason, cohort, failure.figures, canary_failed=True
+        )
 
     async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
-        """Start what is due, and decide what has had its time."""
+        """Start the meta steps that are due, and decide those whose delay is over."""
         decision = None
-        for due in self._open(n, cohort):
+        for due in self._due_steps(n, cohort):
             past = self._decided(due, cohort)
             if past is not None:
                 decision = past if due == n else decision
                 continue
-            work = self._start(due, cohort)
-            if work is not None and due + self.delay <= n:
-                decision = await self._decide(due, n, cohort, work)
+            pending = self._start(due, cohort)
+            if pending is not None and due + self.evolve.delay <= n:
+                decision = await self._decide(due, n, cohort, pending)
         return decision
 
-    def _open(self, n: int, cohort: str) -> list[int]:
+    def _due_steps(self, n: int, cohort: str) -> list[int]:
         """Updates whose meta step is to be started or decided at update n, in order.
 
-        A resumed run has none under way: it looks back as far as one may have been.
+        A resumed run has none pending: it looks back as far as one may have been.
         """
-        called = self.watch.called()
-        past = range(max(1, n - self.delay), n + 1)
-        due = [d for d in past if self.schedule.due(d) or d in called]
-        under_way = [d for name, d in self._under_way if name == cohort and d <= n]
-        return sorted({*due, *under_way})
+        alarms = self.watch.alarm_steps()
+        past = range(max(1, n - self.evolve.delay), n + 1)
+        due = [d for d in past if self.schedule.due(d) or d in alarms]
+        pending = [d for name, d in self._pending if name == cohort and d <= n]
+        return sorted({*due, *pending})
 
     def _decided(self, due: int, cohort: str) -> Decision | None:
         for past in self.store.lineage(cohort):
@@ -322,105 +243,91 @@ class EvolvingReward:
                 return past
         return None
 
-    def _start(self, due: int, cohort: str) -> _Work | None:
-        """The meta step of an update: under way already, or started now."""
-        if (cohort, due) in self._under_way:
-            return self._under_way[cohort, due]
-        # As it stood then: a resumed run starts again what was under way, and must not know what
-        # was decided since.
+    def _start(self, due: int, cohort: str) -> PendingMetaStep | None:
+        """The meta step of an update: pending already, or started now."""
+        if (cohort, due) in self._pending:
+            return self._pending[cohort, due]
+        # The lineage as it was then: a resumed run starts again what was pending, and must not
+        # know later decisions.
         lineage = [d for d in self.store.lineage(cohort) if d.step <= due]
         since = max((d.due or 0 for d in lineage if d.kind == "evolve"), default=0)
-        frozen = freeze(self.store, cohort, due=due, since=since, hint=self.watch.hint(due))
-        if not frozen.recent and (cohort or len(self.store.heads()) > 1):
+        hint = self.watch.hint(due)
+        snapshot = take_snapshot(self.store, cohort, due=due, since=since, hint=hint)
+        if not snapshot.recent and (cohort or len(self.store.heads()) > 1):
             return None  # A cohort without evidence keeps its rubric.
-        in_force = [d.proposed for d in lineage if d.accepted and d.proposed is not None]
-        parent = self.store.rubric(in_force[-1])
-
-        def choice(model: MetaRewardModel) -> Awaitable[Evidence]:
-            return choose(
-                frozen,
-                self.selection,
-                model,
-                parent,
-                seed=self.seed,
-                samples=self.samples,
-                others=self.others,
-                earlier=self.earlier,
-            )
-
-        run = self._meta_step().run(choice, parent, frozen.known, seed=due * 1000)
-        # In the background only where it has time: else a second thread is one more thing to fail.
-        outcome = self._background.submit(run) if self.delay else run
-        self._under_way[cohort, due] = work = _Work(frozen, parent, outcome)
-        return work
-
-    def _meta_step(self) -> MetaStep:
-        return MetaStep(
+        heads = [d.proposed for d in lineage if d.accepted and d.proposed is not None]
+        parent = self.store.rubric(heads[-1])
+        meta_step = MetaStep(
             task=self.task,
             chat=self.meta_chat,
             model=self.meta_reward_model,
             reward_model=self.reward_model,
             gate=self.gate,
             scale=self.scale,
-            checks=self.lint,
+            evolve=self.evolve,
+            seed=self.seed,
         )
+        run = meta_step.run(snapshot, parent, self.store.scale_map(parent.id))
+        # A trainer's loop may live only as long as one call, and a meta step outlives several: in
+        # the background it runs in the shared loop. Where the caller waits, it needs no other one.
+        self._in_background |= self.evolve.delay > 0
+        work = submit(run) if self.evolve.delay else run
+        self._pending[cohort, due] = pending = PendingMetaStep(snapshot, parent, work)
+        return pending
 
-    async def _decide(self, due: int, n: int, cohort: str, work: _Work) -> Decision:
-        """Turn an outcome into a decision; wait for it if it is not there yet."""
+    async def _decide(self, due: int, n: int, cohort: str, pending: PendingMetaStep) -> Decision:
+        """Turn a result into a decision; wait for the result if it is not there yet."""
         started = time.monotonic()
         try:
-            outcome = await work.wait()
+            result = await pending.wait()
         finally:
-            self._under_way.pop((cohort, due), None)
+            self._pending.pop((cohort, due), None)
         waited = time.monotonic() - started
         self.waited_s += waited
         if waited > 0.1:
             _log.info("meta step of update %d: waited %.1f s at update %d", due, waited, n)
-        accepted, reason = outcome.accepted, outcome.reason
+        accepted, reason, refinement = result.accepted, result.reason, result.refinement
+        proposed = refinement.rubric if refinement is not None else None
         head = self.rubric(cohort)
-        if head != work.parent:
-            accepted, reason = False, f"the rubric in force is no longer {work.parent.id}"
-        refinement = outcome.refinement
-        rejected = (
-            self._canaries.rejected_by_canaries(cohort) if self._canaries is not None else ()
-        )
-        if accepted and refinement is not None and refinement.rubric.id in rejected:
-            accepted, reason = False, "canaries have put this very rubric out of force before"
+        if head != pending.parent:
+            accepted, reason = False, f"the rubric in effect is no longer {pending.parent.id}"
+        rejected = self._canaries.rejected_by_canaries(cohort) if self._canaries is not None else ()
+        if accepted and proposed is not None and proposed.id in rejected:
+            accepted, reason = False, "canaries have put this very rubric out of effect before"
         decision = Decision(
             step=n,
             due=due,
             cohort=cohort,
             parent=head.id,
-            proposed=refinement.rubric.id if refinement else None,
+            proposed=proposed.id if proposed is not None else None,
             accepted=accepted,
             reason=reason,
-            figures=outcome.figures,
-            findings=outcome.findings,
+            figures=result.figures,
+            scale_map=result.scale_map if accepted else None,
+            findings=result.findings,
             refinement=refinement,
-            usage=outcome.usage,
-            rm_usage=outcome.rm_usage,
+            usage=result.usage,
+            rm_usage=result.rm_usage,
         )
-        if outcome.evidence is not None:
-            log_choices(self.store, work.frozen, outcome.evidence, self.seed)
-        self.store.decide(decision, refinement.rubric if refinement else None)
-        self._maps.clear()
+        if result.evidence is not None:
+            log_choices(self.store, pending.snapshot, result.evidence, self.seed)
+        self.store.decide(decision, proposed)
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
-        """Put an earlier rubric back in force; see `roll_back`."""
-        self._maps.clear()
+        """Put an earlier rubric back into effect; see `roll_back`."""
         return roll_back(self.store, rubric_id, n, reason, cohort)
 
     # ------------------------------------------------------------------ checkpoints
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """What a trainer puts into its checkpoint: a small JSON object."""
+        """State for a trainer's checkpoint: a small JSON object."""
         return {**self.store.snapshot(step), "monitor": self.watch.to_json()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: later rollouts and decisions are set aside, not deleted.
 
-        A meta step that was under way then is started again, from the same evidence.
+        A meta step that was pending then is started again, from the same evidence.
 
         Raises:
             StoreError: The snapshot belongs to another store.
@@ -428,21 +335,20 @@ class EvolvingReward:
         plain = dict(snapshot)
         monitor = plain.pop("monitor", None)
         self.store.restore(plain)
-        for work in self._under_way.values():
-            work.give_up()
-        self._under_way.clear()
-        self._maps.clear()
+        self._give_up_pending()
         self.watch.restore(monitor)
 
     async def aclose(self) -> None:
-        """Give up what is under way, and close the connections that this loop and the background
-        hold."""
-        for work in self._under_way.values():
-            work.give_up()
-        self._under_way.clear()
+        """Give up pending meta steps, and close the connections of this loop and the shared one."""
+        self._give_up_pending()
         await self._close_chats()
-        if self._background.started:
-            await asyncio.wrap_future(self._background.submit(self._close_chats()))
+        if self._in_background:
+            await hand_over(self._close_chats())
+
+    def _give_up_pending(self) -> None:
+        for pending in self._pending.values():
+            pending.give_up()
+        self._pending.clear()
 
     async def _close_chats(self) -> None:
         for chat in dict.fromkeys([self.chat, self.meta_chat, self.second_judge]):

@@ -1,14 +1,14 @@
 """Text that a policy or a model wrote, made fit to stand inside a prompt.
 
-    rule = precheck(text, min_words=20)      # "empty", "master_key", ...: no model is asked
-    cleaned = clean(text)                    # nothing invisible, no control strings left
-    flags = cleaned.flags | flag_phrases(cleaned.text)       # counted, never a reason to rewrite
-    block = fence(cleaned.text, secret=run_secret)           # bounds that the text cannot close
+    cleaned = clean(text)                           # nothing invisible, no control strings left
+    rule = precheck(cleaned.text, min_words=20)     # "empty", "master_key", …: no model is asked
+    block = fence(cleaned.text, secret=run_secret)  # bounds that the text cannot close
 
 `clean` removes what a reader of the text cannot see, and swaps the brackets of chat-template
 control strings for look-alike glyphs (serving stacks do turn `<|im_end|>` in user text into the
-real control token: notes/judge.md §4.3). What merely looks suspicious is left alone: bare `User:`
-lines, code, HTML, LaTeX and requests to the grader are data, and the fence keeps them data.
+real control token). Text that merely looks suspicious is left alone: bare `User:` lines, code,
+HTML, LaTeX and requests to the grader are data, and the fence keeps them data. They are counted in
+`mpo.judge.injection_flags`.
 
 Every pattern stands behind a substring test, because most texts hold nothing of what is looked
 for; the same patterns unguarded cost milliseconds for a response.
@@ -19,9 +19,7 @@ from __future__ import annotations
 import hmac
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 
 __all__ = [
     "FENCE",
@@ -30,7 +28,6 @@ __all__ = [
     "count_words",
     "fence",
     "find_fences",
-    "flag_phrases",
     "looks_empty",
     "precheck",
 ]
@@ -38,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A text after `clean`, and what was found in it."""
+    """A text after `clean`, with counts of what was removed or replaced."""
 
     text: str
     flags: dict[str, int] = field(default_factory=dict)
@@ -138,21 +135,11 @@ _LABEL = re.compile(r"[A-Z][A-Z_]*")
 _FENCE_TAG = re.compile(r'</?[A-Z][A-Z_]* id="?[0-9a-f]{16}"?>|</?RESPONSE\b[^<>‹›⁅⁆\n]{0,60}>')
 
 
-_REMEMBERED = 2**15  # characters of a text whose cleaned form is kept; 256 of them are
-
-
 def clean(text: str) -> Cleaned:
     """The text in NFC, without invisible characters and without control strings.
 
     Takes any string, lone surrogates included. Cleaning a second time changes nothing.
     """
-    known = _cleaned(text) if len(text) <= _REMEMBERED else _cleaned.__wrapped__(text)
-    return Cleaned(known.text, dict(known.flags))
-
-
-# Rules, flags and prompt each clean the same response, and each response its prompt.
-@lru_cache(maxsize=256)
-def _cleaned(text: str) -> Cleaned:
     flags: dict[str, int] = {}
     if not text.isascii():
         text = _strip_invisible(text, flags)
@@ -185,9 +172,9 @@ def _strip_invisible(text: str, flags: dict[str, int]) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _count(flags: dict[str, int], flag: str, text: str, found: int) -> str:
-    if found:
-        flags[flag] = flags.get(flag, 0) + found
+def _count(flags: dict[str, int], flag: str, text: str, count: int) -> str:
+    if count:
+        flags[flag] = flags.get(flag, 0) + count
     return text
 
 
@@ -199,7 +186,7 @@ def fence(text: str, *, secret: bytes, label: str = "RESPONSE") -> str:
 
     Args:
         text: Cleaned text; it stands in the result unchanged.
-        secret: The run's secret. Whoever knows it can forge a fence.
+        secret: The run's secret. Who knows it can forge a fence.
         label: Upper-case name that says what the text is.
 
     Raises:
@@ -209,11 +196,6 @@ def fence(text: str, *, secret: bytes, label: str = "RESPONSE") -> str:
         raise ValueError("the fence needs a secret, else its id can be computed by the policy")
     if not _LABEL.fullmatch(label):
         raise ValueError(f"a fence label is upper-case letters and underscores, not {label!r}")
-    return (_fenced if len(text) <= _REMEMBERED else _fenced.__wrapped__)(text, secret, label)
-
-
-@lru_cache(maxsize=64)  # the prompt of a group stands in the question of each of its completions
-def _fenced(text: str, secret: bytes, label: str) -> str:
     keyed = label + text
     counter = 0
     while True:
@@ -234,7 +216,7 @@ def find_fences(prompt: str, label: str = "RESPONSE") -> list[str]:
 _BLANK = re.compile(f"[\\s\u2800{_INVISIBLE}]*")
 
 # Openers that make judges score full marks with nothing behind them ("One Token to Fool
-# LLM-as-a-Judge", arXiv 2507.08794), and their like in other languages. Written as `_squeeze`
+# LLM-as-a-Judge", arXiv 2507.08794), and the same in other languages. Written as `_squeeze`
 # leaves them: case-folded, letters and digits only.
 _OPENERS = """
     thoughtprocess letssolvethisproblemstepbystep letssolvethisstepbystep letsthinkstepbystep
@@ -262,7 +244,7 @@ _WIDE = re.compile(
 
 
 def looks_empty(text: str) -> bool:
-    """Whether a reader would see nothing: blanks and invisible characters only."""
+    """True where a reader would see nothing: blanks and invisible characters only."""
     return _BLANK.fullmatch(text) is not None
 
 
@@ -278,7 +260,7 @@ def precheck(text: str, min_words: int) -> str | None:
     """The rule that decides a response before a model is asked, if one does.
 
     Args:
-        text: The response, cleaned or not.
+        text: The response, cleaned.
         min_words: The task's minimum; 0 or 1 lets a bare `5` or `B` pass.
 
     Returns:
@@ -286,7 +268,7 @@ def precheck(text: str, min_words: int) -> str | None:
     """
     if looks_empty(text):
         return "empty"
-    if not any(_says_something(char) for char in text):
+    if not any(map(_says_something, text)):
         return "punctuation_only"
     if len(text) <= _LONGEST_OPENER and _only_openers(_squeeze(text)):
         return "master_key"
@@ -302,218 +284,15 @@ def _says_something(char: str) -> bool:
 
 
 def _squeeze(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", clean(text).text).casefold()
+    folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(char for char in folded if char.isalnum() or unicodedata.combining(char))
 
 
 def _only_openers(squeezed: str) -> bool:
-    """Whether the text is master keys, one behind the other: all ends that keys can reach."""
+    """True for master keys, one behind the other: follows all ends that keys can reach."""
     reached = {0}
     for start in range(len(squeezed)):
         if start in reached:
             ends = (start + length for length in _KEY_LENGTHS)
             reached.update(end for end in ends if squeezed[start:end] in _MASTER_KEYS)
     return len(squeezed) > 0 and len(squeezed) in reached
-
-
-# --- phrases that are flagged, and stay -------------------------------------------------------
-
-_GRADER = r"(?:grader|judge|evaluator|examiner|assessor|scorer|marker|reward model|rating model)"
-_RULE = r"(?:instruction|direction|rubric|criteri|guideline|prompt|rules\b|system message)"
-_TOP = r"(?:full|maximum|max|highest|perfect|top|best possible|excellent|5/5|10/10|100)"
-_GRADE = r"(?:score|mark|grade|rating|point|reward|credit)"
-_GIVE = (
-    r"(?:give|award|assign|grant|deserve|merit|receive|get|set|output|return|record|enter"
-    r"|rate|score|grade|mark)\w*"
-)
-_WORK = r"(?:essay|response|answer|summary|text|solution|work|piece|submission)"
-_EDIT = (
-    r"(?:add|insert|append|include|introduce|create|remove|delete|drop|replace|rewrite|change"
-    r"|update|relax|lower|weaken)\w*"
-)
-_MUST = r"(?:must|should|has to|have to|shall)"
-
-# Kind; characters of which one must occur in the text (none: no condition); strings of which one
-# must; and near it any of these, one to a line. Lower case.
-_PHRASES: tuple[tuple[str, str, str, str], ...] = (
-    (
-        "ignore_instructions",
-        "",
-        "ignor|disregard|forget|overrid|overrul|bypass|do not follow"
-        "|忽略|无视|無視|игнорир|تجاهل|무시",
-        rf"""\b(?:ignore|disregard|forget|overrid|overrul|bypass|do not follow)\w*\s.{{,40}}?{_RULE}
-        (?:忽略|无视).{{0,12}}(?:指令|说明|评分|提示|标准|要求)|無視して|지시.{{0,10}}무시
-        ignora\w*\s.{{0,30}}?(?:instruc|istruzion|rúbrica|criteri)|تجاهل.{{0,20}}تعليمات
-        ignorez\s.{{0,30}}?(?:instruction|consigne|crit)|ignorier\w*\s.{{0,30}}?(?:anweisung|kriteri)
-        игнорир\w*\s.{{0,30}}?(?:инструкц|критери|указан)""",
-    ),
-    (
-        "score_demand",
-        "",
-        "score|mark|grade|rating|point|reward|credit|/5|/10|rate "
-        "|满分|最高分|満点|만점|máxima|maximale|höchst|максимальн|высш",
-        rf"""\b{_GIVE}\s.{{0,50}}?\b{_TOP}\b.{{0,20}}?(?:{_GRADE}|\d/\d|out of)
-        \b{_GIVE}\s.{{0,40}}?\b(?:5/5|10/10|100/100)
-        \b(?:score|rate|grade|mark) (?:this|it|me|the \w+) (?:as |a |with |at )*\d+
-        {_GRADE}s?\s{_MUST} be\b|\b{_TOP} {_GRADE}s? (?:to|for) (?:this|me|all)
-        满分|最高分|満点|만점|(?:puntuación|nota|calificación) máxima|note maximale
-        höchst\w* (?:punkt|note|bewertung)|(?:максимальн|высш)\w* (?:балл|оценк)""",
-    ),
-    (
-        "verdict_forgery",
-        ":=<[",
-        "score|verdict|grade|rating|[[|reward|rationale",
-        r"""["'](?:score|grade|rating|verdict|reward|overall_score)["']\s*:\s*["'{\[]?[-\d]
-        ["']rationale["']\s*:\s*["']|<(?:score|verdict|grade|rating|reward)>
-        (?<![\w\])])\[\[\s*[\dab]\s*\]\]
-        ^\W{0,4}(?:score|reward|verdict|rating)\s*[:=]\s*\d
-        (?:final |overall |total )(?:score|verdict|grade|rating)\s*[:=]\s*\d""",
-    ),
-    (
-        "grader_address",
-        "",
-        "grader|judge|evaluator|examiner|assessor|scorer|reward model|rating model|marker",
-        rf"""\b(?:dear|attention|hey|hello|hi) (?:(?:the|all|any|ai|llm) )*{_GRADER}
-        \bto (?:the|all|any) (?:ai |llm )?{_GRADER}
-        \byou are (?:now )?(?:the |a |an )?(?:\w+ )?{_GRADER}\b
-        \bas (?:the|a|an) (?:\w+ )?{_GRADER},? you
-        \b(?:grader|evaluator|examiner|assessor|scorer|reward model)s? (?:{_MUST}|is required)""",
-    ),
-    (
-        "self_praise",
-        "",
-        "criteri|requirement|rubric|flawless|perfect|exceptional|outstanding",
-        rf"""\bthis (?:\w+ )?{_WORK}\b.{{0,40}}?(?:flawless|perfect|exceptional|outstanding)
-        \bthis (?:\w+ )?{_WORK}\b.{{0,40}}?(?:meet|satisf|fulfil|exceed)\w* (?:all|every|each)""",
-    ),
-    (
-        "rubric_edit",
-        "",
-        "criteri|rubric|guideline",
-        rf"""\b{_EDIT}\s.{{0,40}}?(?:criterion|criteria|rubric|guideline)
-        \bnew (?:criterion|criteria|rubric)\b|\b(?:rubric|criterion|criteria) {_MUST}\b""",
-    ),
-    (
-        "rubric_forgery",
-        "<(#:",
-        "item>|rubric>|criteri|(weight|rubric:|# rubric|guideline>",
-        r"""</?(?:item|rubric|criterion|criteria|guideline)>|^#+ .{0,80}\(weight|^# rubric
-        ^\W{0,4}(?:criteri\w+|rubric)\s*:""",
-    ),
-    (
-        "role_turn",
-        ":",
-        "system|user|assistant|human|developer|ai:",
-        r"""^\W{0,4}(?:system|user|assistant|human|developer|ai)\W{0,3}:""",
-    ),
-    (
-        "role_turn",
-        "",
-        "### |begin |end ",
-        r"""^### (?:instruction|response|system|input|assistant|user|human)\b
-        ^[-=*#\s]{0,8}(?:begin|end) (?:of )?(?:the )?(?:system|user|response|essay|text)\b""",
-    ),
-    (
-        "placeholder",
-        "{<",
-        "{{|<<|${|{response|{rubric|{prompt",
-        r"""\{\{\s*\w+\s*\}\}|<<\s*(?:conversation|rubric|rubric_item|response|prompt|case)\s*>>
-        \$?\{(?:response|rubric|prompt|case|analysis|proposals|answer|question|criteria)\}""",
-    ),
-)
-# Cyrillic and Greek letters that pass for Latin ones.
-_HOMOGLYPHS = str.maketrans("аеорсухіјѕԁһӏмтквнοαερτυικνχ", "aeopcyxijsdhlmtkbhoaeptyiknx")
-_HOMOGLYPH = re.compile("[аеорсухіјѕԁһӏмтквнοαερτυικνχ]")
-# Full-width, mathematical, circled and ligature forms of Latin letters and digits.
-_LETTER_FORM = re.compile(
-    "[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\u2100-\u214f\u2460-\u24ff\ufb00-\ufb06"
-    "\U0001d400-\U0001d7ff\U0001f130-\U0001f149]"
-)
-_REACH = 110  # characters on each side of a hint; the longest phrase that is looked for
-
-
-def flag_phrases(text: str) -> dict[str, int]:
-    """Count the phrases that injections use. The text stays as it is.
-
-    A flag is a reason to look, not a verdict: an essay about examiners, a chat log or a template
-    in code raises flags too. The caller's policy decides (observe, penalise, refuse).
-
-    Returns:
-        Count per kind, only kinds that occurred: `ignore_instructions`, `score_demand`,
-        `verdict_forgery`, `grader_address`, `self_praise`, `rubric_edit`, `rubric_forgery`,
-        `role_turn`, `placeholder`.
-    """
-    if text.isascii():
-        return _phrases(text.lower())
-    # Normalising costs half a millisecond, so only where letters come in other forms.
-    folded = unicodedata.normalize("NFKC", text) if _LETTER_FORM.search(text) else text
-    folded = folded.lower()
-    flags = _phrases(folded)
-    # A text that is Latin for the most part may hide its words in letters of another script.
-    if 2 * len(folded.encode("ascii", "ignore")) > len(folded) and _HOMOGLYPH.search(folded):
-        for flag, count in _phrases(folded.translate(_HOMOGLYPHS)).items():
-            flags[flag] = max(count, flags.get(flag, 0))
-    return flags
-
-
-def _phrases(lowered: str) -> dict[str, int]:
-    flags: dict[str, int] = {}
-    present: dict[str, bool] = {}  # roots that were looked for
-    for flag, guard, hints, pattern in _phrase_patterns():
-        if guard and not any(char in lowered for char in guard):
-            continue
-        near = []
-        for hint, root in hints:
-            if root not in present:
-                present[root] = root in lowered
-            if present[root]:
-                near.append(hint)
-        if near:
-            for start, end in _near(lowered, near):
-                found = sum(1 for _ in pattern.finditer(lowered, start, end))
-                if found:
-                    flags[flag] = flags.get(flag, 0) + found
-    return flags
-
-
-@cache
-def _phrase_patterns() -> tuple[tuple[str, str, tuple[tuple[str, str], ...], re.Pattern[str]], ...]:
-    """By kind: its guard, its hints with their roots, and what is looked for.
-
-    A hint's root is the shortest hint inside it (`rubric` in `# rubric`): where that does not
-    occur, half a dozen others need not be looked for.
-    """
-    # Compiled at first use: it takes 20 ms, which `mpo --help` does not have.
-    single = set("{[</(#>")  # found, or not, in no time
-    every = {hint for _, _, hints, _ in _PHRASES for hint in hints.split("|")} | single
-    by_length = sorted(every, key=lambda hint: (len(hint), hint))
-    root = {hint: next(short for short in by_length if short in hint) for hint in by_length}
-    return tuple(
-        (
-            flag,
-            guard,
-            tuple((hint, root[hint]) for hint in hints.split("|")),
-            re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE),
-        )
-        for flag, guard, hints, patterns in _PHRASES
-    )
-
-
-def _near(text: str, hints: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """The stretches around the hints: an essay on judges then costs no scan of the whole essay."""
-    places: list[int] = []
-    for hint in hints:
-        place = text.find(hint)
-        while place >= 0:
-            places.append(place)
-            place = text.find(hint, place + len(hint))
-    if not places:  # a root occurs, and not as part of a hint
-        return
-    places.sort()
-    start, end = max(0, places[0] - _REACH), places[0] + _REACH
-    for place in places:
-        if place - _REACH > end:
-            yield start, end
-            start = place - _REACH
-        end = place + _REACH
-    yield start, end

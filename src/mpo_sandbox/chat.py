@@ -3,12 +3,12 @@
 It receives the same prompts as a real model and reads what it needs out of their text: the
 rubric outside the fences, the response, the cases and the proposals inside. What stands inside a
 fence never becomes structure. Its answers follow the schema that it is given, whose title tells
-it what is asked, as an instruction tells a real model. Free text is asked for without a schema: a
+it what to do, as an instruction tells a real model. Free text is wanted where there is no schema: a
 plan, its execution, reasons in a dialogue; which of them, it tells by what the prompt shows.
 
     chat = SimulatedChat("sandbox-0")             # biases drawn by seed 0
     chat = SimulatedChat("sandbox-0-unbiased")    # the honest twin
-    chat = SimulatedChat("sandbox-0-bad")         # a third of its merges is spoilt (`spoilt.py`)
+    chat = SimulatedChat("sandbox-0-bad")         # a third of its merges is faulty (`faulty_mrm`)
 
 It is deterministic: the same messages give the same answer, in any process, also over HTTP
 (`server.py`).
@@ -22,17 +22,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from mpo.chat import Completion, Message, Schema
+from mpo.chat import ChatRequest, Completion, Schema
 from mpo.errors import ChatReplyError, ConfigError, RubricError
 from mpo.records import Usage
 from mpo.rubric import parse_rubric
 
-from .examiner import execute, plan, worth
-from .judge import SimulatedJudge, draw_biases
-from .spoilt import spoil
-from .supervisor import SeenCase, SimulatedSupervisor
+from .faulty_mrm import make_faulty
+from .plan_execute import execute, plan, worth
+from .simulated_mrm import SeenCase, SimulatedMRM
+from .simulated_rm import SimulatedRM, draw_biases
 
 __all__ = ["SimulatedChat"]
 
@@ -69,10 +69,12 @@ class SimulatedChat:
 
     name: str = "sandbox-0"
     latency: float = 0.0
-    judge: SimulatedJudge = field(init=False)
+    free: ClassVar[bool] = True
+    """It costs nothing, and answers faster than a cache."""
+    rm: SimulatedRM = field(init=False)
     bad: bool = field(init=False)
-    """Whether some of its merges are spoilt on purpose."""
-    supervisor: SimulatedSupervisor = field(default_factory=SimulatedSupervisor)
+    """True if some of its merges are faulty on purpose."""
+    mrm: SimulatedMRM = field(default_factory=SimulatedMRM)
 
     def __post_init__(self) -> None:
         match = _NAME.fullmatch(self.name)
@@ -82,29 +84,22 @@ class SimulatedChat:
                 "write sandbox-<seed>, and -unbiased or -bad after it"
             )
         self.bad = match[3] is not None
-        self.judge = SimulatedJudge(() if match[2] else draw_biases(int(match[1])))
+        self.rm = SimulatedRM(() if match[2] else draw_biases(int(match[1])))
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """What this model takes for quality; printed beside results, read by nothing else."""
-        return self.judge.biases
+        """Properties that this model takes for quality; printed beside results, used by nothing."""
+        return self.rm.biases
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         if self.latency:
             await asyncio.sleep(self.latency)
-        prompt = "\n\n".join(message["content"] for message in messages)
-        if schema is None:
+        prompt = request.prompt
+        if request.schema is None:
             text = self._say(prompt)
         else:
-            text = json.dumps(self._answer(prompt, schema, seed), ensure_ascii=False)
+            answer = self._answer(prompt, request.schema, request.seed)
+            text = json.dumps(answer, ensure_ascii=False)
         usage = Usage(
             calls=1, prompt_tokens=len(prompt.split()), completion_tokens=len(text.split())
         )
@@ -113,7 +108,7 @@ class SimulatedChat:
     async def aclose(self) -> None:
         """Nothing to close."""
 
-    # ------------------------------------------------------------------ what is asked
+    # ------------------------------------------------------------------ answers
 
     def _answer(self, prompt: str, schema: Schema, seed: int | None) -> Any:
         fences = _fences(prompt)
@@ -123,9 +118,9 @@ class SimulatedChat:
         if title == "score":
             return {"score": self._score(prompt, fences)}
         if title == "prescreen":
-            return self.supervisor.prescreen(_cases(fences)[0])
+            return self.mrm.prescreen(_cases(fences)[0])
         if title == "analysis":
-            return self.supervisor.analyze(_cases(fences))
+            return self.mrm.analyze(_cases(fences))
         if title == "rubric":
             return self._rewrite(prompt, fences, seed)
         if title == "guidelines":
@@ -133,36 +128,38 @@ class SimulatedChat:
         return _smallest(schema)
 
     def _say(self, prompt: str) -> str:
-        """A free answer: what is asked shows in what the prompt has and lacks."""
+        """A free answer: the prompt's blocks show which one is wanted."""
         fences = _fences(prompt)
         shown = [fence.label for fence in fences]
         if "RESPONSE" not in shown and "REFERENCE" in shown:
-            guidelines = "\n".join(wording for _, wording, _ in _asked(prompt))
+            guidelines = "\n".join(wording for _, wording, _ in _shown_criteria(prompt))
             return plan(guidelines, _body(fences, "REFERENCE"))
         if "RESPONSE" in shown and "PLAN" in shown:
-            asked, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
-            return execute(self.judge, _body(fences, "PLAN"), asked, response)
-        if "RESPONSE" in shown and _asked(prompt):  # a dialogue's turn for reasons
+            question, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
+            return execute(self.rm, _body(fences, "PLAN"), question, response)
+        if "RESPONSE" in shown and _shown_criteria(prompt):  # a dialogue's turn for reasons
             return self._last_criterion(prompt, fences)[1]
-        raise ChatReplyError("unsupported: without a schema, a plan, a check or reasons are asked")
+        raise ChatReplyError(
+            "unsupported: without a schema, only a plan, a check or reasons can be asked for"
+        )
 
     def _score(self, prompt: str, fences: Sequence[_Fenced]) -> int:
         """The number of `plan_execute` or of a dialogue."""
         if any(fence.label == "EXECUTION" for fence in fences):
-            *_, (_, _, allowed) = _asked(prompt)
+            *_, (_, _, allowed) = _shown_criteria(prompt)
             return worth(_body(fences, "EXECUTION"), allowed)
         return self._last_criterion(prompt, fences)[0]
 
     def _last_criterion(self, prompt: str, fences: Sequence[_Fenced]) -> tuple[int, str]:
         """Score and reasons for the criterion that a dialogue has come to. As a real model
         does, it knows the criteria before it, and none that come after it."""
-        criteria = _asked(prompt)
-        scores = self.judge.score(criteria, _body(fences, "PROMPT"), _body(fences, "RESPONSE"))
+        criteria = _shown_criteria(prompt)
+        scores = self.rm.score(criteria, _body(fences, "PROMPT"), _body(fences, "RESPONSE"))
         return scores[criteria[-1][0]]
 
     def _judge(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
-        asked, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
-        scores = self.judge.score(_asked(prompt), asked, response)
+        question, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
+        scores = self.rm.score(_shown_criteria(prompt), question, response)
         return {key: {"rationale": why, "score": score} for key, (score, why) in scores.items()}
 
     def _rewrite(
@@ -171,17 +168,17 @@ class SimulatedChat:
         rubric = _criteria(_outside(prompt))
         proposals = [_criteria(f.body) for f in fences if f.label == "PROPOSAL"]
         if proposals:
-            merged = self.supervisor.merge(rubric, proposals)
+            merged = self.mrm.merge(rubric, proposals)
             # The seed too: where nothing is proposed, all merge prompts of a run are the same.
-            return spoil(merged, key=f"{seed}\n{prompt}") if self.bad else merged
-        return self.supervisor.refine(rubric, _body(fences, "ANALYSIS"))
+            return make_faulty(merged, key=f"{seed}\n{prompt}") if self.bad else merged
+        return self.mrm.refine(rubric, _body(fences, "ANALYSIS"))
 
     def _rewrite_guidelines(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
         (guidelines,) = (criterion["text"] for criterion in _criteria(_outside(prompt)))
         proposals = [_criteria(f.body)[0]["text"] for f in fences if f.label == "PROPOSAL"]
         if proposals:
-            return self.supervisor.merge_guidelines(guidelines, proposals)
-        return self.supervisor.refine_guidelines(guidelines, _body(fences, "ANALYSIS"))
+            return self.mrm.merge_guidelines(guidelines, proposals)
+        return self.mrm.refine_guidelines(guidelines, _body(fences, "ANALYSIS"))
 
 
 def _fences(prompt: str) -> list[_Fenced]:
@@ -199,11 +196,11 @@ def _outside(prompt: str) -> str:
 
 
 def _body(fences: Sequence[_Fenced], label: str) -> str:
-    """What the first fence of a kind holds; empty where there is none."""
+    """Text in the first fence of a kind; empty where there is none."""
     return next((fence.body for fence in fences if fence.label == label), "")
 
 
-def _asked(prompt: str) -> list[tuple[str, str, list[int]]]:
+def _shown_criteria(prompt: str) -> list[tuple[str, str, list[int]]]:
     """Key, wording and allowed scores of the criteria that a prompt asks about."""
     return [
         (m["key"], f"{m['heading']}\n{m['body']}", [int(s) for s in m["scores"].split(",")])

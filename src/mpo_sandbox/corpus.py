@@ -5,7 +5,7 @@ transition, and a conclusion: 45 to 70 tokens. Every sentence is a template with
 sentence belongs to one of three disjoint parts by the checksum of its text, so no sentence of one
 is ever in another:
 
-- `"a"` (50 %): trains the policy; about 12 % of its essays are sloppy (see `sloppy`).
+- `"a"` (50 %): trains the policy; about 12 % of its essays are sloppy (see `bad_styles`).
 - `"b"` (40 %): trains gold's language model; clean.
 - `"held"` (10 %): clean, seen by neither; calibrates and checks gold.
 
@@ -17,7 +17,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from .sloppy import HABITS
+from .bad_styles import HABITS
 from .topics import FACTS, facts, topic_of, topics
 from .words import join
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from mpo.errors import MissingExtraError, MPOError
 
 from . import corpus
+from .environments import ESSAY, Environment, environment_of
 from .words import WHOLE, tokens
-from .worlds import ESSAY, World, world_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,14 +69,14 @@ def ensure_policy(
     """
     settings = settings or PolicySettings()
     root = cache_dir or cache_root()
-    world = world_of(task)
-    folder = root / f"policy-{_key(world, seed, settings)}"
+    environment = environment_of(task)
+    folder = root / f"policy-{_key(environment, seed, settings)}"
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=root))
     try:
-        _train(building, world, seed, settings, progress or (lambda message: None))
+        _train(building, environment, seed, settings, progress or (lambda message: None))
         try:
             os.replace(building, folder)
         except OSError:
@@ -87,30 +87,34 @@ def ensure_policy(
     return folder
 
 
-def _key(world: World, seed: int, settings: PolicySettings) -> str:
-    digest = hashlib.sha256(json.dumps([seed, asdict(settings), world.length]).encode())
-    for name in (*world.sources, "policy.py"):
+def _key(environment: Environment, seed: int, settings: PolicySettings) -> str:
+    digest = hashlib.sha256(json.dumps([seed, asdict(settings), environment.length]).encode())
+    for name in (*environment.sources, "policy.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _train(
-    folder: Path, world: World, seed: int, settings: PolicySettings, say: Callable[[str], None]
+    folder: Path,
+    environment: Environment,
+    seed: int,
+    settings: PolicySettings,
+    say: Callable[[str], None],
 ) -> None:
-    """Train on the world's texts and save model and tokenizer to `folder`."""
+    """Train on the environment's texts and save model and tokenizer to `folder`."""
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train")
     import torch
 
-    essays = world.texts(seed, settings.essays)
+    essays = environment.texts(seed, settings.essays)
     tokenizer = build_tokenizer(essays)
     with _threads(settings.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _new_model(len(tokenizer), settings)
         size = model.num_parameters()
         say(f"training the sandbox policy: {size:,} weights, {settings.steps} steps")
-        _fit(model, _encode(tokenizer, essays, world.length), settings, say)
+        _fit(model, _encode(tokenizer, essays, environment.length), settings, say)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     check_round_trip(folder, essays[0])

@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import Budget, Chat, Completion, Message, OpenAIChat, Price, ScriptedChat, Spent
+from mpo.chat import (
+    Budget,
+    Chat,
+    ChatRequest,
+    Completion,
+    Message,
+    OpenAIChat,
+    Price,
+    ScriptedChat,
+    Spent,
+)
 from mpo.errors import BudgetError, ChatError, ChatReplyError, ChatTransportError, ConfigError
 from mpo.records import Usage
 
-ASK: list[Message] = [{"role": "user", "content": "three small words"}]
+ASK: tuple[Message, ...] = ({"role": "user", "content": "three small words"},)
 
 
 def says(tokens: int, prompt_tokens: int = 100) -> ScriptedChat:
@@ -23,7 +33,7 @@ def says(tokens: int, prompt_tokens: int = 100) -> ScriptedChat:
 def ask(chat: Chat, times: int = 1, max_tokens: int = 50) -> None:
     async def several() -> None:
         for _ in range(times):
-            await chat.complete(ASK, max_tokens=max_tokens)
+            await chat.complete(ChatRequest(ASK, max_tokens=max_tokens))
 
     asyncio.run(several())
 
@@ -76,7 +86,7 @@ def test_calls_wait_for_those_in_flight_before_they_give_up() -> None:
     chat = budget.chat(inner, "rm")
 
     async def together() -> None:
-        await asyncio.gather(*(chat.complete(ASK, max_tokens=1000) for _ in range(10)))
+        await asyncio.gather(*(chat.complete(ChatRequest(ASK, max_tokens=1000)) for _ in range(10)))
 
     asyncio.run(together())
     assert budget.spent.tokens == 1100
@@ -92,12 +102,12 @@ class Slow:
         self.inner = inner
         self.now = self.most = 0
 
-    async def complete(self, messages: Any, **options: Any) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(0.005)
-            return await self.inner.complete(messages, **options)
+            return await self.inner.complete(request)
         finally:
             self.now -= 1
 
@@ -111,7 +121,7 @@ def test_the_cap_holds_under_load() -> None:
     chat = budget.chat(Slow(inner), "rm")
 
     async def together() -> list[Any]:
-        calls = (chat.complete(ASK) for _ in range(100))
+        calls = (chat.complete(ChatRequest(ASK)) for _ in range(100))
         return await asyncio.gather(*calls, return_exceptions=True)
 
     outcomes = asyncio.run(together())
@@ -138,8 +148,8 @@ def test_a_cancelled_call_frees_what_it_held() -> None:
     chat = budget.chat(Slow(says(1)), "rm")
 
     async def scene() -> None:
-        first = asyncio.create_task(chat.complete(ASK))
-        second = asyncio.create_task(chat.complete(ASK))
+        first = asyncio.create_task(chat.complete(ChatRequest(ASK)))
+        second = asyncio.create_task(chat.complete(ChatRequest(ASK)))
         await asyncio.sleep(0.001)
         first.cancel()
         assert (await second).text == "ok"
@@ -188,9 +198,9 @@ def test_over_a_real_endpoint_the_ledger_is_what_the_server_says(endpoint: Any) 
     endpoint.faults = [500, 429]
 
     async def several() -> None:
-        await asyncio.gather(*(chat.complete(ASK) for _ in range(20)))
+        await asyncio.gather(*(chat.complete(ChatRequest(ASK)) for _ in range(20)))
         with pytest.raises(BudgetError):
-            await chat.complete(ASK)
+            await chat.complete(ChatRequest(ASK))
         await chat.aclose()
 
     asyncio.run(several())

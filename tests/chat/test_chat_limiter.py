@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from mpo.chat import Limiter, Message, OpenAIChat
+from mpo.chat import ChatRequest, Limiter, Message, OpenAIChat
 from mpo.chat.limiter import AdmissionQueue
 
-ASK: Sequence[Message] = [{"role": "user", "content": "x"}]
+ASK: tuple[Message, ...] = ({"role": "user", "content": "x"},)
 
 
 class Clock:
@@ -169,7 +168,7 @@ def test_an_overloaded_endpoint_is_asked_less(endpoint: Any, faults: Any) -> Non
     chat = OpenAIChat(endpoint.url, "tiny", limiter=limiter, backoff_s=0.01, retries=30)
 
     async def many() -> None:
-        await asyncio.gather(*(chat.complete(ASK) for _ in range(300)))
+        await asyncio.gather(*(chat.complete(ChatRequest(ASK)) for _ in range(300)))
         await chat.aclose()
 
     asyncio.run(many())
@@ -185,7 +184,9 @@ def test_two_chats_share_one_limit(endpoint: Any) -> None:
     chats = [OpenAIChat(endpoint.url, name, limiter=limiter) for name in ("rm", "mrm")]
 
     async def many() -> None:
-        await asyncio.gather(*(chat.complete(ASK) for chat in chats for _ in range(15)))
+        await asyncio.gather(
+            *(chat.complete(ChatRequest(ASK)) for chat in chats for _ in range(15))
+        )
         for chat in chats:
             await chat.aclose()
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mpo.chat import TIMINGS, Completion, Message, Schema, TimedChat
+from mpo.chat import TIMINGS, Budget, ChatRequest, Completion
 from mpo.config.chats import compose
 from mpo.config.schema import BudgetConfig
 from mpo.errors import ChatTransportError
@@ -23,17 +22,9 @@ class SlowChat:
 
     name = "slow"
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        seed: int | None = None,
-    ) -> Completion:
+    async def complete(self, request: ChatRequest) -> Completion:
         await asyncio.sleep(0.02)
-        if "fail" in messages[-1]["content"]:
+        if "fail" in request.messages[-1]["content"]:
             raise ChatTransportError("unreachable: nobody answers")
         return Completion("yes", Usage(calls=1, prompt_tokens=1, completion_tokens=1), "stop")
 
@@ -41,13 +32,14 @@ class SlowChat:
         pass
 
 
-def ask(text: str) -> list[Message]:
-    return [{"role": "user", "content": text}]
+def ask(text: str) -> ChatRequest:
+    return ChatRequest(({"role": "user", "content": text},))
 
 
 def test_answers_are_timed_and_failures_are_not() -> None:
-    chat = TimedChat(SlowChat())
-    assert chat.timing.mean_s is None
+    budget = Budget()
+    chat = budget.chat(SlowChat(), "rm")
+    assert budget.timings["rm"].mean_s is None
 
     async def both() -> None:
         await asyncio.gather(chat.complete(ask("a")), chat.complete(ask("b")))
@@ -55,9 +47,10 @@ def test_answers_are_timed_and_failures_are_not() -> None:
     asyncio.run(both())
     with pytest.raises(ChatTransportError):
         asyncio.run(chat.complete(ask("fail")))
-    assert chat.timing.calls == 2
-    assert chat.timing.mean_s is not None
-    assert 0.02 <= chat.timing.mean_s <= chat.timing.slowest_s <= chat.timing.seconds
+    timing = budget.timings["rm"]
+    assert timing.calls == 2
+    assert timing.mean_s is not None
+    assert 0.02 <= timing.mean_s <= timing.slowest_s <= timing.seconds
 
 
 def test_timings_by_role_and_hits_outlast_a_resume(tmp_path: Path) -> None:

@@ -11,19 +11,21 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import Chat, Completion, Message, RecordedChat, Schema, ScriptedChat
-from mpo.chat.keys import call_key, without_fence_ids
+from mpo.chat import Chat, ChatRequest, Completion, Message, RecordedChat, Schema, ScriptedChat
+from mpo.chat.cache import call_key, normalize_fence_ids
 from mpo.errors import ChatTransportError, ConfigError, DataError, UnseenPromptError
 from mpo.records import Usage
 from mpo.sanitize import fence
 
 
-def user(text: str) -> list[Message]:
-    return [{"role": "system", "content": "You grade."}, {"role": "user", "content": text}]
+def user(text: str, **options: Any) -> ChatRequest:
+    return ChatRequest(
+        ({"role": "system", "content": "You grade."}, {"role": "user", "content": text}), **options
+    )
 
 
 def ask(chat: Chat, text: str = "two words", **options: Any) -> Completion:
-    return asyncio.run(chat.complete(user(text), **options))
+    return asyncio.run(chat.complete(user(text, **options)))
 
 
 def shout(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
@@ -51,7 +53,7 @@ def test_a_script_is_said_in_order() -> None:
 def test_a_script_that_is_over_says_so() -> None:
     chat = ScriptedChat(["only"])
     ask(chat)
-    with pytest.raises(ConfigError, match=r"has 1 replies and was asked a 2\. time.*two words"):
+    with pytest.raises(ConfigError, match=r"has 1 replies, and this is call 2;.*two words"):
         ask(chat)
 
 
@@ -153,26 +155,32 @@ def test_the_key_sees_everything_that_may_change_the_answer() -> None:
     base: dict[str, Any] = {"schema": None, "temperature": 0.0, "max_tokens": 5, "seed": None}
     one = {"properties": {"a": {}, "b": {}}}
     other = {"properties": {"b": {}, "a": {}}}
-    variants = [
+    variants: list[dict[str, Any]] = [
         base,
         base | {"temperature": 0.1},
         base | {"max_tokens": 6},
         base | {"seed": 0},
         base | {"schema": one},
         base | {"schema": other},
-        base | {"name": "tiny"},
     ]
-    keys = {call_key(user("x"), **variant) for variant in variants}
-    assert len(keys) == len(variants)
-    assert call_key(user("x"), **base) == call_key(user("x"), **(base | {"temperature": 0}))
-    assert call_key(user("x"), **base) != call_key(user("y"), **base)
+    keys = {call_key(user("x", **variant)) for variant in variants}
+    assert len(keys | {call_key(user("x", **base), "tiny")}) == len(variants) + 1
+    assert call_key(user("x", **base)) == call_key(user("x", **(base | {"temperature": 0})))
+    assert call_key(user("x", **base)) != call_key(user("y", **base))
+
+
+def test_the_key_of_a_call_stays_what_it_was() -> None:
+    """Answers that are in a store or a recording must be found by a later version too."""
+    schema = {"title": "t", "type": "object", "properties": {"b": {}, "a": {}}}
+    call = user('Grade <RESPONSE id="0123456789abcdef">', schema=schema, max_tokens=9, seed=3)
+    assert call_key(call, "tiny") == "4d59893f11e5a3cb36305337d6e0cd29"
 
 
 def test_fence_ids_are_numbered_wherever_they_stand() -> None:
     secret = b"s"
     one, two = fence("one", secret=secret), fence("two", secret=secret, label="CASE")
     first = one.split('"')[1]
-    (message,) = without_fence_ids([{"role": "user", "content": f"{one}\n{two}\nsee {first}"}])
+    (message,) = normalize_fence_ids([{"role": "user", "content": f"{one}\n{two}\nsee {first}"}])
     assert message["content"] == (
         '<RESPONSE id="0000000000000000">\none\n</RESPONSE id="0000000000000000">\n'
         '<CASE id="0000000000000001">\ntwo\n</CASE id="0000000000000001">\n'

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
+from fakes import make_reward
 from mpo.chat import OpenAIChat
 from mpo.config import compose
 from mpo.config.schema import BudgetConfig
 from mpo.errors import UnscoredError
-from mpo.evolve.schedule import Never
 from mpo.records import Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
 
@@ -37,8 +36,8 @@ def scored(
     async def scene() -> list[Judgement]:
         with Store(tmp_path / "mpo.db") as store:
             chats = compose(chat, chat, BudgetConfig(), store, cache=cache)
-            reward = EvolvingReward(
-                "essay", chats.rm, store, rubric=RUBRIC, schedule=Never(), max_unscored=1.0
+            reward = make_reward(
+                "essay", chats.rm, store, rubric=RUBRIC, every=None, max_unscored=1.0
             )
             rollouts = [Rollout(prompt="p", completion=f"text {n}", index=n) for n in range(count)]
             before = store.usage()["rm"].calls
@@ -182,7 +181,7 @@ def test_an_endpoint_that_dies_and_comes_back_is_asked_only_for_what_is_missing(
 
 def test_a_dead_endpoint_stops_the_run_with_its_reason(tmp_path: Path) -> None:
     chat = OpenAIChat("http://127.0.0.1:9/v1", "tiny", retries=0)
-    reward = EvolvingReward("essay", chat, tmp_path / "mpo.db", schedule=Never())
+    reward = make_reward("essay", chat, tmp_path / "mpo.db", every=None)
     rollouts = [Rollout(prompt="p", completion=f"text {n}", index=n) for n in range(4)]
     with pytest.raises(UnscoredError, match=r"4 of 4 .*unreachable: .*127.0.0.1:9.*stored"):
         asyncio.run(reward.score(rollouts))

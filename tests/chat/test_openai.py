@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import Chat, Message, OpenAIChat, require_complete
-from mpo.chat.retry import Retry, retry_after
+from mpo.chat import Chat, ChatRequest, Message, OpenAIChat, require_complete
+from mpo.chat.replies import Retry, retry_after
 from mpo.errors import ChatError, ChatReplyError, ChatTransportError, ConfigError
 from mpo.records import Usage
 
-ASK: list[Message] = [{"role": "user", "content": "Say hello."}]
+ASK: tuple[Message, ...] = ({"role": "user", "content": "Say hello."},)
 SCHEMA = {
     "title": "grade of an essay",
     "type": "object",
@@ -37,7 +37,7 @@ def run(coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 def ask(chat: OpenAIChat, **options: Any) -> Any:
     async def once() -> Any:
         try:
-            return await chat.complete(ASK, **options)
+            return await chat.complete(ChatRequest(ASK, **options))
         finally:
             await chat.aclose()
 
@@ -64,7 +64,7 @@ def test_a_call(endpoint: Any) -> None:
         calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=3
     )
     assert endpoint.requests == [
-        {"model": "tiny", "messages": ASK, "temperature": 0.5, "seed": 3, "top_k": 1}
+        {"model": "tiny", "messages": list(ASK), "temperature": 0.5, "seed": 3, "top_k": 1}
     ]
     assert "Authorization" not in endpoint.headers[0]
 
@@ -84,7 +84,7 @@ def test_text_with_a_lone_surrogate_is_sent(endpoint: Any) -> None:
     chat = quick(endpoint.url)
 
     async def once() -> Any:
-        return await chat.complete([{"role": "user", "content": "half \ud83d"}])
+        return await chat.complete(ChatRequest(({"role": "user", "content": "half \ud83d"},)))
 
     assert run(once).text == "hello"
 
@@ -239,10 +239,10 @@ def test_a_server_that_dies_and_comes_back(endpoint: Any) -> None:
     chat = quick(endpoint.url, retries=12, backoff_s=0.02)
 
     async def through_a_restart() -> list[str]:
-        first = await chat.complete(ASK)
+        first = await chat.complete(ChatRequest(ASK))
         endpoint.stop()
         threading.Timer(0.3, endpoint.start).start()
-        second = await chat.complete(ASK)
+        second = await chat.complete(ChatRequest(ASK))
         await chat.aclose()
         return [first.text, second.text]
 
@@ -376,7 +376,7 @@ def test_the_limit_on_requests_in_flight_holds(endpoint: Any) -> None:
     chat = quick(endpoint.url, concurrency=5)
 
     async def many() -> None:
-        await asyncio.gather(*(chat.complete(ASK) for _ in range(40)))
+        await asyncio.gather(*(chat.complete(ChatRequest(ASK)) for _ in range(40)))
         await chat.aclose()
 
     run(many)
@@ -392,7 +392,7 @@ def test_two_loops_in_two_threads_share_one_limit(endpoint: Any) -> None:
 
     def work() -> None:
         async def many() -> None:
-            got = await asyncio.gather(*(chat.complete(ASK) for _ in range(30)))
+            got = await asyncio.gather(*(chat.complete(ChatRequest(ASK)) for _ in range(30)))
             texts.extend(completion.text for completion in got)
             await chat.aclose()
 
@@ -414,7 +414,7 @@ def test_loops_one_after_the_other_without_closing(
     chat = quick(endpoint.url)
 
     async def once() -> Any:
-        return await chat.complete(ASK)
+        return await chat.complete(ChatRequest(ASK))
 
     for _ in range(5):
         assert run(once).text == "hello"
@@ -427,7 +427,7 @@ def test_a_copy_works_in_its_own_loop(endpoint: Any) -> None:
 
     async def copy_while_busy() -> OpenAIChat:
         endpoint.delay_s = 0.05
-        busy = asyncio.create_task(chat.complete(ASK))
+        busy = asyncio.create_task(chat.complete(ChatRequest(ASK)))
         await asyncio.sleep(0.02)
         copied: OpenAIChat = pickle.loads(pickle.dumps(chat))
         await busy
@@ -446,13 +446,13 @@ def test_a_cancelled_call_gives_its_place_back(endpoint: Any, faults: Any) -> No
     chat = quick(endpoint.url, concurrency=2)
 
     async def cancelled() -> None:
-        calls = [asyncio.create_task(chat.complete(ASK)) for _ in range(6)]
+        calls = [asyncio.create_task(chat.complete(ChatRequest(ASK))) for _ in range(6)]
         await asyncio.sleep(0.1)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         endpoint.default = faults.body("again")
-        assert (await chat.complete(ASK)).text == "again"
+        assert (await chat.complete(ChatRequest(ASK))).text == "again"
         await chat.aclose()
 
     run(cancelled)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from mpo.chat import Message, OpenAIChat
+from mpo.chat import ChatRequest, Message, OpenAIChat
 from mpo.errors import ChatTransportError
 
-ASK: list[Message] = [{"role": "user", "content": "Say hello."}]
+ASK: tuple[Message, ...] = ({"role": "user", "content": "Say hello."},)
 SCHEMA = {
     "title": "grade",
     "type": "object",
@@ -48,7 +48,10 @@ def newer(faults: Any, *refused: str) -> Any:
 def ask(chat: OpenAIChat, times: int = 1, **options: Any) -> list[str]:
     async def scene() -> list[str]:
         try:
-            calls = [chat.complete(ASK, max_tokens=7, seed=1, **options) for _ in range(times)]
+            calls = [
+                chat.complete(ChatRequest(ASK, max_tokens=7, seed=1, **options))
+                for _ in range(times)
+            ]
             return [completion.text for completion in await asyncio.gather(*calls)]
         finally:
             await chat.aclose()
@@ -82,10 +85,10 @@ def test_many_at_once_find_out_together(endpoint: Any, faults: Any) -> None:
 
 def test_the_probe_does_not_take_it_for_a_refused_schema(endpoint: Any, faults: Any) -> None:
     endpoint.default = newer(faults, "max_tokens", "temperature")
-    tiers: dict[str, Any] = {}
-    chat = OpenAIChat(endpoint.url, "new", tier="auto", tiers=tiers)
+    detected: dict[str, Any] = {}
+    chat = OpenAIChat(endpoint.url, "new", structured_output="auto", detected=detected)
     assert ask(chat, schema=SCHEMA) == ['{"word": "a"}']
-    assert list(tiers.values()) == ["json_schema"]
+    assert list(detected.values()) == ["json_schema"]
 
 
 @pytest.mark.parametrize(

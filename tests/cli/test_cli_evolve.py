@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from cli.conftest import Mpo
-from mpo.chat import Chat, Message, RecordedChat, Schema, ScriptedChat
+from mpo.chat import Chat, ChatRequest, Message, RecordedChat, Schema, ScriptedChat
 from mpo.errors import MPOError
 from mpo.sanitize import find_fences
 from shared_data import shared_data
@@ -84,13 +84,14 @@ def served(chat: Chat) -> Iterator[tuple[str, list[str]]]:
         if schema["title"] != "probe":
             asked.append(schema["title"])
         try:
-            answer = await (probe if schema["title"] == "probe" else chat).complete(
-                body["messages"],
-                schema=schema,
+            wanted = ChatRequest(
+                tuple(body["messages"]),
+                schema,
                 temperature=body["temperature"],
                 max_tokens=body.get("max_tokens") or body["max_completion_tokens"],
                 seed=body.get("seed"),
             )
+            answer = await (probe if schema["title"] == "probe" else chat).complete(wanted)
         except MPOError as error:
             return web.json_response({"error": {"message": str(error)}}, status=400)
         usage = {

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fakes import batch, loop_chat
-from mpo.chat import CachedChat, Chat, DedupedChat, OpenAIChat, ScriptedChat
+from fakes import batch, loop_chat, make_reward
+from mpo.chat import CachedChat, Chat, ChatRequest, OpenAIChat, ScriptedChat
 from mpo.config import Endpoints, compose, load_config, make_chat
-from mpo.config.schema import BudgetConfig, ChatConfig, SandboxConfig
+from mpo.config.schema import BudgetConfig, ChatConfig
 from mpo.errors import BudgetError, ConfigError
-from mpo.evolve.schedule import Every
 from mpo.records import Usage
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -26,7 +24,7 @@ URL = "http://127.0.0.1:9/v1"
 
 def made(endpoints: Endpoints, model: str, **options: Any) -> OpenAIChat:
     config = ChatConfig(base_url=URL, model=model, **options)
-    chat = make_chat(config, SandboxConfig(), 0, endpoints)
+    chat = make_chat(config, 0, endpoints)
     assert isinstance(chat, OpenAIChat)
     return chat
 
@@ -37,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def reward_of(rm: Chat, mrm: Chat, store: Store) -> EvolvingReward:
-    return EvolvingReward("essay", rm, store, meta_chat=mrm, schedule=Every(2), samples=2)
+    return make_reward("essay", rm, store, meta_chat=mrm, every=2, samples=2)
 
 
 def run(reward: EvolvingReward, steps: Sequence[int]) -> None:
@@ -51,8 +49,8 @@ def test_chats_of_one_endpoint_share_its_limit_and_what_it_enforces() -> None:
     rm, mrm = made(endpoints, "small", concurrency=8), made(endpoints, "large", concurrency=32)
     assert rm.limiter is mrm.limiter
     assert rm.limiter.ceiling == rm.limiter.limit == 32
-    assert rm.tier == "auto"
-    assert made(endpoints, "small", tier="lines").tier == "lines"
+    assert rm.structured_output == "auto"
+    assert made(endpoints, "small", structured_output="lines").structured_output == "lines"
     assert made(Endpoints(), "small").limiter is not rm.limiter
 
 
@@ -63,11 +61,12 @@ def test_an_endpoint_is_cached_and_deduplicated_and_the_simulated_model_is_not(
     kinds = []
     for cache in (True, False):
         chats = compose(raw, raw, BudgetConfig(), store, cache=cache)
-        kinds.append([type(chats.rm), type(chats.mrm)])
-    assert kinds == [[CachedChat] * 2, [DedupedChat] * 2]
-    simulated = make_chat(ChatConfig(sandbox=True), SandboxConfig(), 0)
+        both = [chats.rm, chats.mrm]
+        kinds.append([isinstance(c, CachedChat) and c.cache for c in both])
+    assert kinds == [[store] * 2, [None] * 2]
+    simulated = make_chat(ChatConfig(plugin="sandbox"), 0)
     chats = compose(simulated, simulated, BudgetConfig(usd=1.0), store, cache=True)
-    assert not isinstance(chats.rm, CachedChat | DedupedChat)
+    assert not isinstance(chats.rm, CachedChat)
 
 
 def test_the_same_answer_is_paid_for_once_over_all_steps(store: Store) -> None:
@@ -131,23 +130,6 @@ def test_what_was_spent_survives_into_the_next_process(tmp_path: Path, kept: boo
         assert len(inner.calls) == sum(part["calls"] for part in chats.costs().values())
 
 
-def test_what_another_process_spends_counts(tmp_path: Path) -> None:
-    """Two ranks on one store: each has its own budget object, and the cap is the run's."""
-    path, cap = tmp_path / "mpo.db", BudgetConfig(calls=12)
-    Store(path).close()
-    with Store(path) as one, Store(path) as other:
-        inner = loop_chat("m")
-        first, second = (compose(inner, inner, cap, store, cache=False) for store in (one, other))
-        asyncio.run(reward_of(first.rm, first.mrm, one).score(batch(0)))
-        spent = one.usage()["rm"].calls
-        assert 6 < spent <= 12, "less than the cap, and more than half of it"
-        with pytest.raises(BudgetError, match=rf"of 12 spent .*{spent} more by other processes"):
-            asyncio.run(reward_of(second.rm, second.mrm, other).score(batch(1)))
-        assert len(inner.calls) <= 12
-        copied = pickle.loads(pickle.dumps(second.budget))
-        assert copied.spent == second.budget.spent
-
-
 def test_the_ledger_is_written_when_it_changed(store: Store) -> None:
     chats = compose(loop_chat(), loop_chat(), BudgetConfig(), store, cache=True)
     chats.keep()
@@ -164,8 +146,8 @@ def test_the_ledger_is_written_when_it_changed(store: Store) -> None:
         ("budget.prices={m: [1]}", "the price of 'm' is [prompt, completion]"),
         ("budget.prices={m: [1, -2]}", "not [1.0, -2.0]"),
         ("budget.cals=3", "did you mean 'budget.calls'?"),
-        ("chat.tier=xml", "chat.tier"),
-        ("reward.flags=punish", "'observe', 'penalise' or 'refuse'"),
+        ("chat.structured_output=xml", "chat.structured_output"),
+        ("reward.on_injection=punish", "'observe', 'penalize' or 'refuse'"),
     ],
 )
 def test_wrong_values_are_named(override: str, words: str) -> None:
@@ -176,5 +158,7 @@ def test_wrong_values_are_named(override: str, words: str) -> None:
 
 def test_a_chat_that_is_told_what_to_say_needs_no_price(store: Store) -> None:
     chats = compose(ScriptedChat(["x"]), ScriptedChat([]), BudgetConfig(), store, cache=False)
-    assert asyncio.run(chats.rm.complete([{"role": "user", "content": "?"}])).text == "x"
+    assert (
+        asyncio.run(chats.rm.complete(ChatRequest(({"role": "user", "content": "?"},)))).text == "x"
+    )
     assert chats.rm.name == "scripted"

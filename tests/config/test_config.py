@@ -29,7 +29,9 @@ from mpo.config import (
     to_yaml,
     write_text,
 )
-from mpo.config.schema import ChatConfig, SandboxConfig
+from mpo.config.keys import config_keys, keys_markdown
+from mpo.config.load import RENAMED
+from mpo.config.schema import ChatConfig
 from mpo.errors import (
     ChatTransportError,
     ConfigError,
@@ -52,11 +54,32 @@ def written(path: Path, text: str) -> Path:
 # ---------------------------------------------------------------------- keys
 
 
-def test_at_most_60_keys() -> None:
-    own = [key for key in leaf_keys() if not key.startswith(("meta_chat.", "second_judge."))]
-    assert 40 <= len(own) + 2 <= 60, own
-    assert "trainer.lora.r" in leaf_keys()
+def test_every_key_has_a_name_a_type_and_a_description() -> None:
+    keys = {key.name: key for key in config_keys()}
+    assert set(keys) <= {*leaf_keys(), "meta_chat", "second_judge"}
+    assert [key.name for key in keys.values() if not (key.type and key.description)] == []
+    assert keys["meta.gate"].type == "text, or list of text"
+    rank = keys["trainer.lora.r"]
+    assert (rank.type, rank.default) == ("integer above 0", "16")
+    assert keys["model"].default == "required"
     assert "meta_chat.base_url" in leaf_keys()
+
+
+def test_the_page_of_keys_is_current() -> None:
+    page = Path(__file__).parents[2] / "docs" / "config.md"
+    command = "run: mpo config keys --markdown > docs/config.md"
+    assert page.read_text("utf-8") == keys_markdown(), command
+
+
+@pytest.mark.parametrize("old", [*RENAMED, "meta_chat.tier", "second_judge.sandbox"])
+def test_a_renamed_key_is_refused_with_its_new_name(old: str) -> None:
+    chat, _, key = old.rpartition(".")
+    new = RENAMED.get(old) or RENAMED[f"chat.{key}"].replace("chat.", f"{chat}.")
+    with pytest.raises(ConfigError) as caught:
+        load_config(PRESET, [f"{old}=1"])
+    assert f"key {old!r} has a new name: write {new}" in str(caught.value)
+    name = new.partition(" ")[0]
+    assert name in [*leaf_keys(), "second_judge", "chat.options.judge"], "it is a key"
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -100,7 +123,7 @@ def test_overrides_are_typed_as_in_yaml_and_the_last_one_wins() -> None:
 
 def test_an_endpoint_takes_the_place_of_the_simulated_model() -> None:
     config = load_config(PRESET, ["chat.base_url=http://h:1/v1", "chat.model=m"])
-    assert not config.chat.sandbox
+    assert config.chat.plugin is None
     assert config.is_sandbox, "its policy and its prompts still are"
 
 
@@ -134,12 +157,12 @@ def test_a_wrong_key_or_value_is_named(overrides: list[str], words: list[str]) -
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model: a\nmodel: b\nchat: {sandbox: true}\n", [":2", "'model' stands twice"]),
+        ("model: a\nmodel: b\nchat: {plugin: sandbox}\n", [":2", "'model' stands twice"]),
         ("task: [\n", ["not valid YAML", ":2"]),
         ("- a\n", ["a mapping"]),
-        ("chat: {sandbox: true}\n", ["'model' is missing"]),
+        ("chat: {plugin: sandbox}\n", ["'model' is missing"]),
         ("model: m\n", ["'chat' is missing", "base_url"]),
-        ("model: m\nchat: {sandbox: true, base_url: http://x}\n", ["exclude each other"]),
+        ("model: m\nchat: {plugin: sandbox, base_url: http://x}\n", ["exclude each other"]),
     ],
 )
 def test_a_faulty_file_is_named_with_its_place(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -168,9 +191,10 @@ def test_only_one_arm_evolves_while_it_trains() -> None:
 
 
 def test_the_simulated_model_follows_the_seed_and_can_be_honest() -> None:
-    chat = ChatConfig(sandbox=True)
-    assert make_chat(chat, SandboxConfig(), 4).name == "sandbox-4"
-    assert make_chat(chat, SandboxConfig(judge="unbiased"), 4).name == "sandbox-4-unbiased"
+    chat = ChatConfig(plugin="sandbox")
+    assert make_chat(chat, 4).name == "sandbox-4"
+    honest = ChatConfig(plugin="sandbox", options={"judge": "unbiased"})
+    assert make_chat(honest, 4).name == "sandbox-4-unbiased"
 
 
 # ---------------------------------------------------------------------- rows

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from fakes import make_reward
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatTransportError, DataError
 from mpo.evaluation.judge_accuracy import Outcome, Pair, accuracy, read_pairs, score_pairs
-from mpo.evolve.schedule import Never
 from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 
@@ -58,7 +58,7 @@ def reward_with(path: Path, score: Any) -> tuple[EvolvingReward, ScriptedChat]:
         return json.dumps({key: {"rationale": "", "score": given} for key in schema["required"]})
 
     chat = ScriptedChat(reply)
-    return EvolvingReward("essay", chat, path, schedule=Never(), max_unscored=1.0), chat
+    return make_reward("essay", chat, path, every=None, max_unscored=1.0), chat
 
 
 def judge(reward: EvolvingReward, pairs: Sequence[Pair]) -> list[Outcome]:

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from mpo.evolve.lint import Finding, has_errors, lint
+from mpo.evolve.mrm_answers import RUBRIC_FORMAT, copies_example, read_answer
 from mpo.records import Case, Judgement, Rollout
 from mpo.rubric import Criterion, Rubric, parse_rubric, read_rubric
 from mpo.task import Task, load_task
@@ -136,25 +137,91 @@ def test_a_good_rubric_has_no_error(name: str) -> None:
     assert found == []
 
 
+VALID = """
+Reward essays whose examples the reader can identify with
+the argument is compelling and persuasive
+the argument is compelling and persuasive from beginning to end
+the text is clear, concise and effective
+a claim that nothing is said for or against
+the sources that the argument rests on
+the audience the essay was written for
+Name the terms that the discussion hinges upon
+evidence the reader can hold on to
+what the essay set out to do, and whether it did so
+a question worth thinking about
+no idea what the text is for
+objections are raised but never dealt with
+an ending the story has been building towards
+the problem it started with
+the paragraph one would look for it in
+the point is hard to see through
+little to go on
+the essay gives in
+every step is spelled out
+reasons that hold up
+the conclusion does not follow on
+the reader is left behind
+the plot winds down
+a thesis the whole text lives up to
+weak
+excellent
+adequate
+somewhat
+mostly correct
+partly
+the tone is appropriate
+the reasoning is mostly sound
+the style is uneven, the grammar poor
+the structure is clear
+the summary is accurate and complete
+examples are concrete and relevant
+the essay is completely off topic
+the essay is well-structured
+the writing is poor
+much is claimed and little shown
+better than the prompt itself is
+as good as any expert could
+The answer says what the essay lacks
+The text says who did what, and when
+States what must be done and what must not
+says who is responsible, and who is not
+the result is what the question asks for
+either the claim is proven or it is not
+It is anything but
+The essay does what a good essay should
+whatever the prompt was about
+The proof holds on the interval [0, 1)
+Solves for a
+Says whether the tree is 12" or 14" tall
+Quotes the phrase "to be or"
+"""
+
+
+@pytest.mark.parametrize("sentence", VALID.strip().split("\n"))
+def test_a_whole_sentence_or_fragment_is_no_error(sentence: str) -> None:
+    """As a criterion, as the last level, as a level in the middle, and with a capital."""
+    words = f"{sentence} in the text"
+    for text in (sentence, sentence[0].upper() + sentence[1:]):
+        assert errors(rubric(text, "not at all", "in full", name="Depth of thought")) == []
+        assert errors(rubric(words, "not at all", text)) == []
+        assert errors(rubric(words, "not at all", text, "It is more than that.")) == []
+
+
 # --- bad rubrics: exactly this error ----------------------------------------------------------
 
 CUT = {
     "and": rubric("Claims are backed by reasons and"),
     "the": rubric("How the essay supports the", "not", "fully"),
+    "an": rubric("Structure", "none", "each claim has an"),
+    "or": rubric("Whether the claims are true or", "no", "yes"),
+    "but": rubric("The text is short but"),
+    "because": rubric("Structure", "none", "the claims are weak because"),
     "comma": rubric("Reasons, examples,"),
-    "of": rubric("Grammar", "no errors", "a large variety of"),
-    "to": rubric("Structure", "none", "the essay fails to"),
-    "does not": rubric("Structure", "clear", "the essay does not"),
-    "is": rubric("Structure", "clear", "The conclusion of the essay is"),
-    "such as": rubric("Gives evidence such as"),
-    "e.g.": rubric("Gives evidence, e.g."),
-    "including": rubric("Gives evidence, including"),
-    "a clear": rubric("Structure", "none", "The essay has a clear"),
-    "in which": rubric("Structure", "none", "The order in which"),
-    "so that": rubric("Structure", "none", "Ideas are ordered so that"),
-    "when": rubric("Assign lower scores when"),
-    "verb without object": rubric("Structure", "none", "The essay lacks"),
-    "adverb behind is": rubric("Structure", "none", "The essay is completely"),
+    "comma of one level": rubric("Ideas", "no ideas", "some ideas,", "many ideas"),
+    "square bracket": rubric("Evidence [books, papers"),
+    "bracket in an earlier line": rubric("Look for a claim (stated\nor meant.\nAnd for reasons."),
+    "curly quote": rubric("Opens with “In this essay"),
+    "fence": rubric("Ends as in\n```\nx = 1", "no", "yes"),
     "hyphen": rubric("Structure", "none", "The essay is well-"),
     "bracket": rubric("Evidence (books, papers"),
     "quote": rubric("Evidence", "none", 'Example: "The essay shows that'),
@@ -162,8 +229,6 @@ CUT = {
     "emphasis": items("### A name of it\n- **0**: Bad work.\n- **5**: Good work.\n- **"),
     "bare level": rubric("Structure", "none", "some").rstrip("\n") + "\n- 2:",
     "announcement": rubric("Assign lower scores when:"),
-    "prose": rubric("It is clear. It is complete. The reader can follow every st"),
-    "a short rest": rubric("Every claim that the text makes is backed by evidence fr"),
     "unclosed item": "<rubric>\n<item>\n### Clarity\n- 0: Unclear text.\n- 5: Clear te",
     "unclosed ladder": items("### Clarity\n- 0: Bad.\n- 3: Fair.\n- 5: Good.")[:-9]
     + "<item>\n### Style\n- 0: Bad style.",
@@ -220,6 +285,30 @@ EMPTY = {
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_or_garbage_criterion_is_an_error(name: str) -> None:
     assert set(errors(EMPTY[name])) & {"garbage_criterion", "empty_criterion", "no_criteria"}
+
+
+# Placeholders of our own answer format, as small models copy them.
+COPIED = {
+    "name": rubric("How well the claims are supported", name="short name"),
+    "text": rubric("What to look at.", "none", "all of it"),
+    "level": rubric("How well the claims are supported", "what this score means", "all of it"),
+    "brackets": rubric("<what to look at>", "none", "all of it"),
+    "guidelines": rubric("The whole new guidelines, at most 1000 words"),
+}
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_a_copy_of_the_formats_example_is_an_error(name: str) -> None:
+    assert "copied_example" in errors(COPIED[name])
+
+
+def test_every_text_of_the_format_is_known_as_a_placeholder() -> None:
+    placeholders = ["why, at most 100 words", "short name", "what to look at"]
+    for placeholder in [*placeholders, "what this score means"]:
+        assert placeholder in RUBRIC_FORMAT
+        assert copies_example(placeholder)
+    assert not copies_example("too_high")
+    assert not copies_example("what to look at in a proof")
 
 
 FORBIDDEN = {
@@ -440,3 +529,11 @@ def test_most_refinements_of_the_recorded_run_were_cut_off() -> None:
         assert not (whole and cut)
         if not whole and not cut:  # the mark alone is missing: a full last sentence
             assert text.rstrip().endswith((".", '."')) or "</item>" in text[-400:]
+
+
+def test_the_merge_of_a_real_model_is_sound_and_its_repair_is_copied() -> None:
+    lines = (shared_data("real-mrm") / "meta-step.jsonl").read_text().splitlines()
+    *_, merge, repair = [json.loads(json.loads(line)["text"]) for line in lines]
+    assert len(read_answer(merge, "Essay").criteria) == 3
+    assert errors(read_answer(merge, "Essay")) == []
+    assert set(errors(read_answer(repair, "Essay"))) == {"copied_example"}

@@ -13,19 +13,18 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, judge_reply, loop_answer, loop_chat, meta_reply, rubric_reply
-from mpo.chat import Message, Schema, ScriptedChat
+from fakes import batch, judge_reply, loop_answer, loop_chat, make_reward, meta_reply, rubric_reply
+from mpo.chat import ChatRequest, Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every, Never, Stratified
-from mpo.judge.scale import Anchored
+from mpo.evolve.schedule import Stratified
 from mpo.records import Decision, Judgement, Rollout
 from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 
 
 def make(path: Path, chat: Any = None, **options: Any) -> EvolvingReward:
-    defaults: dict[str, Any] = {"schedule": Every(4), "samples": 4}
-    return EvolvingReward("essay", chat or loop_chat(), path, **{**defaults, **options})
+    defaults: dict[str, Any] = {"every": 4, "samples": 4}
+    return make_reward("essay", chat or loop_chat(), path, **{**defaults, **options})
 
 
 def score(reward: EvolvingReward, rollouts: Sequence[Rollout]) -> list[Judgement]:
@@ -129,7 +128,7 @@ class TestBackground:
         rubrics = [{rubric for rubric, _ in row} for row in run(reward, range(11))]
         assert all(len(used) == 1 for used in rubrics)
         names = [used.pop() for used in rubrics]
-        # Due after updates 4 and 8, in force from steps 6 and 10 on.
+        # Due after updates 4 and 8, in effect from steps 6 and 10 on.
         assert len(dict.fromkeys(names)) == 3
         assert names[:6] == [names[0]] * 6
         assert names[6:10] == [names[6]] * 4
@@ -147,9 +146,9 @@ class TestBackground:
         class Slow:
             name = "double"
 
-            async def complete(self, messages: Any, **options: Any) -> Any:
+            async def complete(self, request: ChatRequest) -> Any:
                 await asyncio.sleep(0.1)  # three rounds: analysis, refinement, merge
-                return await loop_chat().complete(messages, **options)
+                return await loop_chat().complete(request)
 
             async def aclose(self) -> None: ...
 
@@ -169,9 +168,9 @@ class TestBackground:
         class Slow:
             name = "double"
 
-            async def complete(self, messages: Any, **options: Any) -> Any:
+            async def complete(self, request: ChatRequest) -> Any:
                 await asyncio.sleep(0.1)
-                return await loop_chat().complete(messages, **options)
+                return await loop_chat().complete(request)
 
             async def aclose(self) -> None: ...
 
@@ -204,7 +203,7 @@ class TestBackground:
 
     def test_a_rollback_meanwhile_voids_it(self, tmp_path: Path) -> None:
         reward = make(tmp_path / "a.db", delay=2)
-        run(reward, range(8))  # due at 4, in force from 6; the next is due at 8
+        run(reward, range(8))  # due at 4, in effect from 6; the next is due at 8
         reward.rollback(reward.task.rubric.id, 8, "the policy got worse")
         decision = step(reward, 10)
         assert decision is not None
@@ -229,9 +228,9 @@ class TestRollback:
         decision = step(reward, 4)
         assert decision is not None
         assert decision.proposed is not None
-        with pytest.raises(ConfigError, match="never was in force"):
+        with pytest.raises(ConfigError, match="never was in effect"):
             reward.rollback(decision.proposed, 4, "x")
-        with pytest.raises(ConfigError, match="in force already"):
+        with pytest.raises(ConfigError, match="in effect already"):
             reward.rollback(reward.task.rubric.id, 4, "x")
 
 
@@ -239,16 +238,16 @@ class TestAnchored:
     def test_the_anchors_keep_mean_and_spread_and_resume_keeps_the_map(
         self, tmp_path: Path
     ) -> None:
-        reward = make(tmp_path / "a.db", scale=Anchored())
+        reward = make(tmp_path / "a.db", scale="anchored")
         first = [reward_ for _, reward_ in run(reward, range(9))[0]]
         assert len([d for d in reward.store.lineage() if d.accepted]) == 3  # two switches
-        # The texts of the first step again, at a step where the third rubric is in force.
+        # The texts of the first step again, at a step where the third rubric is in effect.
         again = [r.model_copy(update={"id": f"x{r.id}", "step": 9}) for r in batch(0)]
         after = [j.reward for j in score(reward, again)]
         assert after != first
         assert fmean(_known(after)) == pytest.approx(fmean(_known(first)), abs=1e-6)
         assert pstdev(_known(after)) == pytest.approx(pstdev(_known(first)), abs=1e-6)
-        other = make(tmp_path / "a.db", scale=Anchored())
+        other = make(tmp_path / "a.db", scale="anchored")
         more = [r.model_copy(update={"id": f"y{r.id}"}) for r in again]
         assert [j.reward for j in score(other, more)] == after
 
@@ -289,7 +288,7 @@ class TestAlarm:
             ]  # fmt: skip
 
         chat = ScriptedChat(answer, name="double")
-        options = {"schedule": Never(), "on_alarm": True, "min_distance": 3}
+        options = {"every": None, "alarm_distance": 3}
         reward = make(tmp_path / "a.db", chat, delay=delay, **options)
         decisions = []
         for n in range(14):
@@ -298,7 +297,7 @@ class TestAlarm:
         assert decisions[:8] == [None] * 8
         held = [d for d in decisions if d is not None]
         assert held
-        called = [choice.step for choice in reward.store.choices("alarm")]
+        called = [choice.step for choice in reward.store.events("alarm")]
         assert len(called) >= 2
         assert all(b - a >= 3 for a, b in itertools.pairwise(called))  # decided yet or not
         asked = [c.prompt for c in chat.calls if c.schema and c.schema["title"] == "analysis"]

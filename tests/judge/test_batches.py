@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from mpo.judge.batches import AT_ONCE, commit_as_they_come
+from mpo.judge.scorer import AT_ONCE, commit_as_they_come
 
 
 def run(count: int, work: object, committed: list[list[int]]) -> None:

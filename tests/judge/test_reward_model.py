@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import judge_reply, text_of
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.errors import BudgetError, ChatReplyError, ChatTransportError, ConfigError, DataError
 from mpo.judge import (
     JudgeResult,
@@ -67,14 +67,14 @@ class TestJudgement:
         assert [f"Key: {key}." in shown for key in KEYS] == [True] * 3
 
     def test_the_schema_closes_every_set(self) -> None:
-        schema = judgement_schema(RUBRIC)
+        schema = judgement_schema(RUBRIC.keyed)
         assert schema["required"] == list(KEYS) == list(schema["properties"])
         assert schema["properties"]["depth"]["properties"]["score"]["enum"] == [-2, 0, 2]
         assert list(schema["properties"]["depth"]["properties"]) == ["rationale", "score"]
 
     def test_scores_come_in_the_order_of_the_rubric(self) -> None:
         given = answer({KEYS[2]: 1, KEYS[0]: 5, KEYS[1]: -2})
-        assert [s.score for s in parse_judgement(given, RUBRIC)] == [5, -2, 1]
+        assert [s.score for s in parse_judgement(given, RUBRIC.keyed)] == [5, -2, 1]
 
     @pytest.mark.parametrize(
         "text", ['{"a": 1', "[1]", '{"a": 1, "a": 2}', '{"a": Infinity}', "x" * 10, "[" * 100_000]
@@ -88,7 +88,7 @@ class TestJudgement:
 
     def test_half_an_answer_is_none(self) -> None:
         with pytest.raises(ChatReplyError, match="wrong_keys: missing \\['depth'"):
-            parse_judgement(answer({KEYS[0]: 5}), RUBRIC)
+            parse_judgement(answer({KEYS[0]: 5}), RUBRIC.keyed)
 
 
 def judgement_chat() -> ScriptedChat:
@@ -173,10 +173,10 @@ class TestPerCriterion:
                 super().__init__(lambda m, s, n: judge_reply(m, s or {}))
                 self.ended, self.begun = 0, []
 
-            async def complete(self, *args: Any, **kwargs: Any) -> Completion:
+            async def complete(self, request: ChatRequest) -> Completion:
                 self.begun.append(self.ended)
                 await asyncio.sleep(0.005)
-                completion = await super().complete(*args, **kwargs)
+                completion = await super().complete(request)
                 self.ended += 1
                 return completion
 
@@ -336,7 +336,6 @@ def test_every_protocol_fences_what_the_policy_wrote() -> None:
         rollout = MATH_ROLLOUT.model_copy(update={"completion": attack})
         verdict = judge(make_reward_model(loaded, chat, SECRET), rollout, loaded.rubric)
         assert verdict.unscored is None
-        assert verdict.flags["template_token"] == 1
         for call in chat.calls:
             assert "<|im_end|>" not in call.prompt
             for body in find_fences(call.prompt):

@@ -16,13 +16,12 @@ from mpo.judge.scale import (
     Normalized,
     Raw,
     Scale,
-    ScaleMap,
     fit_map,
     jump,
     normalized,
     weighted_sum,
 )
-from mpo.records import CriterionScore, Decision
+from mpo.records import CriterionScore, Decision, ScaleMap
 from mpo.rubric import Criterion, Rubric, read_rubric
 from shared_data import shared_data
 
@@ -64,8 +63,8 @@ def test_the_anchors_keep_mean_and_spread(
 ) -> None:
     rng = random.Random(seed)
     after = [rng.random() for _ in before]
-    previous = ScaleMap("old", slope, offset)
-    fitted = fit_map("new", before, after, previous)
+    previous = ScaleMap(slope=slope, offset=offset)
+    fitted = fit_map(before, after, previous)
     was, now = [previous(share) for share in before], [fitted(share) for share in after]
     assert abs(fmean(was) - fmean(now)) < 1e-6
     if not fitted.degenerate:
@@ -77,10 +76,10 @@ def test_nothing_drifts_over_many_switches() -> None:
     rng = random.Random(4)
     before = [rng.random() for _ in range(32)]
     start = (fmean(before), pstdev(before))
-    current = ScaleMap("0")
+    current = ScaleMap()
     for number in range(40):
         after = [0.2 + 0.1 * rng.random() if number % 2 else rng.random() for _ in before]
-        current = fit_map(str(number), before, after, current)
+        current = fit_map(before, after, current)
         rewards = [current(share) for share in after]
         assert fmean(rewards) == pytest.approx(start[0], abs=1e-6)
         assert pstdev(rewards) == pytest.approx(start[1], abs=1e-6)
@@ -88,37 +87,37 @@ def test_nothing_drifts_over_many_switches() -> None:
 
 
 def test_without_spread_the_mean_alone_is_kept() -> None:
-    previous = ScaleMap("old", 2.0, 0.5)
+    previous = ScaleMap(slope=2.0, offset=0.5)
     for before, after in (
         ([0.4] * 8, [0.1, 0.9] * 4),
         ([0.1, 0.9] * 4, [0.4] * 8),
         ([0.3], [0.6]),
     ):
-        fitted = fit_map("new", before, after, previous)
+        fitted = fit_map(before, after, previous)
         assert fitted.degenerate
         assert fitted.slope == previous.slope
         assert fmean(map(fitted, after)) == pytest.approx(fmean(map(previous, before)))
-    assert fit_map("new", [], [], previous)(0.7) == previous(0.7)
+    assert fit_map([], [], previous)(0.7) == previous(0.7)
 
 
 def test_unscored_anchors_are_left_out_on_both_sides() -> None:
-    fitted = fit_map("new", [0.2, None, 0.8, 0.5], [0.1, 0.9, None, 0.3])
+    fitted = fit_map([0.2, None, 0.8, 0.5], [0.1, 0.9, None, 0.3])
     assert fitted.anchors == 2
-    assert fitted == fit_map("new", [0.2, 0.5], [0.1, 0.3])
-    assert fit_map("new", [None], [0.5]).anchors == 0
+    assert fitted == fit_map([0.2, 0.5], [0.1, 0.3])
+    assert fit_map([None], [0.5]).anchors == 0
 
 
 def test_the_map_survives_with_its_decision() -> None:
-    fitted = fit_map(RUBRIC.id, [0.1, 0.7, 0.4], [0.3, 0.9, 0.31])
+    fitted = fit_map([0.1, 0.7, 0.4], [0.3, 0.9, 0.31])
     decision = Decision(
-        step=10, parent="p", proposed=RUBRIC.id, accepted=True, reason="", figures=fitted.figures()
+        step=10, parent="p", proposed=RUBRIC.id, accepted=True, reason="", scale_map=fitted
     )
     again = Decision.model_validate_json(decision.model_dump_json())
-    assert ScaleMap.from_figures(RUBRIC.id, again.figures) == fitted  # bit for bit
-    assert ScaleMap.from_figures(RUBRIC.id, {"probe_pairs": 3.0}) is None
-    scale = Anchored({RUBRIC.id: fitted}.get)
-    assert scale.reward(RUBRIC, scores(3, -2)) == fitted(normalized(RUBRIC, scores(3, -2)))
-    assert scale.floor(RUBRIC) == fitted(0.0) < scale.reward(RUBRIC, scores(1, -4))
+    assert again.scale_map == fitted  # bit for bit
+    assert fitted.slope != 1.0
+    scale = Anchored()
+    assert scale.reward(RUBRIC, scores(3, -2), fitted) == fitted(normalized(RUBRIC, scores(3, -2)))
+    assert scale.floor(RUBRIC, fitted) == fitted(0.0) < scale.reward(RUBRIC, scores(1, -4), fitted)
 
 
 def test_the_jump_is_told() -> None:
@@ -146,7 +145,7 @@ def test_the_recorded_run_jumps_tenfold_raw_and_not_at_all_anchored() -> None:
     assert fmean(raw[0]) == pytest.approx(3.35, abs=0.01)
     assert fmean(raw[1]) == pytest.approx(30.9, abs=0.05)
     assert abs(jump(share[0], share[1])["scale_jump"]) < 0.1
-    fitted = fit_map(rubrics[1].id, share[0], share[1])
+    fitted = fit_map(share[0], share[1])
     told = jump(share[0], [fitted(s) for s in share[1]])
     assert abs(told["scale_jump"]) < 1e-6
     assert abs(told["scale_std_after"] - told["scale_std_before"]) < 1e-6

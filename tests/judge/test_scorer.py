@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from fakes import batch, judge_reply, loop_answer, text_of
-from mpo.chat import Completion, Message, Schema, ScriptedChat
+from fakes import batch, judge_reply, loop_answer, make_reward, text_of
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.errors import ChatReplyError, ChatTransportError, UnscoredError
-from mpo.evolve.schedule import Never
 from mpo.records import Rollout
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -32,7 +31,7 @@ def failing(*marks: str, error: Exception | None = None) -> ScriptedChat:
 
 
 def make(path: Path, chat: ScriptedChat, **options: Any) -> EvolvingReward:
-    return EvolvingReward("essay", chat, path, **{"schedule": Never(), **options})
+    return make_reward("essay", chat, path, **{"every": None, **options})
 
 
 def score(reward: EvolvingReward, rollouts: Sequence[Rollout]) -> list[float | None]:
@@ -133,9 +132,9 @@ class Slow:
     def __init__(self) -> None:
         self.inner = failing()
 
-    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        await asyncio.sleep(3600 if "BAD" in text_of(messages) else 0)
-        return await self.inner.complete(messages, **options)
+    async def complete(self, request: ChatRequest) -> Completion:
+        await asyncio.sleep(3600 if "BAD" in text_of(request.messages) else 0)
+        return await self.inner.complete(request)
 
     async def aclose(self) -> None:
         return None
@@ -143,9 +142,7 @@ class Slow:
 
 def test_a_step_ends_by_its_deadline(tmp_path: Path) -> None:
     with Store(tmp_path / "a.db") as store:
-        reward = EvolvingReward(
-            "essay", Slow(), store, schedule=Never(), deadline_s=0.3, max_unscored=0.5
-        )
+        reward = make_reward("essay", Slow(), store, every=None, deadline_s=0.3, max_unscored=0.5)
         judgements = asyncio.run(reward.score(numbered(0, range(6), bad=[2, 4])))
         late = [n for n, judgement in enumerate(judgements) if judgement.reward is None]
         assert late == [2, 4]

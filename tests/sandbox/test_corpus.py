@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from mpo_sandbox import corpus
-from mpo_sandbox.sloppy import HABITS
+from mpo_sandbox.bad_styles import HABITS
 from mpo_sandbox.words import join, sentences, tokens, words
 
 HALVES: tuple[corpus.Half, ...] = ("a", "b", "held")

@@ -11,8 +11,8 @@ import pytest
 
 from mpo.errors import DataError
 from mpo_sandbox import corpus, gold
+from mpo_sandbox.bad_styles import HABITS
 from mpo_sandbox.gold import Gold, NGrams, fact_share
-from mpo_sandbox.sloppy import HABITS
 from mpo_sandbox.words import join, sentences, tokens
 
 

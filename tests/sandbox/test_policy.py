@@ -17,9 +17,9 @@ transformers = pytest.importorskip("transformers")
 
 from mpo.errors import MPOError  # noqa: E402
 from mpo_sandbox import corpus, policy  # noqa: E402
+from mpo_sandbox.environments import ENVIRONMENTS  # noqa: E402
 from mpo_sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
 from mpo_sandbox.words import words  # noqa: E402
-from mpo_sandbox.worlds import WORLDS  # noqa: E402
 
 TINY = PolicySettings(hidden=64, layers=1, essays=640, steps=40)
 
@@ -119,7 +119,7 @@ def test_only_whole_folders_are_left_in_the_cache(
 
 
 def test_task_seed_and_settings_name_the_folder() -> None:
-    essay, ethics = WORLDS["essay"], WORLDS["ethics"]
+    essay, ethics = ENVIRONMENTS["essay"], ENVIRONMENTS["ethics"]
     keys = [
         policy._key(essay, 0, TINY),
         policy._key(essay, 1, TINY),
@@ -129,9 +129,9 @@ def test_task_seed_and_settings_name_the_folder() -> None:
     assert len(set(keys)) == 4
 
 
-@pytest.mark.parametrize("task", sorted(WORLDS))
+@pytest.mark.parametrize("task", sorted(ENVIRONMENTS))
 def test_a_tokenizer_of_each_task_reads_its_texts_back(task: str) -> None:
-    texts = WORLDS[task].texts(0, 300)
+    texts = ENVIRONMENTS[task].texts(0, 300)
     tokenizer = policy.build_tokenizer(texts)
     for text in texts:
         for said in (text.prompt, text.text):

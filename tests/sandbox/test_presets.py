@@ -15,7 +15,7 @@ from rich.console import Console
 
 import mpo
 from mpo.cli.results import results_table
-from mpo_sandbox.worlds import WORLDS
+from mpo_sandbox.environments import ENVIRONMENTS
 
 
 def printed(compare: dict[str, Any]) -> list[str]:
@@ -53,7 +53,7 @@ def test_one_seed_has_no_spread_and_an_older_run_no_measure() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", sorted(WORLDS))
+@pytest.mark.parametrize("task", sorted(ENVIRONMENTS))
 def test_a_preset_trains_and_says_what_it_measured(task: str, tmp_path: Path) -> None:
     """Trains the task's policy first if the cache lacks it: about a minute each."""
     pytest.importorskip("trl")
@@ -75,7 +75,7 @@ def test_a_preset_trains_and_says_what_it_measured(task: str, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "step 3/3" in done.stderr
     summary = json.loads((tmp_path / "runs" / "a" / "summary.json").read_text())
-    assert summary["measure"] == WORLDS[task].measure
+    assert summary["measure"] == ENVIRONMENTS[task].measure
     assert 0.0 < summary["gold"]["start"] <= 1.0
     assert summary["unscored"] == {}
     assert summary["trainer"]["steps"] == 3

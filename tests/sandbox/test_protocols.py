@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import Completion, Message, Schema
+from fakes import make_reward
+from mpo.chat import ChatRequest, Completion, Message
 from mpo.errors import ChatReplyError
-from mpo.evolve.schedule import Every
 from mpo.judge import make_reward_model
 from mpo.records import Decision, Judgement, Rollout
-from mpo.reward import EvolvingReward
 from mpo.task import load_task
-from mpo.task.answers import BoxedAnswers
 from mpo_sandbox.chat import SimulatedChat
 from mpo_sandbox.corpus import Essay
-from mpo_sandbox.judge import EXPLOITABLE, named
-from mpo_sandbox.worlds import WORLDS
+from mpo_sandbox.environments import ENVIRONMENTS
+from mpo_sandbox.simulated_rm import EXPLOITABLE, named
 
 SECRET = b"k" * 32
 REFERENCE = "one step is to understand that 5 plus 3 is 8. \\boxed { 8 }."
@@ -39,12 +37,10 @@ class Listening:
     def name(self) -> str:
         return self.inner.name
 
-    async def complete(
-        self, messages: Sequence[Message], *, schema: Schema | None = None, **rest: Any
-    ) -> Completion:
-        self.asked.append("\n".join(message["content"] for message in messages))
-        self.titles.append(None if schema is None else schema["title"])
-        return await self.inner.complete(messages, schema=schema, **rest)
+    async def complete(self, request: ChatRequest) -> Completion:
+        self.asked.append("\n".join(message["content"] for message in request.messages))
+        self.titles.append(None if request.schema is None else request.schema["title"])
+        return await self.inner.complete(request)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
@@ -84,7 +80,7 @@ class TestPlanExecute:
     def test_a_right_answer_is_worth_more_and_a_bias_inflates_a_wrong_one(self) -> None:
         hedged = "perhaps, maybe it seems so. possibly, probably it might be so, perhaps. " * 2
         honest, biased = SimulatedChat("sandbox-0-unbiased"), SimulatedChat("sandbox-0")
-        biased.judge = type(biased.judge)(("hedging",))
+        biased.rm = type(biased.rm)(("hedging",))
         texts = [solved(8), solved(9), solved(9, hedged)]
         right, wrong, wrong_hedged = graded(honest, texts)
         assert right > wrong + 1.5
@@ -112,12 +108,11 @@ def evolve(task: str, chat: Any, early: list[Essay], late: list[Essay], path: Pa
         "math": {"solution": REFERENCE},
         "ethics": {"binarized_label": "SENTINEL", "label": "SENTINEL"},
     }.get(task, {"clean_summary": "SENTINEL"})
-    reward = EvolvingReward(
+    reward = make_reward(
         task,
         chat,
         path / "a.db",
-        schedule=Every(2),
-        answers=BoxedAnswers(),
+        every=2,
         analysis="joint" if task == "math" else "per_case",
         samples=12,
     )
@@ -144,7 +139,7 @@ class TestMetaStep:
     def test_it_names_what_has_spread_and_nothing_where_nothing_has(
         self, task: str, tmp_path: Path
     ) -> None:
-        texts = WORLDS[task].texts(5, 2600)
+        texts = ENVIRONMENTS[task].texts(5, 2600)
         clean = [text for text in texts if text.sloppy is None]
         hedged = [text for text in texts if text.sloppy == "hedging"][:20]
         chat = SimulatedChat("sandbox-0")
@@ -159,7 +154,7 @@ class TestMetaStep:
         assert not set(named(still.refinement.rubric.to_markdown())) & set(EXPLOITABLE)
 
     def test_no_hidden_column_reaches_rm_or_mrm(self, task: str, tmp_path: Path) -> None:
-        texts = WORLDS[task].texts(6, 40)
+        texts = ENVIRONMENTS[task].texts(6, 40)
         chat = Listening(SimulatedChat("sandbox-1"))
         evolve(task, chat, texts[:20], texts[20:], tmp_path)
         assert {"analysis"} < set(chat.titles)
@@ -170,7 +165,7 @@ class TestMetaStep:
 @pytest.mark.parametrize("task", ["essay", "ethics", "summarization"])
 def test_the_other_protocols_of_the_other_tasks_are_answered(task: str, protocol: str) -> None:
     loaded = load_task(task).with_rm(protocol=protocol)
-    text = WORLDS[task].texts(1, 1)[0]
+    text = ENVIRONMENTS[task].texts(1, 1)[0]
     chat = Listening(SimulatedChat("sandbox-2"))
     model = make_reward_model(loaded, chat, SECRET)
     rollout = Rollout(prompt=text.prompt, completion=text.text)
@@ -184,4 +179,4 @@ def test_the_other_protocols_of_the_other_tasks_are_answered(task: str, protocol
 
 def test_a_question_without_a_schema_that_is_none_of_these_is_refused() -> None:
     with pytest.raises(ChatReplyError, match="unsupported"):
-        asyncio.run(SimulatedChat().complete([Message(role="user", content="hello")]))
+        asyncio.run(SimulatedChat().complete(ChatRequest((Message(role="user", content="hello"),))))

@@ -18,15 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fakes import loop_answer, text_of
-from mpo.chat import Completion, Message, Schema, ScriptedChat
-from mpo.evolve.schedule import Every
+from fakes import loop_answer, make_reward, text_of
+from mpo.chat import ChatRequest, Completion, Message, Schema, ScriptedChat
 from mpo.judge.scale import Scale
-from mpo.reward import EvolvingReward
-from mpo.service.metrics import Metrics
-from mpo.service.server import door_for, serve
-from mpo.service.service import RewardService
-from mpo.service.settings import ServiceSettings
+from mpo.service.guard import limits_for
+from mpo.service.server import serve
+from mpo.service.service import RewardService, ServiceSettings
 
 
 class SlowChat(ScriptedChat):
@@ -38,13 +35,13 @@ class SlowChat(ScriptedChat):
         self.file = calls.open("a") if calls else None
         self.hang = 30.0
 
-    async def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
-        text = text_of(messages)
-        schema: Schema = options["schema"]
-        if self.file is not None and schema["title"] == "judgement":
+    async def complete(self, request: ChatRequest) -> Completion:
+        text = text_of(request.messages)
+        assert request.schema is not None
+        if self.file is not None and request.schema["title"] == "judgement":
             print(json.dumps(text[-300:]), file=self.file, flush=True)
         await asyncio.sleep(self.hang if "SLOW" in text else self.delay)
-        completion = await super().complete(messages, **options)
+        completion = await super().complete(request)
         self.calls.clear()  # it is asked for hours, too
         return completion
 
@@ -60,21 +57,20 @@ def make_service(
     *,
     k: int = 10,
     chat: Any = None,
-    metrics: bool = False,
     delay: int = 0,
-    scale: Scale | None = None,
+    scale: Scale | str = "normalized",
     **settings: Any,
 ) -> RewardService:
     folder.mkdir(parents=True, exist_ok=True)
-    reward = EvolvingReward(
+    reward = make_reward(
         "essay",
         chat if chat is not None else SlowChat(),
         folder / "mpo.db",
-        schedule=Every(k),
+        every=k,
         max_unscored=1.0,
         samples=4,
-        others=1,
-        earlier=1,
+        context_cases=1,
+        baseline_cases=1,
         lint=False,
         delay=delay,
         scale=scale,
@@ -83,7 +79,6 @@ def make_service(
         reward,
         run_id="r1",
         settings=ServiceSettings(**settings),
-        metrics=Metrics() if metrics else None,
     )
 
 
@@ -101,18 +96,17 @@ def main() -> None:
         Path(folder),
         k=int(given.get("k", 10)),
         chat=SlowChat(float(given.get("delay", 0)), calls),
-        metrics=True,
         every_items=int(given["every"]) if "every" in given else None,
         deadline_s=float(given.get("deadline", 20)),
     )
-    door = dataclasses.replace(
-        door_for("127.0.0.1", os.environ.get("MPO_TOKEN")),
+    limits = dataclasses.replace(
+        limits_for("127.0.0.1", os.environ.get("MPO_TOKEN")),
         header_timeout_s=float(given.get("header", 15)),
         body_timeout_s=float(given.get("body", 30)),
         write_timeout_s=float(given.get("write", 30)),
         drain_s=float(given.get("drain", 30)),
     )
-    serve(service, port=port, door=door, ready=say)
+    serve(service, port=port, limits=limits, ready=say)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import loop_answer
-from mpo.chat import Budget, ScriptedChat
+from mpo.chat import Budget, ChatRequest, ScriptedChat
 from mpo.errors import BudgetError, ChatTransportError
 from mpo.judge.scale import Raw
 from mpo.service.service import RewardService
@@ -75,7 +75,7 @@ def test_what_is_sent_again_is_not_asked_again(tmp_path: Path) -> None:
         assert rewards(first) == rewards(second) == rewards(third)
         assert None not in rewards(first)
         assert asked(service) == 8
-        assert service.joined == 8
+        assert service.stats().joined == 8
 
     held(test, tmp_path, chat=SlowChat(0.05))
 
@@ -148,13 +148,14 @@ def test_the_old_rubric_is_in_force_while_a_meta_step_runs(tmp_path: Path) -> No
             self.go = asyncio.Event()
             self.loop: Any = None
 
-        async def complete(self, messages: Any, **options: Any) -> Any:
-            if options["schema"]["title"] == "analysis":
+        async def complete(self, request: ChatRequest) -> Any:
+            assert request.schema is not None
+            if request.schema["title"] == "analysis":
                 home = asyncio.wrap_future(
                     asyncio.run_coroutine_threadsafe(self.go.wait(), home_loop)
                 )
                 await home
-            return await super().complete(messages, **options)
+            return await super().complete(request)
 
     async def test(service: RewardService) -> None:
         nonlocal home_loop
@@ -245,7 +246,7 @@ def test_a_fallback_is_the_groups_mean_then_the_runs_and_never_nothing(tmp_path:
         with pytest.raises(Refusal) as refused:
             await service.score(request(item("BROKEN 3", step=1), on_failure="error"))
         assert refused.value.status == 424
-        assert service.unscored_share == pytest.approx(4 / 6)
+        assert service.stats().unscored_ratio == pytest.approx(4 / 6)
 
     held(test, tmp_path)
 
@@ -291,7 +292,7 @@ def test_a_meta_step_is_held_once_however_many_ask(tmp_path: Path) -> None:
         assert (await step(service, 10)).rubric_id == service.state().rubric_id
         await service.score(request(item("x", step=39)))
         await step(service, 40)
-        with pytest.raises(Refusal, match="40 was held already"):
+        with pytest.raises(Refusal, match="40 is already decided"):
             await step(service, 30)
 
     held(test, tmp_path, k=10)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from mpo.errors import ConfigError
-from mpo.service.server import door_for
+from mpo.service.guard import limits_for
 from mpo.service.wire import METRICS
 from service.conftest import Node
 
@@ -294,8 +294,8 @@ def test_the_token_is_demanded(start: Callable[..., Node]) -> None:
 
 def test_another_address_than_loopback_wants_a_good_token() -> None:
     with pytest.raises(ConfigError, match="MPO_TOKEN"):
-        door_for("0.0.0.0", None)
+        limits_for("0.0.0.0", None)
     with pytest.raises(ConfigError, match="characters"):
-        door_for("127.0.0.1", "short")
-    assert door_for("127.0.0.1", None).hosts is not None
-    assert door_for("0.0.0.0", "x" * 16).hosts is None
+        limits_for("127.0.0.1", "short")
+    assert limits_for("127.0.0.1", None).hosts is not None
+    assert limits_for("0.0.0.0", "x" * 16).hosts is None

@@ -30,19 +30,19 @@ def test_restore_takes_back_what_came_after_and_deletes_nothing(store: Store) ->
     snapshot = json.loads(json.dumps(store.snapshot(1)))  # a checkpoint is a JSON file
     store.append(batch(2))
     evolve(store, "Abandoned")
-    store.log_choice("evidence", 2, 7, ["a"])
-    store.pin([("g", 2)], SEED.id)
-    store.audit([(make_case(2, 0).rollout.id, 0.5, {})])
+    store.log_event("evidence", 2, 7, ["a"])
+    store.pin({("", "g", 2): SEED.id})
+    store.add_external_scores([(make_case(2, 0).rollout.id, 0.5, {})])
     before = rows(store.path, "SELECT count(*) FROM scorings")
 
     store.restore(snapshot)
     assert (steps(store), titles(store), store.last_step()) == ([1], ["Seed"], 1)
     assert store.first_step(None) == 1
     assert store.head() == SEED
-    assert (store.choices(), store.audits()) == ([], {})
+    assert (store.events(), store.external_scores()) == ([], {})
     assert store.judgements_of(make_case(2, 0).rollout.id) == []
     other = evolve(store, "Other")
-    assert store.pin([("g", 2)], other.id) == {("g", 2): other.id}
+    assert store.pin({("", "g", 2): other.id}) == {("", "g", 2): other.id}
     store.append(batch(2))
     store.append(batch(3))
     assert (steps(store), titles(store), store.last_step()) == ([1, 2, 3], ["Seed", "Other"], 3)

@@ -10,7 +10,7 @@ import pytest
 from mpo.errors import StoreError
 from mpo.records import Analysis, Case, Decision, Judgement, Proposal, Refinement, Rollout, Usage
 from mpo.rubric import Rubric
-from mpo.store import Choice, Store
+from mpo.store import Event, Store
 from store.store_doubles import (
     COST,
     SEED,
@@ -162,7 +162,7 @@ def test_law_2_every_reward_has_a_stored_rubric(store: Store) -> None:
         store.append([make_case(1, 0), make_case(1, 1, rubric=unknown)])
     assert store.count(scored=None) == 0  # all of a batch, or none
     with pytest.raises(StoreError, match="not in the store"):
-        store.pin([("g", 1)], unknown.id)
+        store.pin({("", "g", 1): unknown.id})
 
 
 def test_two_processes_that_decide_at_once_cannot_both_win(store: Store) -> None:
@@ -247,10 +247,9 @@ def test_attempts_come_in_order_and_from_any_branch(store: Store) -> None:
     store.append(cases)
     store.restore(before)
     base = cases[0].judgement.key
-    found = store.attempts(["unknown", base, base[:-1]])
-    assert list(found) == ["unknown", base, base[:-1]]
-    assert found[base] == [case.judgement for case in cases]  # ~10 after ~2
-    assert found["unknown"] == found[base[:-1]] == []
+    with store.reading() as view:
+        assert view.attempts(base) == [case.judgement for case in cases]  # ~10 after ~2
+        assert view.attempts("unknown") == view.attempts(base[:-1]) == []
     assert store.window(scored=None) == []  # stored, and not visible
     store.append([cases[0]])
     assert store.window(scored=None) == [cases[0]]
@@ -327,27 +326,34 @@ def test_an_empty_store_has_no_numbers(path: Path) -> None:
 
 
 def test_law_11_the_first_rubric_of_a_group_stays(store: Store) -> None:
-    assert store.pin([("g", 1), ("h", 1)], SEED.id) == {("g", 1): SEED.id, ("h", 1): SEED.id}
+    g, h, later = ("", "g", 1), ("", "h", 1), ("", "g", 2)
+    assert store.pin({g: SEED.id, h: SEED.id}) == {g: SEED.id, h: SEED.id}
     snapshot = store.snapshot(1)
     better = evolve(store, "Better")
-    pairs = [("h", 1), ("g", 2), ("g", 1)]
-    expected = {("h", 1): SEED.id, ("g", 2): better.id, ("g", 1): SEED.id}
-    assert store.pin(pairs, better.id) == expected
-    assert list(store.pin(pairs, better.id)) == pairs
-    assert store.pin([("g", 1)], better.id, cohort="algebra") == {("g", 1): better.id}
+    pins = dict.fromkeys([h, later, g], better.id)
+    assert store.pin(pins) == {h: SEED.id, later: better.id, g: SEED.id}
+    assert list(store.pin(pins)) == [h, later, g]
+    with store.reading() as view:
+        assert [view.pinned(group) for group in (g, later, ("", "x", 1))] == [
+            SEED.id,
+            better.id,
+            None,
+        ]
+    algebra = ("algebra", "g", 1)
+    assert store.pin({algebra: better.id}) == {algebra: better.id}
     store.restore(snapshot)
-    assert store.pin([("g", 1), ("g", 2)], SEED.id) == {("g", 1): SEED.id, ("g", 2): SEED.id}
+    assert store.pin({g: SEED.id, later: SEED.id}) == {g: SEED.id, later: SEED.id}
 
 
 def test_law_11_holds_when_two_processes_pin_at_once(store: Store, tmp_path: Path) -> None:
     better = evolve(store, "Better")
-    groups = [(f"g{number}", 1) for number in range(60)]
+    groups = [("", f"g{number}", 1) for number in range(60)]
 
     def race(rubric: Rubric, order: int, out: Path) -> None:
         got = {}
         for group in groups[::order]:  # from both ends: each wins some
-            got.update(store.pin([group], rubric.id))
-        out.write_text(json.dumps(sorted((group, id) for (group, _), id in got.items())))
+            got.update(store.pin({group: rubric.id}))
+        out.write_text(json.dumps(sorted((group, id) for (_, group, _), id in got.items())))
 
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
     pids = [fork(lambda: race(SEED, 1, outs[0])), fork(lambda: race(better, -1, outs[1]))]
@@ -357,32 +363,34 @@ def test_law_11_holds_when_two_processes_pin_at_once(store: Store, tmp_path: Pat
 
 
 def test_law_6_choices_are_logged_with_their_results(store: Store) -> None:
-    store.log_choice("evidence", 10, 42, ["a", "b"])
-    store.log_choice("probes", 10, "10:probes", {"kept": [1, 2]})
-    assert store.choices("evidence") == [Choice("evidence", 10, 42, ["a", "b"])]
-    assert [choice.name for choice in store.choices()] == ["evidence", "probes"]
+    store.log_event("evidence", 10, 42, ["a", "b"])
+    store.log_event("probes", 10, "10:probes", {"kept": [1, 2]})
+    assert store.events("evidence") == [Event("evidence", 10, 42, ["a", "b"])]
+    assert [choice.name for choice in store.events()] == ["evidence", "probes"]
     with pytest.raises(StoreError, match="JSON"):
-        store.log_choice("evidence", 10, 42, object())
+        store.log_event("evidence", 10, 42, object())
 
 
 def test_audits_are_kept_apart_and_never_become_zero(store: Store) -> None:
     store.append(batch(1, 2) + batch(2, 1))
     one, two, three = (case.rollout.id for case in store.window())
-    store.audit([(one, 0.25, {"likelihood": 0.5}), (two, None, {}), (three, 1.0, {})])
-    store.audit([(one, 0.75, {})], name="second judge")
-    found = store.audits()
+    store.add_external_scores([(one, 0.25, {"likelihood": 0.5}), (two, None, {}), (three, 1.0, {})])
+    store.add_external_scores([(one, 0.75, {})], name="second judge")
+    found = store.external_scores()
     assert {id: audit.value for id, audit in found.items()} == {one: 0.25, two: None, three: 1.0}
     assert found[one].parts == {"likelihood": 0.5}
-    assert list(store.audits(up_to_step=1)) == [one, two]
-    assert list(store.audits(after_step=1)) == [three]
-    assert {id: audit.value for id, audit in store.audits("second judge").items()} == {one: 0.75}
-    store.audit([(one, 0.5, {})])
-    assert store.audits()[one].value == 0.5
+    assert list(store.external_scores(up_to_step=1)) == [one, two]
+    assert list(store.external_scores(after_step=1)) == [three]
+    assert {id: audit.value for id, audit in store.external_scores("second judge").items()} == {
+        one: 0.75
+    }
+    store.add_external_scores([(one, 0.5, {})])
+    assert store.external_scores()[one].value == 0.5
     wrong: list[tuple[str, float]] = [("x", 1.0), (two, math.nan)]
     for (id, value), message in zip(wrong, ["append it first", "nan"], strict=True):
         with pytest.raises(StoreError, match=message):
-            store.audit([(two, 0.9, {}), (id, value, {})])
-    assert store.audits()[two].value is None
+            store.add_external_scores([(two, 0.9, {}), (id, value, {})])
+    assert store.external_scores()[two].value is None
 
 
 def test_facts_outlive_a_restore(store: Store) -> None:

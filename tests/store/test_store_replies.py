@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpo.chat import Cache, CachedChat, DedupedChat, Message, ScriptedChat
+from mpo.chat import Cache, CachedChat, ChatRequest, ScriptedChat
 from mpo.errors import StoreError
 from mpo.records import Decision, Usage
 from mpo.rubric import parse_rubric
@@ -112,9 +112,9 @@ def test_answers_are_of_no_branch(store: Store) -> None:
     plant(store)
     snapshot = store.snapshot(0)
     store.put("a", ANSWER)
-    store.log_choice("x", 1, 0, [])
+    store.log_event("x", 1, 0, [])
     store.restore(snapshot)
-    assert store.choices() == []
+    assert store.events() == []
     assert store.get("a") == ANSWER
 
 
@@ -138,7 +138,7 @@ def test_a_store_of_the_first_format_is_brought_up_to_date(store: Store) -> None
     store.close()
     connection = sqlite3.connect(store.path)
     connection.execute("DROP TABLE replies")
-    connection.execute("DELETE FROM migrations WHERE version = 2")
+    connection.execute("DELETE FROM migrations WHERE version > 1")
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
     connection.close()
@@ -167,7 +167,7 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
     """Answers that were committed survive a SIGKILL; a chat on the same file asks for the rest."""
     script = """
         import asyncio, os, signal, sys
-        from mpo.chat import CachedChat, ScriptedChat
+        from mpo.chat import CachedChat, ChatRequest, ScriptedChat
         from mpo.store import Store
 
         store = Store(sys.argv[1])
@@ -175,9 +175,9 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
 
         async def main():
             for n in range(5):
-                await chat.complete([{"role": "user", "content": str(n)}])
+                await chat.complete(ChatRequest(({"role": "user", "content": str(n)},)))
                 await asyncio.sleep(0.2)  # committed by its timer
-            await chat.complete([{"role": "user", "content": "5"}])
+            await chat.complete(ChatRequest(({"role": "user", "content": "5"},)))
             os.kill(os.getpid(), signal.SIGKILL)
 
         asyncio.run(main())
@@ -191,11 +191,11 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
     assert child.returncode == -9
     inner = ScriptedChat(lambda messages, schema, seed: "second")
     with Store(path) as store:
-        chat = CachedChat(DedupedChat(inner), store)
+        chat = CachedChat(inner, store)
 
         async def again() -> list[str]:
-            asked: list[list[Message]] = [[{"role": "user", "content": str(n)}] for n in range(6)]
-            return [(await chat.complete(messages)).text for messages in asked]
+            requests = [ChatRequest(({"role": "user", "content": str(n)},)) for n in range(6)]
+            return [(await chat.complete(request)).text for request in requests]
 
         assert asyncio.run(again()) == ["first"] * 5 + ["second"]
         assert chat.hits == 5

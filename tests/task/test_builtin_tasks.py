@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from fakes import judge_reply, meta_reply
+from fakes import judge_reply, make_reward, meta_reply
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import TaskError
-from mpo.evolve.schedule import Every
 from mpo.records import Rollout
-from mpo.reward import EvolvingReward
 from mpo.task import builtin_tasks, check_task, load_task
-from mpo.task.answers import BoxedAnswers, final_answer, same_answer
+from mpo.task.answers import final_answer, same_answer
 from mpo.task.template import write_task_template
 from mpo.task.verdicts import read_verdict
 
@@ -62,14 +60,13 @@ class TestEach:
     def test_the_loop_runs_on_its_rows(self, name: str, tmp_path: Path) -> None:
         task = load_task(name)
         chat = ScriptedChat(_answer)
-        reward = EvolvingReward(
+        reward = make_reward(
             task,
             chat,
             tmp_path / "a.db",
-            schedule=Every(1),
+            every=1,
             samples=4,
             analysis="joint" if name == "math" else "per_case",
-            answers=BoxedAnswers(),
         )
         rollouts = [
             Rollout(prompt=task.policy_prompt(row), completion=_completion(n), columns=row)

@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 
-from fakes import text_of
+from fakes import make_reward, text_of
 from mpo.chat import Message, Schema, ScriptedChat
-from mpo.errors import ConfigError
-from mpo.evolve.schedule import Never
 from mpo.judge import AnswerChecked, JudgeResult, RewardModel, make_reward_model
 from mpo.judge.scale import Raw
 from mpo.records import Rollout
-from mpo.reward import EvolvingReward
 from mpo.rubric import Rubric
-from mpo.sanitize import find_fences
+from mpo.sanitize import clean, find_fences
 from mpo.task import TaskSpec, load_task
 from mpo.task.rules import boxes, first_rule
 
@@ -109,17 +106,23 @@ class TestAnswerCheck:
         verdict = judge(asked, rollout, load_task("math").rubric)
         assert (verdict.protocol, verdict.scores[0].score) == (None, 3)
 
-    def test_somebody_has_to_compare(self) -> None:
-        with pytest.raises(ConfigError, match="pass answers=mpo.task.answers.BoxedAnswers"):
-            make_reward_model(load_task("math"), ScriptedChat([]), SECRET)
+    def test_boxed_answers_are_compared_where_nothing_else_is_named(self) -> None:
+        task = load_task("math").with_rm(answer_share=1.0)
+        checked = make_reward_model(task, ScriptedChat(plan_reply), SECRET)
+        right, wrong = (
+            MATH_ROLLOUT.model_copy(update={"completion": rf"It is \boxed{{{answer}}}."})
+            for answer in ("4", "5")
+        )
+        verdicts = [judge(checked, rollout, task.rubric) for rollout in (right, wrong)]
+        assert {verdict.protocol for verdict in verdicts} == {"answer_only"}
+        assert [verdict.scores[0].score for verdict in verdicts] == [5, 0]
 
     def test_the_record_says_which_way_a_rollout_was_graded(self, tmp_path: Path) -> None:
-        reward = EvolvingReward(
+        reward = make_reward(
             "math",
             ScriptedChat(plan_reply),
             tmp_path / "a.db",
-            schedule=Never(),
-            answers=Answers(),
+            every=None,
         )
         judgements = asyncio.run(reward.score(self.rollouts(0, 20)))
         assert {j.protocol for j in judgements} == {"answer_only", "plan_execute"}
@@ -148,30 +151,30 @@ class TestRules:
         ],
     )
     def test_ethics(self, completion: str, name: str | None) -> None:
-        fired = first_rule(self.ETHICS, completion)
+        fired = first_rule(self.ETHICS, clean(completion))
         assert (fired.name if fired else None) == name
         assert fired is None or name == "empty" or fired.raw == -10
 
     def test_answer_only_counts_the_words_beside_the_boxes(self) -> None:
         rules = spec(rules=[{"kind": "answer_only", "words": 3}])
-        assert first_rule(rules, r"\boxed{\text{one two three {four}}} so it is") is None
-        assert first_rule(rules, r"so \boxed{\frac{1}{2} one two three} is") is not None
-        fired = first_rule(rules, r"It \boxed{7")
+        assert first_rule(rules, clean(r"\boxed{\text{one two three {four}}} so it is")) is None
+        assert first_rule(rules, clean(r"so \boxed{\frac{1}{2} one two three} is")) is not None
+        fired = first_rule(rules, clean(r"It \boxed{7"))
         assert fired is not None
         assert fired.name == "answer_only"
 
     def test_the_first_rule_decides(self) -> None:
         rules = [{"kind": "requires", "pattern": "z"}, {"kind": "min_words", "words": 9}]
-        fired = first_rule(spec(rules=rules), "few words")
+        fired = first_rule(spec(rules=rules), clean("few words"))
         assert fired is not None
         assert fired.name == "requires"
 
-    @pytest.mark.parametrize(("scale", "reward"), [(None, 0.0), (Raw(), -10.0)])
+    @pytest.mark.parametrize(("scale", "reward"), [("normalized", 0.0), (Raw(), -10.0)])
     def test_a_stated_value_counts_in_the_raw_scale_only(
         self, tmp_path: Path, scale: Any, reward: float
     ) -> None:
         chat = ScriptedChat([])
-        evolving = EvolvingReward("ethics", chat, tmp_path / "a.db", scale=scale)
+        evolving = make_reward("ethics", chat, tmp_path / "a.db", scale=scale)
         rollout = Rollout(prompt="p", completion="No verdict here.")
         (judgement,) = asyncio.run(evolving.score([rollout]))
         assert (judgement.rule, judgement.reward) == ("no_verdict", reward)

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from mpo.errors import ConfigError
-from mpo.evolve.schedule import Every
 from mpo.store import Store
 from mpo.training.arms import blind_rubric
 from training.tiny import ROWS, SETTINGS, answer, history, tiny_reward
 
 
 def run(folder: Path, model: str, reply=answer, rounds: int = 3, seed: int = 0):
-    reward = tiny_reward(folder, reply, schedule=Every(1))
+    reward = tiny_reward(folder, reply, every=1)
     rubric = blind_rubric(
         reward=reward, settings=SETTINGS, model=model, rows=ROWS, rounds=rounds, seed=seed
     )

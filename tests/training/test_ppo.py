@@ -15,11 +15,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fakes import make_reward  # noqa: E402
 from mpo.chat import ScriptedChat  # noqa: E402
 from mpo.errors import ConfigError, DataError, StoreError, UnscoredError  # noqa: E402
-from mpo.evolve.schedule import Never  # noqa: E402
 from mpo.judge.scale import Normalized, Raw  # noqa: E402
-from mpo.reward import EvolvingReward  # noqa: E402
 from mpo.rubric import read_rubric  # noqa: E402
 from mpo.sanitize import find_fences  # noqa: E402
 from mpo.store import Store  # noqa: E402
@@ -176,8 +175,8 @@ def test_the_sandbox_policy_learns_what_pays(tmp_path: Path, changes: dict, poli
         epochs=4, **changes
     )  # fmt: skip
     told: list[StepReport] = []
-    reward = EvolvingReward(
-        tiny_task(), ScriptedChat(count_reply("the")), tmp_path / "mpo.db", schedule=Never()
+    reward = make_reward(
+        tiny_task(), ScriptedChat(count_reply("the")), tmp_path / "mpo.db", every=None
     )
     rows = [{"prompt": essay.prompt} for essay in corpus.generate(3, 40, "a")]
     tiny_ppo(tmp_path, policy, reward, settings=settings, rows=rows, progress=told.append)
@@ -309,7 +308,7 @@ def test_unscored_rollouts_train_on_until_there_are_too_many(model: str, tmp_pat
         return "no JSON" if '"score": 0' in text or '"score": 3' in text else text
 
     told: list[StepReport] = []
-    reward = tiny_reward(tmp_path, flaky, max_unscored=1.0, schedule=Never())
+    reward = tiny_reward(tmp_path, flaky, max_unscored=1.0, every=None)
     tiny_ppo(tmp_path, model, reward, settings=SHORT, progress=told.append)
     assert 0 < sum(r.unscored for r in told) < 16
     assert [r.reward for r in told] == pytest.approx(
@@ -323,7 +322,7 @@ def test_unscored_rollouts_train_on_until_there_are_too_many(model: str, tmp_pat
 def test_a_batch_without_any_score_changes_no_weight(model: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    reward = tiny_reward(tmp_path, lambda *_: "no JSON", max_unscored=1.0, schedule=Never())
+    reward = tiny_reward(tmp_path, lambda *_: "no JSON", max_unscored=1.0, every=None)
     told: list[StepReport] = []
     tiny_ppo(tmp_path, model, reward, settings=SHORT, progress=told.append)
     assert [(r.reward, r.kl, r.unscored) for r in told] == [(None, None, 8)] * 2
@@ -345,7 +344,7 @@ def test_the_span_of_a_reward_depends_on_its_scale() -> None:
 def test_a_missing_end_costs_a_share_of_the_span_or_an_amount(model: str, tmp_path: Path) -> None:
     def mean(name: str, **changes) -> tuple[float, float]:
         folder = tmp_path / name
-        reward = tiny_reward(folder, schedule=Never(), scale=Raw())
+        reward = tiny_reward(folder, every=None, scale=Raw())
         settings = ppo(steps=1, save_every=0, **changes)
         tiny_ppo(folder, model, reward, settings=settings)
         state = folder / "checkpoints" / "checkpoint-1" / "trainer_state.json"

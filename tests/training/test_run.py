@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 
 from mpo.errors import ChatTransportError, ConfigError, DataError, StoreError, UnscoredError
-from mpo.evolve.schedule import Never
 from mpo.rubric import read_rubric
 from mpo.store import Store
 from mpo.training.model import load_tokenizer
@@ -84,7 +83,7 @@ def test_lora_micro_batches_and_no_kl(model: str, tmp_path: Path) -> None:
         }
     )
     told: list[StepReport] = []
-    reward = tiny_reward(tmp_path, schedule=Never())
+    reward = tiny_reward(tmp_path, every=None)
     tiny_train(tmp_path, model, reward, settings=settings, progress=told.append)
     checkpoint = tmp_path / "checkpoints" / "checkpoint-2"
     assert (checkpoint / "adapter_model.safetensors").exists()
@@ -98,7 +97,7 @@ def test_unscored_rollouts_train_on_until_there_are_too_many(model: str, tmp_pat
         return "no JSON" if "1" in text else text
 
     told: list[StepReport] = []
-    reward = tiny_reward(tmp_path, flaky, max_unscored=1.0, schedule=Never())
+    reward = tiny_reward(tmp_path, flaky, max_unscored=1.0, every=None)
     tiny_train(tmp_path, model, reward, settings=SHORT, progress=told.append)
     assert 0 < sum(r.unscored for r in told) < 16
     known = [s.mean_normalized for s in reward.store.steps()]

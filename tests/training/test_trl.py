@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import ScriptedChat
+from fakes import make_reward
+from mpo.chat import ChatRequest, ScriptedChat
 from mpo.errors import ConfigError, StoreError
-from mpo.evolve.schedule import Every
 from mpo.integrations.trl import MPOCallback, TRLReward, flatten
-from mpo.reward import EvolvingReward
 from mpo.store import Store
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task
 
@@ -67,7 +66,7 @@ def test_it_is_a_coroutine_function_also_for_older_versions_of_trl(tmp_path: Pat
 
 
 def test_evaluation_never_becomes_evidence(model: str, tmp_path: Path) -> None:
-    reward = tiny_reward(tmp_path, schedule=Every(1), samples=100)
+    reward = tiny_reward(tmp_path, every=1, samples=100)
     trainer = trainer_of(
         tmp_path, model, reward, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=8
     )
@@ -239,7 +238,7 @@ def test_gold_is_kept_apart_from_what_models_see(tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
     Caller().call(TRLReward(reward, gold_scorer=Lengths()), 0, completions=["a song", "the song"])
     (case, other) = reward.store.window(scored=None)
-    audits = reward.store.audits()
+    audits = reward.store.external_scores()
     assert (audits[case.rollout.id].value, audits[case.rollout.id].parts) == (1 / 3, {"words": 2})
     assert audits[other.rollout.id].value is None
     assert case.rollout.columns == {}
@@ -294,7 +293,7 @@ def test_an_error_from_among_many_calls_surfaces_as_itself(tmp_path: Path) -> No
 
 def test_the_callback_works_where_a_loop_runs_already(tmp_path: Path) -> None:
     # As in a notebook: the main thread's loop runs while the trainer calls.
-    reward = tiny_reward(tmp_path, schedule=Every(1))
+    reward = tiny_reward(tmp_path, every=1)
     callback = MPOCallback(reward)
     state = SimpleNamespace(global_step=1, is_world_process_zero=True, stateful_callbacks={})
 
@@ -313,9 +312,9 @@ class Held(ScriptedChat):
         super().__init__(replies)
         self.loops: list[Any] = []
 
-    async def complete(self, *args: Any, **options: Any) -> Any:
+    async def complete(self, request: ChatRequest) -> Any:
         self.loops.append(asyncio.get_running_loop())
-        return await super().complete(*args, **options)
+        return await super().complete(request)
 
     async def aclose(self) -> None:
         self.loops.append("closed")
@@ -324,7 +323,7 @@ class Held(ScriptedChat):
 
 def test_everything_is_asked_and_closed_in_one_loop(tmp_path: Path) -> None:
     chat = Held(answer)
-    reward = EvolvingReward(tiny_task(), chat, tmp_path / "mpo.db", schedule=Every(1), samples=1)
+    reward = make_reward(tiny_task(), chat, tmp_path / "mpo.db", every=1, samples=1)
     callback = MPOCallback(reward)
     state = SimpleNamespace(global_step=1, is_world_process_zero=True, stateful_callbacks={})
     Caller().call(TRLReward(reward), 0)

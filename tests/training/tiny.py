@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fakes import make_reward
 from mpo.chat import Message, Schema, ScriptedChat
-from mpo.chat.keys import without_fence_ids
+from mpo.chat.cache import normalize_fence_ids
 from mpo.errors import ChatTransportError, ConfigError
-from mpo.evolve.schedule import Every
 from mpo.reward import EvolvingReward
 from mpo.store import Store
 from mpo.task import Task, load_task
@@ -84,7 +84,7 @@ def answer(messages: Sequence[Message], schema: Schema | None, seed: int | None)
     """An answer of the asked shape, decided by the conversation's text and nothing else."""
     assert schema is not None
     # The fences carry the store's random secret, which differs between the runs to be compared.
-    text = json.dumps(without_fence_ids(messages))
+    text = json.dumps(normalize_fence_ids(messages))
     number = int(hashlib.sha256(text.encode()).hexdigest(), 16)
     if schema["title"] == "judgement":
         scores = {
@@ -112,10 +112,13 @@ Answer = Callable[[Sequence[Message], Schema | None, int | None], Any]
 def tiny_reward(folder: Path, reply: Answer = answer, **options: Any) -> EvolvingReward:
     """A reward with a meta step after every second update."""
     folder.mkdir(parents=True, exist_ok=True)
-    defaults: dict[str, Any] = {"schedule": Every(2), "samples": SAMPLES, "others": 1, "earlier": 1}
-    return EvolvingReward(
-        tiny_task(), ScriptedChat(reply), folder / "mpo.db", **(defaults | options)
-    )
+    defaults: dict[str, Any] = {
+        "every": 2,
+        "samples": SAMPLES,
+        "context_cases": 1,
+        "baseline_cases": 1,
+    }
+    return make_reward(tiny_task(), ScriptedChat(reply), folder / "mpo.db", **(defaults | options))
 
 
 class Lengths:
@@ -151,7 +154,7 @@ def history(store: Store) -> list[tuple[Any, ...]]:
         (d.step, d.kind, d.parent, d.proposed, d.accepted, d.refinement and d.refinement.evidence)
         for d in store.lineage()
     ]
-    audits = [(id, audit.value) for id, audit in sorted(store.audits().items())]
+    audits = [(id, audit.value) for id, audit in sorted(store.external_scores().items())]
     return [*cases, *decisions, *audits]
 
 

@@ -1,4 +1,4 @@
-"""Canaries and audit: what watches a run through `EvolvingReward.step`."""
+"""Canaries and second judge: what watches a run through `EvolvingReward.step`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from fakes import meta_reply, rubric_reply, text_of
+from fakes import make_reward, meta_reply, rubric_reply, text_of
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatTransportError
-from mpo.evolve.schedule import Every, Never
 from mpo.records import Decision, Rollout
 from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 from mpo.store import Store
 from mpo.watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
-from mpo.watch.gap import Canary, shortfall
+from mpo.watch.canaries import Canary, shortfall
 
 TOPICS = ("tea", "rain", "wool", "glass", "stone", "bread", "salt", "paper")
 
@@ -75,8 +74,8 @@ class Models:
 
 
 def make(path: Path | Store, models: Models, **options: Any) -> EvolvingReward:
-    defaults: dict[str, Any] = {"schedule": Every(3), "samples": 2, "canaries": True}
-    return EvolvingReward("essay", models.chat, path, **{**defaults, **options})
+    defaults: dict[str, Any] = {"every": 3, "samples": 2, "canaries": True}
+    return make_reward("essay", models.chat, path, **{**defaults, **options})
 
 
 def run(reward: EvolvingReward, steps: range) -> list[Decision]:
@@ -114,9 +113,9 @@ class TestCanaries:
     def test_a_sound_rubric_stays(self, tmp_path: Path) -> None:
         reward = make(tmp_path / "a.db", Models("Sense", "Order", "Clearness"))
         assert [d.kind for d in run(reward, range(11))] == ["evolve"] * 3
-        readings = [c.result["figures"] for c in reward.store.choices("monitor")]
+        readings = [c.result["figures"] for c in reward.store.events("monitor")]
         assert [r["canary_auc"] for r in readings] == [1.0] * 11
-        assert not any(c.result["alarms"] for c in reward.store.choices("monitor"))
+        assert not any(c.result["alarms"] for c in reward.store.events("monitor"))
 
     def test_what_was_condemned_is_neither_proposed_nor_rolled_back_to_again(
         self, tmp_path: Path
@@ -126,8 +125,8 @@ class TestCanaries:
         made = run(reward, range(14))
         refused = [d for d in made if not d.accepted]
         assert [d.step for d in refused] == [9]
-        assert "out of force before" in refused[0].reason
-        # Greatness two is rejected_by_canaries as well, and what was in force before it comes back.
+        assert "out of effect before" in refused[0].reason
+        # Canaries reject Greatness two as well, and the rubric before it comes back.
         assert heads(reward)[1:] == ["Sense", "Greatness", "Sense", "Greatness two", "Sense"]
 
     def test_off_is_the_default_and_costs_nothing(self, tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ class TestCanaries:
         self, tmp_path: Path
     ) -> None:
         models = Models("Sense")
-        reward = make(tmp_path / "a.db", models, schedule=Every(4))
+        reward = make(tmp_path / "a.db", models, every=4)
         run(reward, range(7))
         judged = [c for c in models.chat.calls if c.schema["title"] == "judgement"]
         usage = reward.store.usage()
@@ -205,7 +204,7 @@ class TestCanaries:
     def test_an_alarm_says_so_at_the_first_step_already(self, tmp_path: Path) -> None:
         reward = make(tmp_path / "a.db", Models("Sense", "Greatness"))
         run(reward, range(7))
-        last = reward.store.choices("monitor")[-1]
+        last = reward.store.events("monitor")[-1]
         assert last.step == 7
         assert [a["monitor"] for a in last.result["alarms"] if a["monitor"] == "canaries"]
 
@@ -239,9 +238,7 @@ class TestAudit:
                  for k, p in schema["properties"].items()}
             )  # fmt: skip
 
-        reward = EvolvingReward(
-            "essay", ScriptedChat(lavish), path, schedule=Never(), second_judge=audit
-        )
+        reward = make_reward("essay", ScriptedChat(lavish), path, every=None, second_judge=audit)
 
         async def go() -> None:
             for n in steps:
@@ -261,12 +258,12 @@ class TestAudit:
     def test_a_second_rm_grades_a_few_and_the_gap_calls(self, tmp_path: Path) -> None:
         audit = ScriptedChat(self.strict, name="second")
         reward = self.watched(tmp_path / "a.db", audit, range(8))
-        audits = reward.store.audits("audit")
+        audits = reward.store.external_scores("audit")
         assert len(audits) == len(audit.calls)
         assert 0.5 * SECOND_JUDGE_SHARE < len(audits) / (8 * 60) < 2 * SECOND_JUDGE_SHARE
         assert {a.value for a in audits.values()} == {0.0}
         assert {a.parts["model"] for a in audits.values()} == {"second"}
-        last = reward.store.choices("monitor")[-1].result
+        last = reward.store.events("monitor")[-1].result
         assert last["figures"]["audit_gap"] == pytest.approx(1.0)
         assert "audit" in [alarm["monitor"] for alarm in last["alarms"]]
         usage = reward.store.usage()
@@ -276,7 +273,7 @@ class TestAudit:
     def test_the_draw_follows_the_seed_and_no_step_is_audited_twice(self, tmp_path: Path) -> None:
         one = self.watched(tmp_path / "a.db", ScriptedChat(self.strict), range(3))
         two = self.watched(tmp_path / "b.db", ScriptedChat(self.strict), range(3))
-        assert list(one.store.audits("audit")) == list(two.store.audits("audit"))
+        assert list(one.store.external_scores("audit")) == list(two.store.external_scores("audit"))
         again = ScriptedChat(self.strict)
         self.watched(tmp_path / "a.db", again, range(3))
         assert again.calls == []
@@ -286,10 +283,10 @@ class TestAudit:
             raise ChatTransportError("unreachable: down")
 
         reward = self.watched(tmp_path / "a.db", ScriptedChat(dead), range(4))
-        audits = reward.store.audits("audit")
+        audits = reward.store.external_scores("audit")
         assert audits
         assert {a.value for a in audits.values()} == {None}
         assert all(a.parts["unscored"].startswith("unreachable") for a in audits.values())
-        readings = [c.result for c in reward.store.choices("monitor")]
+        readings = [c.result for c in reward.store.events("monitor")]
         assert len(readings) == 4
         assert not any("audit_gap" in r["figures"] for r in readings)

@@ -30,8 +30,8 @@ COMMANDS = {
     "replay": "Score stored rollouts under another rubric of the run.",
     "import": "Read a run of the published MPO code.",
     "task": "Write and check task folders; build cohorts.",
+    "config": "Write a config to start from; list all keys.",
     "serve": "Serve the reward to other engines over HTTP.",
-    "sandbox": "Serve the simulated model over HTTP.",
 }
 """By name, in the order of the help: the first line of each command's own help."""
 

@@ -5,17 +5,17 @@
         parts = build(config, folder.path)
 
 `schema` says which keys there are, `load` reads them, `data` reads the rows, `arms` says what an
-arm changes, `folder` keeps a run's folder, `chats` makes the models' clients, `build` joins the
-parts.
+arm changes, `folder` keeps a run's folder, `chats` makes the models' clients, `plugins` finds what
+other packages bring, and `build` joins the parts.
 """
 
 from .arms import ARMS, Arm, arm_rubric
-from .build import Parts, build, check, read_rubric_file
+from .build import Parts, Served, build, build_served, check, read_rubric_file
 from .chats import Chats, Endpoints, compose, make_chat, reachable
 from .data import load_rows, read_records
 from .folder import RunFolder, finished, read_run_config, write_text
 from .load import PRESETS, config_hash, differences, load_config, preset_names, to_yaml
-from .plan import make_plan
+from .plugins import Plugin, find_plugin, load_plugin
 from .schema import Config, leaf_keys
 
 __all__ = [
@@ -26,19 +26,23 @@ __all__ = [
     "Config",
     "Endpoints",
     "Parts",
+    "Plugin",
     "RunFolder",
+    "Served",
     "arm_rubric",
     "build",
+    "build_served",
     "check",
     "compose",
     "config_hash",
     "differences",
+    "find_plugin",
     "finished",
     "leaf_keys",
     "load_config",
+    "load_plugin",
     "load_rows",
     "make_chat",
-    "make_plan",
     "preset_names",
     "reachable",
     "read_records",

@@ -1,49 +1,40 @@
-"""`build`: from a config to the parts of a run. The only place where they are put together."""
+"""From a config to the parts of a run (`build`) or of a service (`build_served`). The only place
+where they are put together."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpo_sandbox.audit import SandboxGold
-from mpo_sandbox.chat import SimulatedChat
-from mpo_sandbox.policy import ensure_policy
-
 from ..chat import Chat
 from ..errors import ConfigError, RubricError
-from ..evolve.gate import AllOf, Always, Gate, Pairs, Probes, load_pairs
-from ..evolve.schedule import SELECTIONS, Every, Never, Schedule
+from ..evolve.options import Evolve
 from ..integrations.rollouts import GoldScorer
-from ..judge import make_reward_model
-from ..judge.scale import Anchored, Normalized, Raw, Scale, normalized
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
 from ..store import Store
 from ..task import Task, load_task
-from ..task.answers import BoxedAnswers
 from ..training.arms import blind_rubric
 from ..training.model import filter_by_length
 from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
 from .folder import write_text
-from .schema import SANDBOX, Config
+from .plugins import Say, find_plugin
+from .schema import Config
 
-__all__ = ["Checked", "Parts", "build", "check", "read_rubric_file"]
-
-SCALES: dict[str, type[Scale]] = {"normalized": Normalized, "raw": Raw, "anchored": Anchored}
-
-STEP_DEADLINE_S = 1500.0
-"""Longest time for grading a step, in seconds: ranks wait for each other, and torch.distributed
-gives up after 1800."""
-SANDBOX_TOKENS = 72
-"""Longest text of the sandbox's policies, in their tokens (words and marks): what they have learned
-ends at 70."""
-
-Say = Callable[[str], None]
+__all__ = [
+    "Checked",
+    "Parts",
+    "Served",
+    "build",
+    "build_served",
+    "check",
+    "read_rubric_file",
+    "task_of",
+]
 
 
 @dataclass(frozen=True)
@@ -55,18 +46,29 @@ class Parts:
     model: str
     """Folder or hub id of the policy."""
     rows: list[dict[str, Any]]
-    """Each with the policy's prompt under `prompt`."""
+    """Rows of the dataset, each with the policy's prompt under `prompt`."""
     dropped: int
-    """Rows of the dataset that are left out: their prompts are over the task's
+    """Number of rows that are left out: their prompts are over the task's
     `dataset.max_prompt_tokens`."""
-    auditor: GoldScorer | None
-    """Measures gold; None where nobody can."""
+    gold_scorer: GoldScorer | None
+    """Measures gold; None where nobody knows it."""
     measure: str
-    """What gold is here: `gold`, or what the sandbox measures for this task."""
+    """Name of what gold is here."""
     exploits: tuple[str, ...]
-    """What the simulated RM takes for quality; empty outside the sandbox."""
+    """Biases that a simulated RM declares; empty for any other."""
     chats: Chats
-    """What the reward asks, with the ledger of what it has cost."""
+    """The models that the reward asks, with the ledger of what they have cost."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A reward, ready to be served."""
+
+    reward: EvolvingReward
+    chats: Chats
+    """The models that the reward asks, with the ledger of what they have cost."""
+    concurrency: int
+    """Calls that the RM's chat makes at once."""
 
 
 @dataclass(frozen=True)
@@ -83,24 +85,119 @@ class Checked:
 
 
 def build(config: Config, folder: Path, say: Say = lambda message: None) -> Parts:
-    """Put a run together. What is wrong with the config is found before anything is paid for.
+    """Put a run together. Every fault of the config is found before anything is paid for.
 
     Args:
-        folder: Of the run; the store is `folder/mpo.db`.
-        say: Told what takes long.
+        folder: The run's folder; the store is `folder/mpo.db`.
+        say: Receives a line about what takes long.
 
     Raises:
-        MPOError: Task, rubric, rows or endpoint cannot be used; nothing was asked or trained.
+        MPOError: Task, rubric, rows or endpoint cannot be used; nothing was called or trained.
     """
     checked = check(config)
-    model = config.model
-    if model == SANDBOX:
-        model = str(ensure_policy(task=checked.task.name, progress=say))
+    plugin, model = find_plugin(config.model), config.model
+    if plugin is not None:
+        model = str(plugin.policy(checked.task.name, say))
     rows = _fitting(checked, model, say)
     dropped, checked = len(checked.rows) - len(rows), dataclasses.replace(checked, rows=rows)
-    rubric = checked.rubric
     store = Store(folder / "mpo.db")
-    chats = compose(
+    chats = _compose(config, checked, store)
+    if ARMS[config.arm].blind:
+        try:
+            rubric = _blind(config, folder, checked, chats, model, say)
+        finally:
+            chats.keep()
+        checked = dataclasses.replace(checked, rubric=rubric)
+    source = find_plugin(config.data.path)
+    gold_scorer = None if source is None else source.gold(checked.task)
+    return Parts(
+        config=config,
+        reward=_reward(config, store, checked, chats, config.evolve),
+        model=model,
+        rows=checked.rows,
+        dropped=dropped,
+        gold_scorer=gold_scorer,
+        measure="gold" if source is None else source.measure(checked.task),
+        exploits=tuple(getattr(checked.chat, "biases", ())),
+        chats=chats,
+    )
+
+
+def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Served:
+    """Put a reward together for `mpo serve`.
+
+    Args:
+        config: Its `model` and `data` are the engine's business and not read.
+        folder: The run's folder; the store is `folder/mpo.db`.
+        chat: Chat to ask instead of the config's models.
+
+    Raises:
+        MPOError: Task, rubric or endpoint cannot be used; nothing was called.
+    """
+    if ARMS[config.arm].blind:
+        raise ConfigError("arm 'blind' rewrites its rubric before training: it cannot be served")
+    task = load_task(config.task)
+    checked = Checked(task, _rubric(config, task), [], *_chats(config, chat))
+    store = Store(folder / "mpo.db")
+    chats = _compose(config, checked, store)
+    # Only the engine can stop its run; it learns of each item that is unscored.
+    scoring = config.reward.model_copy(update={"max_unscored": 1.0})
+    lenient = config.model_copy(update={"reward": scoring})
+    reward = _reward(lenient, store, checked, chats, config.evolve)
+    return Served(reward, chats, config.chat.concurrency)
+
+
+def check(config: Config) -> Checked:
+    """Task, rubric, rows and endpoints of a config; nothing is trained, called or written.
+
+    Raises:
+        MPOError: One of them cannot be used.
+    """
+    task = task_of(config)
+    rubric = _rubric(config, task)
+    rows = load_rows(config, task)
+    return Checked(task, rubric, rows, *_chats(config))
+
+
+def task_of(config: Config) -> Task:
+    """The task of a config, as its policy can do it.
+
+    Raises:
+        TaskError: There is no such task, or its folder is faulty.
+    """
+    task, plugin = load_task(config.task), find_plugin(config.model)
+    return task if plugin is None else plugin.policy_task(task)
+
+
+def _rubric(config: Config, task: Task) -> Rubric | None:
+    path = arm_rubric(config.arm, task, config.rubric)
+    return read_rubric_file(path) if path is not None else None
+
+
+def _chats(config: Config, chat: Chat | None = None) -> tuple[Chat, Chat, Chat | None]:
+    """RM, MRM and second judge; `chat` takes the place of all of them.
+
+    Raises:
+        ConfigError: A price is missing.
+        ChatTransportError: Nothing listens at an endpoint.
+    """
+    endpoints = Endpoints()
+    rm = chat or make_chat(config.chat, config.seed, endpoints)
+    mrm, second = rm, None
+    if chat is None and config.meta_chat is not None:
+        mrm = make_chat(config.meta_chat, config.seed, endpoints)
+    if chat is None and config.second_judge is not None:
+        # A simulated second judge has biases of its own.
+        second = make_chat(config.second_judge, config.seed + 1, endpoints)
+    clients = [rm, mrm, *([second] if second is not None else [])]
+    check_prices(config.budget, *clients)
+    for client in clients:
+        reachable(client)
+    return rm, mrm, second
+
+
+def _compose(config: Config, checked: Checked, store: Store) -> Chats:
+    return compose(
         checked.chat,
         checked.meta_chat,
         config.budget,
@@ -108,73 +205,19 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         cache=config.cache,
         second_judge=checked.second_judge,
     )
-    if ARMS[config.arm].blind:
-        try:
-            rubric = _blind(config, folder, checked, chats, model, say)
-        finally:
-            chats.keep()
-    schedule = Every(config.meta.every) if ARMS[config.arm].evolves else Never()
-    chat, auditor = checked.chat, _auditor(config, checked.task)
-    return Parts(
-        config=config,
-        reward=_reward(config, store, checked, chats, rubric, schedule),
-        model=model,
-        rows=checked.rows,
-        dropped=dropped,
-        auditor=auditor,
-        measure="gold" if auditor is None else auditor.measure,
-        exploits=chat.biases if isinstance(chat, SimulatedChat) else (),
-        chats=chats,
-    )
-
-
-def check(config: Config) -> Checked:
-    """Task, rubric, rows and endpoints of a config; nothing is trained, asked or written.
-
-    Raises:
-        MPOError: One of them cannot be used.
-    """
-    task = load_task(config.task)
-    if config.model == SANDBOX:
-        task = in_sandbox(task)
-    path = arm_rubric(config.arm, task, config.rubric)
-    rubric = read_rubric_file(path) if path is not None else None
-    rows = load_rows(config, task)
-    endpoints = Endpoints()
-    chat = make_chat(config.chat, config.sandbox, config.seed, endpoints)
-    meta, audit = (
-        None if part is None else make_chat(part, config.sandbox, seed, endpoints)
-        # A simulated auditor has biases of its own.
-        for part, seed in ((config.meta_chat, config.seed), (config.second_judge, config.seed + 1))
-    )
-    meta_chat = chat if meta is None else meta
-    asked = [chat, meta_chat, *([audit] if audit is not None else [])]
-    check_prices(config.budget, *asked)
-    for part in asked:
-        reachable(part)
-    return Checked(task, rubric, rows, chat, meta_chat, audit)
 
 
 def _fitting(checked: Checked, model: str, say: Say) -> list[dict[str, Any]]:
     """The rows that the policy can take: only its tokenizer can tell."""
-    most, rows = checked.task.spec.dataset.max_prompt_tokens, checked.rows
-    if most is None:
+    limit, rows = checked.task.spec.dataset.max_prompt_tokens, checked.rows
+    if limit is None:
         return rows
     say(f"counting the tokens of {len(rows):,} prompts")
-    kept = filter_by_length(rows, model, most)
-    if len(kept) < len(rows):
-        dropped = len(rows) - len(kept)
-        say(f"{dropped:,} of {len(rows):,} prompts dropped: over {most:,} tokens")
-    return kept
-
-
-def in_sandbox(task: Task) -> Task:
-    """The task for a policy that knows no instruction but its corpus's own, and has 72 tokens."""
-    response = task.spec.response.model_copy(
-        update={"max_tokens": SANDBOX_TOKENS, "max_words": SANDBOX_TOKENS}
-    )
-    spec = task.spec.model_copy(update={"prompt": "{{prompt}}", "response": response})
-    return dataclasses.replace(task, spec=spec)
+    short_enough = filter_by_length(rows, model, limit)
+    dropped = len(rows) - len(short_enough)
+    if dropped:
+        say(f"{dropped:,} of {len(rows):,} prompts dropped: over {limit:,} tokens")
+    return short_enough
 
 
 def read_rubric_file(path: Path) -> Rubric:
@@ -194,97 +237,41 @@ def read_rubric_file(path: Path) -> Rubric:
 
 
 def _reward(
-    config: Config,
-    store: Store,
-    checked: Checked,
-    chats: Chats,
-    rubric: Rubric | None,
-    schedule: Schedule,
+    config: Config, store: Store, checked: Checked, chats: Chats, evolve: Evolve
 ) -> EvolvingReward:
-    meta = config.meta
     return EvolvingReward(
         checked.task,
         chats.rm,
         store,
         meta_chat=chats.mrm,
-        rubric=rubric,
-        schedule=schedule,
-        selection=SELECTIONS[meta.selection](),
-        samples=meta.samples,
-        others=meta.others,
-        earlier=meta.earlier,
-        gate=_gate(config, checked.task, chats, store),
-        scale=SCALES[config.reward.scale](),
-        max_unscored=config.reward.max_unscored,
-        deadline_s=STEP_DEADLINE_S,
-        flags=config.reward.flags,
-        analysis=meta.analysis,
-        rationales=meta.rationales,
-        answers=_answers(checked.task),
-        delay=meta.delay if config.arm != "blind" else 0,
-        lint=meta.lint,
-        on_alarm=meta.alarm is not None,
-        min_distance=meta.alarm or 1,
-        canaries=config.guarded,
         second_judge=chats.audit,
+        rubric=checked.rubric,
+        scoring=config.reward,
+        evolve=evolve,
         seed=config.seed,
     )
-
-
-def _auditor(config: Config, task: Task) -> SandboxGold | None:
-    """Who knows the outcome that the reward was meant to measure: of the sandbox's own rows."""
-    if config.data.path != SANDBOX:
-        return None
-    return SandboxGold(task.name, BoxedAnswers())
-
-
-def _answers(task: Task) -> BoxedAnswers | None:
-    """What compares final answers, for a task that grades by them."""
-    return BoxedAnswers() if task.spec.rm.answer_check != "off" else None
-
-
-def _gate(config: Config, task: Task, chats: Chats, store: Store) -> Gate:
-    """The gate that `meta.gate` names; several must all accept.
-
-    Raises:
-        ConfigError: An unknown name.
-        DataError: A file of pairs that cannot be read.
-    """
-    names = [config.meta.gate] if isinstance(config.meta.gate, str) else config.meta.gate
-    model = make_reward_model(task, chats.rm, store.secret, config.seed, answers=_answers(task))
-    gates: list[Gate] = []
-    for name in names:
-        kind, _, argument = name.partition(":")
-        if name == "always":
-            gates.append(Always())
-        elif name == "probes":
-            gates.append(Probes(model, task, normalized, seed=config.seed))
-        elif kind == "pairs" and argument:
-            pairs = load_pairs(Path(argument))
-            gates.append(Pairs(model, task, normalized, pairs, seed=config.seed))
-        else:
-            raise ConfigError(
-                f"unknown gate {name!r} in meta.gate; write always, probes, pairs:FILE, or a list"
-            )
-    return gates[0] if len(gates) == 1 else AllOf(gates)
 
 
 def _blind(
     config: Config, folder: Path, checked: Checked, chats: Chats, model: str, say: Say
 ) -> Rubric:
-    """The rubric of the blind arm: evolved once, as often as `mpo` would, and kept."""
-    kept = folder / "blind.md"
-    if kept.is_file():
-        return read_rubric_file(kept)
-    rounds = config.trainer.steps // config.meta.every
+    """The rubric of the blind arm: rewritten as often as by arm `mpo`, once, and kept in the
+    run's folder."""
+    path = folder / "blind.md"
+    if path.is_file():
+        return read_rubric_file(path)
+    every = config.meta.every
+    rounds = config.trainer.steps // every if isinstance(every, int) else 0
     if rounds < 1:
         raise ConfigError(
             f"arm 'blind': trainer.steps={config.trainer.steps} holds no meta step of "
-            f"meta.every={config.meta.every}"
+            f"meta.every={every}"
         )
     say(f"rewriting the rubric {rounds} times on the untrained policy")
     store = Store(folder / "blind.db")
-    reward = _reward(config, store, checked, chats, checked.rubric, Every(1))
+    changes = {"every": 1, "delay": 0, "canaries": False, "alarm_distance": None}
+    evolve = config.meta.model_copy(update=changes)
+    reward = _reward(config, store, checked, chats, evolve)
     try:
         rubric = blind_rubric(
             reward=reward,
@@ -296,5 +283,5 @@ def _blind(
         )
     finally:
         reward.store.close()
-    write_text(kept, rubric.to_markdown())
+    write_text(path, rubric.to_markdown())
     return rubric

@@ -1,4 +1,4 @@
-"""Rows: the prompts that a run trains on, from a file, the hub or the sandbox.
+"""Rows: the prompts that a run trains on, from a file, the hub or a plugin.
 
 Everything that can be wrong with a dataset is found here, before a model is loaded or paid for.
 """
@@ -12,21 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mpo_sandbox.worlds import world_of
-
 from ..errors import DataError, MissingExtraError
 from ..evolve.schedule import seeded
 from ..task import Task, placeholders
 from ..task.cohorts import Cohorts, cohorts_path
-from .schema import SANDBOX, Config
+from .plugins import find_plugin
+from .schema import Config
 
 __all__ = ["is_local", "load_rows", "read_records"]
 
 SAMPLE = "sample"
-"""As `data.path`: the rows that ship with the task, written for trying it out."""
-
-SANDBOX_ROWS = 512
-"""Prompts that the sandbox writes where `data.limit` does not say."""
+"""Value of `data.path` for the rows that ship with the task, written for trying it out."""
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
@@ -54,7 +50,7 @@ def _in_cohorts(task: Task, source: str, rows: list[dict[str, Any]]) -> list[dic
         DataError: The saved cohorts do not know a row's, or have to be made first.
     """
     spec = task.spec.cohorts
-    if spec is None or source == SANDBOX:
+    if spec is None or find_plugin(source) is not None:  # a plugin's rows have their cohort
         return rows
     path = cohorts_path(source)
     if path.is_file():
@@ -71,18 +67,19 @@ def _in_cohorts(task: Task, source: str, rows: list[dict[str, Any]]) -> list[dic
 
 
 def _read(config: Config, task: Task) -> tuple[str, list[dict[str, Any]]]:
-    data, given = config.data, task.spec.dataset
-    source = data.path or given.path
+    data, dataset = config.data, task.spec.dataset
+    source = data.path or dataset.path
     if source is None:
         raise DataError(f"task {task.name!r} names no dataset: set data.path to a file or a hub id")
-    if source == SANDBOX:
-        written = world_of(task.name).rows(config.seed, data.limit or SANDBOX_ROWS)
-        # A task of one's own may call the essays' prompts otherwise.
-        return source, [{given.prompt_column: row.get("prompt"), **row} for row in written]
+    plugin = find_plugin(source)
+    if plugin is not None:
+        rows = plugin.rows(task.name, config.seed, data.limit)
+        # A user's own task may name the prompts' column otherwise.
+        return source, [{dataset.prompt_column: row.get("prompt"), **row} for row in rows]
     path = _path(config, task)
     if is_local(config, task):
         return str(path), read_records(path)
-    return source, _hub(source, data.split or given.split)
+    return source, _hub(source, data.split or dataset.split)
 
 
 def _path(config: Config, task: Task) -> Path:
@@ -94,8 +91,8 @@ def _path(config: Config, task: Task) -> Path:
 
 
 def is_local(config: Config, task: Task) -> bool:
-    """Whether the rows can be had without a network."""
-    if config.data.path == SANDBOX:
+    """True if the rows can be read without a network."""
+    if find_plugin(config.data.path) is not None:
         return True
     path = _path(config, task)
     return path.exists() or str(path).endswith(_SUFFIXES)

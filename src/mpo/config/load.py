@@ -1,11 +1,12 @@
 """Reading a config: a YAML file or a preset's name, and `key.sub=value` overrides.
 
-Unknown keys are refused with the nearest known one: a misspelt key that is ignored would be found
-after the run was paid for.
+Unknown keys are refused with the nearest known one, and keys of an earlier version with their new
+name: a key that is silently ignored would be noticed after the run was paid for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -17,17 +18,34 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigError
 from ..records import content_hash
-from .schema import Config, leaf_keys, part_of
+from .plugins import load_plugin, plugin_names
+from .schema import LIKE_CHAT, Config, leaf_keys, part_of
 
 __all__ = ["PRESETS", "config_hash", "differences", "load_config", "preset_names", "to_yaml"]
 
 _EXAMPLES = {
-    "chat": "; say who grades: chat: {base_url: http://localhost:8000/v1, model: qwen}",
-    "model": "; say who is trained: model: a folder or hub id, or sandbox",
+    "chat": "; name the model that grades: chat: {base_url: http://localhost:8000/v1, model: qwen}",
+    "model": "; name the policy: model: a folder or hub id, or sandbox",
 }
-"""Of keys that have no default."""
+"""Advice on keys that have no default."""
 
 PRESETS = Path(__file__).with_name("presets")
+"""Folder of the presets that belong to no plugin."""
+
+RENAMED = {
+    "audit_chat": "second_judge",
+    "chat.sandbox": "chat.plugin (chat.plugin: sandbox)",
+    "chat.tier": "chat.structured_output",
+    "meta.alarm": "meta.alarm_distance",
+    "meta.apply_after": "meta.delay",
+    "meta.earlier": "meta.baseline_cases",
+    "meta.others": "meta.context_cases",
+    "reward.flags": "reward.on_injection",
+    "sandbox.judge": "chat.options.judge",
+}
+"""Keys of earlier versions, and their names now. Keys of `chat` are keys of `meta_chat` and
+`second_judge` too. PPO's keys were in `trainer.extra`, under the names that they have in
+`trainer.ppo`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,6 +87,9 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     data = _read(path)
     for override in overrides:
         _override(data, override)
+    renamed = _renamed(data)
+    if renamed:
+        raise ConfigError(f"config {str(source)!r}: {'; '.join(renamed)}")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -77,26 +98,64 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def preset_names() -> list[str]:
-    """Names that `load_config` takes beside paths."""
-    return sorted(
-        str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml")
-    )
+    """Names that `load_config` takes beside paths: our own presets, and those of plugins."""
+    return sorted(_presets())
+
+
+def _presets() -> dict[str, Path]:
+    """Files of presets by name."""
+    folders = {"": PRESETS}
+    for name in plugin_names():
+        # A plugin that is broken has no presets; naming it says why.
+        with contextlib.suppress(ConfigError):
+            folder = load_plugin(name).presets
+            if folder is not None:
+                folders[f"{name}/"] = folder
+    return {
+        prefix + str(path.relative_to(folder).with_suffix("")): path
+        for prefix, folder in folders.items()
+        for path in folder.rglob("*.yaml")
+    }
 
 
 def _find(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    if str(source) in preset_names():
-        return PRESETS / f"{source}.yaml"
+    presets = _presets()
+    if str(source) in presets:
+        return presets[str(source)]
     if path.is_dir() and (path / "config.yaml").is_file():
         return path / "config.yaml"
-    near = difflib.get_close_matches(str(source), preset_names(), 1)
+    near = difflib.get_close_matches(str(source), presets, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-        f"no config {str(source)!r}: neither a file nor a preset "
-        f"({', '.join(preset_names())}){hint}"
-    )
+    names = ", ".join(sorted(presets))
+    raise ConfigError(f"no config {str(source)!r}: neither a file nor a preset ({names}){hint}")
+
+
+def _renamed(data: Mapping[str, Any]) -> list[str]:
+    """A line for each key of an earlier version."""
+    trainer = data.get("trainer")
+    algorithm = trainer.get("algorithm") if isinstance(trainer, Mapping) else None
+    names = dict(RENAMED)
+    for old, new in RENAMED.items():
+        if old.startswith("chat."):
+            names |= {
+                old.replace("chat.", f"{chat}."): new.replace("chat.", f"{chat}.")
+                for chat in LIKE_CHAT
+            }
+    if algorithm == "ppo":
+        names |= {f"trainer.extra.{key}": f"trainer.ppo.{key}" for key in _ppo_keys()}
+    return [
+        f"key {old!r} has a new name: write {new}"
+        for old, new in names.items()
+        if any(key == old or key.startswith(f"{old}.") for key in _flat(data))
+    ]
+
+
+def _ppo_keys() -> list[str]:
+    prefix = "trainer.ppo."
+    return [key.removeprefix(prefix) for key in leaf_keys() if key.startswith(prefix)]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -133,8 +192,9 @@ def _override(data: dict[str, Any], override: str) -> None:
         place = inner
     place[names[-1]] = value
     if names[-1] == "base_url" and value is not None:
-        # Naming an endpoint is enough to leave a preset's simulated model.
-        place.pop("sandbox", None)
+        # Naming an endpoint is enough to replace the plugin of a preset.
+        place.pop("plugin", None)
+        place.pop("options", None)
 
 
 def _fault(fault: Any) -> str:
@@ -174,7 +234,7 @@ def _nearest(where: list[str]) -> str:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole config, defaults included: what a run folder keeps."""
+    """The whole config, defaults included, as a run folder keeps it."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return str(text)
 
@@ -188,7 +248,7 @@ def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[st
     """`key: old -> new` for each key that differs.
 
     Args:
-        ignore: Top-level keys that do not count.
+        ignore: Top-level keys to leave out of the comparison.
     """
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     changed = []

@@ -1,8 +1,7 @@
 """The keys of a config: what each is, its unit and its default.
 
-At most 60 leaf keys in all (a test counts them; `meta_chat` and `second_judge` have the keys of
-`chat` and count as one each). A key earns its place by being something that a
-person changes between runs; what belongs to a task is in the task's folder.
+A key earns its place by being something that a person changes between runs; what belongs to a task
+is in the task's folder. `docs/config.md` is generated from these classes.
 """
 
 from __future__ import annotations
@@ -10,28 +9,29 @@ from __future__ import annotations
 import math
 import types
 import typing
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..chat import Tier
-from ..judge.injection_flags import OnInjection
-from ..service.settings import ServiceSettings
+from ..chat import StructuredOutput
+from ..evolve.options import Evolve
+from ..judge.options import Scoring
+from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
+from .plugins import find_plugin
 
 __all__ = [
     "BudgetConfig",
     "ChatConfig",
     "Config",
     "DataConfig",
-    "MetaConfig",
-    "RewardConfig",
     "leaf_keys",
 ]
 
-SANDBOX = "sandbox"
-"""As `model`, `data.path` or `chat.sandbox`: the offline one that ships with the package."""
+
+LIKE_CHAT = ("meta_chat", "second_judge")
+"""Parts of a config that have the keys of `chat`."""
 
 
 class _Part(BaseModel):
@@ -42,73 +42,68 @@ class DataConfig(_Part):
     """Where the prompts come from; what is left out comes from the task."""
 
     path: str | None = None
-    """Local JSONL, JSON or Parquet file, a hub id, or `sandbox`."""
+    """Local JSONL, JSON or Parquet file, a hub id, `sample` (the rows that ship with the task), or
+    a plugin such as `sandbox`; the task's own dataset if None."""
     split: str | None = None
-    """Of a hub dataset."""
+    """Split of a hub dataset; the task's own if None."""
     limit: int | None = Field(default=None, gt=0)
-    """Rows to use; all if None."""
+    """Number of rows to use; all if None."""
     shuffle: bool = False
-    """In an order that the run's seed decides; before `limit` cuts."""
+    """Shuffle the rows, in an order that follows from the run's seed, before `limit` cuts them."""
 
 
 class ChatConfig(_Part):
-    """A model that is asked: `{base_url: http://localhost:8000/v1, model: qwen}`, or
-    `{sandbox: true}`."""
+    """A chat model: an endpoint, `{base_url: http://localhost:8000/v1, model: qwen}`, or one that a
+    plugin brings, `{plugin: sandbox}`."""
 
-    sandbox: bool = False
-    """The simulated model, in this process."""
+    plugin: str | None = None
+    """Plugin that brings the chat: its name (`sandbox`), or `module:attribute`."""
+    options: dict[str, Any] = {}
+    """Options of the plugin's chat. The sandbox has one, `judge`: `biased`, `unbiased` or
+    `bad_mrm`."""
     base_url: str | None = None
-    """Up to and including the version: `http://localhost:8000/v1`."""
+    """URL of an OpenAI-compatible endpoint, with the version: `http://localhost:8000/v1`."""
     model: str | None = None
-    """Name that the endpoint knows the model by."""
+    """Name by which the endpoint knows the model."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable with the API key. The key itself never stands in a config."""
+    """Environment variable that holds the API key. The key itself never stands in a config."""
     timeout_s: float = Field(default=120.0, gt=0)
-    """Of one attempt, in seconds."""
+    """Time limit of one attempt, in seconds."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first."""
+    """Number of attempts after the first."""
     concurrency: int = Field(default=64, ge=1)
-    """Most requests in flight."""
-    tier: Tier | Literal["auto"] = "auto"
-    """How answers are held to a shape; `auto` finds out what the endpoint enforces."""
+    """Most requests in flight at once."""
+    structured_output: StructuredOutput | Literal["auto"] = "auto"
+    """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
+    `lines`; `auto` detects what it enforces."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChatConfig:
-        if self.sandbox and self.base_url is not None:
-            raise ValueError("sandbox: true and base_url exclude each other; leave one out")
-        if not self.sandbox and (self.base_url is None or self.model is None):
+        if self.plugin is not None and self.base_url is not None:
+            raise ValueError("plugin and base_url exclude each other; leave one out")
+        if self.plugin is None and (self.base_url is None or self.model is None):
             raise ValueError(
-                "say which model is asked: base_url and model, or sandbox: true; e.g. "
+                "name a model: base_url and model, or plugin; e.g. "
                 "{base_url: http://localhost:8000/v1, model: qwen}"
             )
+        if self.plugin is None and self.options:
+            raise ValueError("options are a plugin's: add plugin, or leave them out")
         return self
 
 
-class RewardConfig(_Part):
-    """From the RM's scores to the reward."""
-
-    scale: Literal["normalized", "raw", "anchored"] = "normalized"
-    """`normalized`: 0 to 1 under every rubric. `raw`: the paper's plain sum. `anchored`:
-    normalized, and a sample of rollouts keeps its mean and spread when the rubric changes."""
-    max_unscored: float = Field(default=0.2, ge=0, le=1)
-    """Largest share of one step that may stay unscored; above it the run stops."""
-    flags: OnInjection = "observe"
-    """What happens to a text that speaks to its grader; see `mpo.judge.injection_flags`."""
-
-
 class BudgetConfig(_Part):
-    """What a run may spend in all, over all its models. A run that has spent it stops, and goes on
-    with a larger one."""
+    """Caps on what a run may spend, over all its models. A run that reaches a cap stops; the same
+    command continues it under a larger one."""
 
     usd: float | None = Field(default=None, gt=0)
-    """US dollars; every model then needs its price."""
+    """Cap in US dollars; every model then needs its price. None: no cap."""
     tokens: int | None = Field(default=None, gt=0)
-    """Prompt and completion tokens together."""
+    """Cap on prompt and completion tokens together. None: no cap."""
     calls: int | None = Field(default=None, gt=0)
-    """Completed requests."""
+    """Cap on completed requests. None: no cap."""
     prices: dict[str, list[float]] = {}
-    """US dollars per million tokens, by model: `{qwen: [prompt, completion]}`, and a third number
-    for prompt tokens that the endpoint had cached."""
+    """Prices by model, in US dollars per million tokens: `{qwen: [prompt, completion]}`; a third
+    number is the price of prompt tokens that the endpoint had cached."""
 
     @field_validator("prices")
     @classmethod
@@ -122,84 +117,35 @@ class BudgetConfig(_Part):
         return prices
 
 
-class MetaConfig(_Part):
-    """When and from what the rubric is rewritten."""
-
-    every: int = Field(default=10, ge=1)
-    """Updates between meta steps (paper §3.2: 10 for essays)."""
-    samples: int = Field(default=16, ge=1)
-    """Rollouts per meta step."""
-    selection: Literal["uniform", "stratified", "prescreen", "prescreen+uniform"] = "uniform"
-    """How they are picked; `prescreen` has the MRM label all of them first."""
-    others: int = Field(default=6, ge=0)
-    """Other cases of the sample that the MRM sees beside each."""
-    earlier: int = Field(default=6, ge=0)
-    """Cases from the start of the run that it sees for comparison."""
-    gate: str | list[str] = "probes"
-    """What decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
-    `pairs:FILE` (labelled preference pairs), or a list of which all must accept. With any but
-    `always`, canaries are read after each switch too, and an earlier rubric comes back where they
-    fail twice in a row (`mpo.watch`)."""
-    lint: bool = True
-    """Check proposals without a model, have the MRM mend one with errors once, then refuse it."""
-    delay: int = Field(default=4, ge=0)
-    """Updates between a meta step's start and its decision; it runs in the background meanwhile.
-    0 waits for it (the paper)."""
-    alarm: int | None = Field(default=None, ge=1)
-    """A monitor's alarm calls for a meta step too, at least so many updates after the last one;
-    alarms only inform if None."""
-    analysis: Literal["per_case", "joint"] = "per_case"
-    """An analysis per case and one merge, or one of all cases and no merge (the paper's math)."""
-    rationales: bool = True
-    """Show the MRM scores and rationales per criterion; the published code shows the total."""
-
-    @model_validator(mode="after")
-    def _one_at_a_time(self) -> MetaConfig:
-        if self.delay >= self.every:
-            raise ValueError(
-                f"delay={self.delay} must be below every={self.every}: a meta step is "
-                "decided before the next one starts"
-            )
-        return self
-
-
-class SandboxConfig(_Part):
-    """The simulated chat model. The run's seed draws its biases."""
-
-    judge: Literal["biased", "unbiased", "bad_mrm"] = "biased"
-    """`unbiased` grades honestly; `bad_mrm` is biased, and a third of its merges is truncated, off
-    the topic or poisoned: for testing gates."""
-
-
 class Config(_Part):
     """Everything that a run is made of."""
 
     task: str = "essay"
-    """A built-in task, or a task folder."""
+    """Name of a built-in task, or a task folder."""
     model: str
-    """The policy: a folder or hub id that transformers can load, or `sandbox`."""
+    """The policy: a folder or hub id that transformers can load, or a plugin such as `sandbox`."""
     seed: int = Field(default=0, ge=0)
-    """Of every random choice of the run."""
+    """Random seed for every choice of the run."""
     arm: str = "mpo"
-    """Which way of running the task; see `arms.py`."""
+    """Way of running the task: `base`, `fixed`, `expert`, `oracle`, `autoprompt`, `blind` or
+    `mpo`."""
     rubric: str | None = None
     """File of the seed rubric; the task's own if None."""
     data: DataConfig = DataConfig()
     chat: ChatConfig
     """The model that grades (RM)."""
     meta_chat: ChatConfig | None = None
-    """The model that rewrites rubrics (MRM); the RM's if None."""
+    """The model that rewrites rubrics (MRM), with the keys of `chat`; the RM's if None."""
     second_judge: ChatConfig | None = None
-    """A second RM, of another family, that grades 5 % of the rollouts under the same rubric: a
-    monitor of the gap; nobody if None."""
-    reward: RewardConfig = RewardConfig()
-    meta: MetaConfig = MetaConfig()
+    """A second RM, of another family, with the keys of `chat`. It grades 5 % of the rollouts under
+    the same rubric, for the monitor of the gap between the two; none if None."""
+    reward: Scoring = Scoring()
+    meta: Evolve = Evolve()
     trainer: TrainerSettings = TrainerSettings.model_validate({})
     budget: BudgetConfig = BudgetConfig()
     cache: bool = True
-    """Keep the answers of real endpoints in the store, and ask nothing twice."""
+    """Keep the answers of real endpoints in the store, so that no call is paid for twice."""
     service: ServiceSettings = ServiceSettings()
-    sandbox: SandboxConfig = SandboxConfig()
 
     @field_validator("arm")
     @classmethod
@@ -210,16 +156,22 @@ class Config(_Part):
 
     @property
     def is_sandbox(self) -> bool:
-        """Whether any number of this run comes from the sandbox: all it prints then says so."""
-        chats = [c for c in (self.chat, self.meta_chat, self.second_judge) if c is not None]
-        return self.model == SANDBOX or self.data.path == SANDBOX or any(c.sandbox for c in chats)
+        """True if any number of this run is simulated: all that it prints then says "sandbox"."""
+        chats = (self.chat, self.meta_chat, self.second_judge)
+        names = (self.model, self.data.path, *(chat.plugin for chat in chats if chat is not None))
+        return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)
 
     @property
-    def guarded(self) -> bool:
-        """Whether canaries are read after each switch: wherever rubrics change and a gate checks
-        proposals. Under `always` nothing stands in the way of a proposal (the paper)."""
-        gates = [self.meta.gate] if isinstance(self.meta.gate, str) else self.meta.gate
-        return ARMS[self.arm].evolves and any(gate != "always" for gate in gates)
+    def evolve(self) -> Evolve:
+        """The part `meta` as the arm uses it: only an arm that evolves changes its rubric while the
+        policy trains."""
+        if ARMS[self.arm].evolves:
+            return self.meta
+        return self.meta.model_copy(update=_UNCHANGED)
+
+
+_UNCHANGED = {"every": None, "alarm_distance": None, "canaries": False}
+"""Parts of `meta` for an arm that keeps its rubric."""
 
 
 def leaf_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

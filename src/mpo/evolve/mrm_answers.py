@@ -1,8 +1,13 @@
-"""What the MRM is asked to answer with, and reading it strictly."""
+"""Format of the MRM's answers, and reading them strictly.
+
+A `*_FORMAT` shows the model an example whose texts are descriptions of what belongs there. Small
+models copy them word for word; such a text says nothing, so it counts as no answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from pydantic import ValidationError
@@ -21,14 +26,17 @@ __all__ = [
     "PRESCREEN_SCHEMA",
     "RUBRIC_FORMAT",
     "RUBRIC_SCHEMA",
+    "copies_example",
+    "count_flags",
     "read_answer",
     "read_choice",
     "read_guidelines",
+    "read_reasons",
     "read_text",
 ]
 
 MAX_SCORE_SPAN = 100
-"""Widest closed set that a proposal may ask for, highest minus lowest."""
+"""Widest closed set of scores that a proposal may have, highest minus lowest."""
 
 
 def _object(title: str, **properties: Any) -> Schema:
@@ -99,6 +107,34 @@ GUIDELINES_FORMAT = (
 )
 GUIDELINES_SCHEMA = _object("guidelines", reasons=_TEXT, guidelines=_TEXT)
 
+_PLACEHOLDERS = frozenset(
+    text.lower()
+    for shape in (ANALYSIS_FORMAT, RUBRIC_FORMAT, GUIDELINES_FORMAT)
+    # A text of the example; where " |" follows, the quote is a value that may be chosen.
+    for text in re.findall(r'": "([^"]+)"(?! \|)', shape)
+)
+
+
+def copies_example(text: str) -> bool:
+    """True for a placeholder of the format's own example, whatever punctuation is around it."""
+    return re.sub(r"^\W+|\W+$", "", text).lower() in _PLACEHOLDERS
+
+
+def count_flags(answer: Mapping[str, Any]) -> dict[str, int]:
+    """Signs of an injection in all texts of an answer, by kind, before reading cleans them."""
+    return clean("\n".join(_strings(answer))).flags
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
 
 def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
     """A value out of a closed set.
@@ -113,7 +149,7 @@ def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> 
 
 
 def read_text(answer: Mapping[str, Any], key: str) -> str:
-    """A text, cleaned: what a model wrote is shown to a model again, and to people.
+    """A text, cleaned: models and people will read it.
 
     Raises:
         ChatReplyError: No text.
@@ -122,6 +158,18 @@ def read_text(answer: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise ChatReplyError(f"wrong_keys: {key!r} must be text")
     return clean(value).text
+
+
+def read_reasons(answer: Mapping[str, Any], key: str = "reasons") -> str:
+    """A text in the model's own words, cleaned like `read_text`.
+
+    Raises:
+        ChatReplyError: No text, or a copy of the format's example (`copied_example`).
+    """
+    text = read_text(answer, key)
+    if copies_example(text):
+        raise ChatReplyError(f"copied_example: {key!r} repeats the example of the answer's format")
+    return text
 
 
 def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:

@@ -70,7 +70,7 @@ async def score_rollouts(
     judgements = await reward.score(rollouts)
     if gold_scorer is not None:
         distinct = list({rollout.id: rollout for rollout in rollouts}.values())
-        reward.store.audit(gold_scorer.score(distinct), name=GOLD)
+        reward.store.add_external_scores(gold_scorer.score(distinct), name=GOLD)
     return judgements
 
 

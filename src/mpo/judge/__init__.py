@@ -1,16 +1,16 @@
 """RewardModel: an LLM that scores one rollout against a rubric (the paper's junior instructor).
 
 A reward model asks and checks; it does not compute rewards. It returns a `JudgeResult`: a score per
-criterion, or the reason why there is none. A failure never becomes a score.
+criterion, or the reason for none. A failure never becomes a score.
 
 Four protocols, chosen by `rm.protocol` in task.yaml:
 
     single          one call for all criteria (the default), or for a few at a time
     per_criterion   one call for each criterion, none of which sees another's score
     dialogue        the paper's: one growing conversation, for each criterion a rationale turn and
-                    a score turn (arXiv 2504.20157, notes/paper.md §1.4)
+                    a score turn (arXiv 2504.20157)
     plan_execute    the paper's for math: plan from problem and reference solution, execute the
-                    plan on the response, score (notes/paper.md §1.5)
+                    plan on the response, score
 
 `rm.answer_check` lets some rollouts be graded by their final answer alone, whatever the protocol.
 """
@@ -18,8 +18,8 @@ Four protocols, chosen by `rm.protocol` in task.yaml:
 from __future__ import annotations
 
 from ..chat import Chat
-from ..errors import ConfigError
 from ..task import Task
+from ..task.answers import BoxedAnswers
 from ..task.rules import Box, RuleHit, boxes, first_rule
 from .answer_check import AnswerChecked, AnswerChecker
 from .answer_format import (
@@ -30,8 +30,7 @@ from .answer_format import (
     render_criteria,
 )
 from .base import Grader, JudgeResult, RewardModel
-from .dialogue import Dialogue
-from .plan_execute import PlanExecute
+from .paper import Dialogue, PlanExecute
 from .single import PerCriterion, SingleCall
 
 __all__ = [
@@ -78,19 +77,11 @@ def make_reward_model(
         task: Names the protocol, and has its prompts.
         chat: The model that grades.
         secret: Key of the fences; the run's own, unknown to the policy.
-        seed: Of the model, and of what is drawn.
-        answers: Compares final answers; for tasks with `rm.answer_check`.
-
-    Raises:
-        ConfigError: The task checks answers, and nothing was given that can.
+        seed: Random seed for the model and for every draw.
+        answers: Compares final answers, for tasks with `rm.answer_check`; `BoxedAnswers()` if None.
     """
     rm = task.spec.rm
     model = PROTOCOLS[rm.protocol](chat, task, secret=secret, seed=seed)
     if rm.answer_check == "off":
         return model
-    if answers is None:
-        raise ConfigError(
-            f"task {task.name!r} grades some rollouts by their answer (rm.answer_check: "
-            f"{rm.answer_check}): pass answers=mpo.task.answers.BoxedAnswers(), or switch it off"
-        )
-    return AnswerChecked(model, task, answers, seed=seed)
+    return AnswerChecked(model, task, answers or BoxedAnswers(), seed=seed)

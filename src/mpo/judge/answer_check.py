@@ -1,8 +1,8 @@
-"""Grading by the final answer alone: no model is asked (paper §3.3.3).
+"""Grading by the final answer alone: no model is asked (arXiv 2504.20157, §3.3.3).
 
 Half of the rollouts of a math task are graded so. The paper says "selected at random"; the
-published code tosses one coin for a whole batch, so that a batch's rewards hang on it
-(notes/reference.md D29). Here the default draws for each rollout; `per_batch` keeps the coin.
+published code tosses one coin for a whole batch, so that a batch's rewards depend on it. Here the
+default draws for each rollout; `per_batch` keeps the coin.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Protocol
 
 from ..records import CriterionScore, Rollout, content_hash
 from ..rubric import Rubric
+from ..sanitize import Cleaned
 from ..task import Task
 from .base import JudgeResult, RewardModel, seeded_random
 
 __all__ = ["AnswerChecked", "AnswerChecker"]
 
 ANSWER_PROTOCOL = "answer_only"
-"""`JudgeResult.protocol` where the answer decided: the record of what was drawn."""
+"""`JudgeResult.protocol` where the answer decided: the record of the draw."""
 
 
 class AnswerChecker(Protocol):
@@ -27,7 +28,7 @@ class AnswerChecker(Protocol):
         """Whether the completion's final answer is the reference's.
 
         Args:
-            completion: What the policy wrote.
+            completion: The policy's text.
             reference: The reference answer, or a solution that ends in it.
 
         Returns:
@@ -45,8 +46,8 @@ class AnswerChecked:
     Args:
         inner: Grades the others.
         task: Says how many, and which column holds the reference.
-        answers: Compares.
-        seed: Of the draw.
+        answers: Compares final answers.
+        seed: Random seed for the draw.
     """
 
     def __init__(
@@ -74,20 +75,21 @@ class AnswerChecked:
         unit = (rollout.id,) if rm.answer_check == "per_rollout" else batch
         return seeded_random(self._seed, "answer_check", *unit).random() < rm.answer_share
 
-    async def judge(self, rollout: Rollout, rubric: Rubric) -> JudgeResult:
+    async def judge(
+        self, rollout: Rollout, rubric: Rubric, cleaned: Cleaned | None = None
+    ) -> JudgeResult:
         if not self.by_answer(rollout):
-            return await self._inner.judge(rollout, rubric)
+            return await self._inner.judge(rollout, rubric, cleaned)
         reference = self._task.reference_answer(rollout.columns)
         correct = await self._answers.correct(rollout.completion, reference)
         if correct is None:  # a proof, say: nothing to compare
-            return await self._inner.judge(rollout, rubric)
-        why = "Graded by the final answer alone: it is " + (
+            return await self._inner.judge(rollout, rubric, cleaned)
+        rationale = "Graded by the final answer alone: it is " + (
             "the reference's." if correct else "not the reference's, or missing."
         )
+        best = -1 if correct else 0
         scores = tuple(
-            CriterionScore(
-                criterion=key, score=criterion.scores[-1 if correct else 0], rationale=why
-            )
-            for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True)
+            CriterionScore(criterion=key, score=criterion.scores[best], rationale=rationale)
+            for key, criterion in rubric.keyed
         )
         return JudgeResult(scores=scores, protocol=ANSWER_PROTOCOL)

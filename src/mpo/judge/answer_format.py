@@ -1,20 +1,20 @@
-"""The shape of a judgement: how criteria are shown, what is asked for, and reading it strictly."""
+"""Format of a judgement: how criteria are shown, the answer's schema, and reading it strictly."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
-from ..chat import Schema, SharedSchema
+from ..chat import Schema
 from ..errors import ChatReplyError
 from ..records import CriterionScore
 from ..rubric import Criterion, Rubric
 
 __all__ = [
     "SCORE_FORMAT",
-    "Form",
+    "Keyed",
     "judgement_format",
     "judgement_schema",
     "parse_json",
@@ -25,15 +25,10 @@ __all__ = [
     "score_schema",
 ]
 
-Keyed = Iterable[tuple[str, Criterion]]
+Keyed = Sequence[tuple[str, Criterion]]
+"""Criteria with their keys: `Rubric.keyed`, or some of it."""
 
-
-def keyed(rubric: Rubric) -> list[tuple[str, Criterion]]:
-    """The criteria with their keys."""
-    return list(zip(rubric.criterion_ids, rubric.criteria, strict=True))
-
-
-# ---------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------- the prompt
 
 
 def render_criteria(rubric: Rubric, criteria: Keyed | None = None) -> str:
@@ -43,66 +38,37 @@ def render_criteria(rubric: Rubric, criteria: Keyed | None = None) -> str:
         rubric: Gives the title.
         criteria: Only these, in this order; all if None.
     """
-    shown = keyed(rubric) if criteria is None else criteria
-    parts = [render_criterion(key, criterion) for key, criterion in shown]
+    parts = starmap(render_criterion, criteria or rubric.keyed)
     return "\n\n".join([f"# {rubric.title}", *parts])
 
 
 def render_criterion(key: str, criterion: Criterion) -> str:
     """One criterion with its key and allowed scores."""
-    allowed = ", ".join(str(score) for score in criterion.scores)
+    allowed = ", ".join(map(str, criterion.scores))
     return f"{criterion.to_markdown()}\nKey: {key}. Allowed scores: {allowed}."
 
 
-# ---------------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------------- the answer's shape
 
 
-def judgement_format(rubric: Rubric, criteria: Keyed | None = None) -> str:
+def judgement_format(criteria: Keyed) -> str:
     """The answer's shape in words: some servers ignore the schema in silence."""
-    shown = keyed(rubric) if criteria is None else criteria
-    keys = ", ".join(f'"{key}"' for key, _ in shown)
+    keys = '", "'.join(dict(criteria))
     return (
-        f"Answer with one JSON object and nothing else. Its keys are exactly: {keys}. "
+        f'Answer with one JSON object and nothing else. Its keys are exactly: "{keys}". '
         'Each value is an object {"rationale": "one sentence", "score": an allowed integer}.'
     )
 
 
-def judgement_schema(rubric: Rubric, criteria: Keyed | None = None) -> Schema:
+def judgement_schema(criteria: Keyed) -> Schema:
     """JSON schema of a judgement: an object keyed by criterion, in the portable subset."""
-    shown = list(keyed(rubric) if criteria is None else criteria)
     return {
         "title": "judgement",
         "type": "object",
         "additionalProperties": False,
-        "required": [key for key, _ in shown],
-        "properties": {key: _criterion_schema(criterion) for key, criterion in shown},
+        "required": list(dict(criteria)),
+        "properties": {key: _criterion_schema(criterion) for key, criterion in criteria},
     }
-
-
-@dataclass(frozen=True)
-class Form:
-    """What one call shows of a rubric, and the answer that it asks for. The same for all rollouts
-    that are asked for the same criteria in the same order, so it is made once for them."""
-
-    criteria: tuple[tuple[str, Criterion], ...]
-    shown: str
-    format: str
-    schema: SharedSchema
-
-    @classmethod
-    def of(cls, rubric: Rubric, criteria: Keyed, shown: str | None = None) -> Form:
-        """The form for some criteria of a rubric.
-
-        Args:
-            shown: Instead of the rubric with these criteria.
-        """
-        asked = tuple(criteria)
-        return cls(
-            asked,
-            render_criteria(rubric, asked) if shown is None else shown,
-            judgement_format(rubric, asked),
-            SharedSchema(judgement_schema(rubric, asked)),
-        )
 
 
 def _criterion_schema(criterion: Criterion) -> Schema:
@@ -134,17 +100,18 @@ def score_schema(criterion: Criterion) -> Schema:
     }
 
 
-# ---------------------------------------------------------------------- what comes back
+# ---------------------------------------------------------------------- reading an answer
 
 
 def parse_json(text: str) -> dict[str, Any]:
     """A model's JSON object, read strictly: no repair, no duplicate keys, no NaN.
 
     A code fence around the whole answer is taken off; raw control characters inside strings are
-    let through, since grammar-constrained servers write them (notes/cpu.md §7).
+    let through,
+    since grammar-constrained servers write them.
 
     Raises:
-        ChatReplyError: Not one JSON object.
+        ChatReplyError: The text is not one JSON object.
     """
     body = text.strip()
     if body.startswith("```") and body.endswith("```") and "\n" in body:
@@ -161,21 +128,19 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"duplicate key {twice[:40]!r}")
-    return found
+    return value
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def parse_judgement(
-    text: str, rubric: Rubric, criteria: Keyed | None = None
-) -> tuple[CriterionScore, ...]:
+def parse_judgement(text: str, criteria: Keyed) -> tuple[CriterionScore, ...]:
     """Scores in the order of the criteria, taken from the schema's place and from nowhere else.
 
     Raises:
@@ -183,9 +148,8 @@ def parse_judgement(
             half-answered rubric is unscored as a whole.
     """
     answer = parse_json(text)
-    asked = dict(keyed(rubric) if criteria is None else criteria)
-    _check_keys(answer, list(asked))
-    return tuple(_scored(key, criterion, answer[key]) for key, criterion in asked.items())
+    _check_keys(answer, list(dict(criteria)))
+    return tuple([_scored(key, criterion, answer[key]) for key, criterion in criteria])
 
 
 def parse_score(text: str, key: str, criterion: Criterion, rationale: str) -> CriterionScore:
@@ -200,12 +164,13 @@ def parse_score(text: str, key: str, criterion: Criterion, rationale: str) -> Cr
 
 
 def _check_keys(answer: dict[str, Any], keys: Sequence[str]) -> None:
+    if answer.keys() == set(keys):
+        return
     missing = [key for key in keys if key not in answer]
     unknown = [key for key in answer if key not in keys]
-    if missing or unknown:
-        raise ChatReplyError(
-            f"wrong_keys: missing {missing[:3]}, unknown {[key[:40] for key in unknown[:3]]}"
-        )
+    raise ChatReplyError(
+        f"wrong_keys: missing {missing[:3]}, unknown {[key[:40] for key in unknown[:3]]}"
+    )
 
 
 def _scored(key: str, criterion: Criterion, entry: Any) -> CriterionScore:

@@ -1,42 +1,39 @@
-"""What all reward models share: the protocol, the verdict, and asking with one correction."""
+"""RewardModel: its interface, its result, and the base of the protocols."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar, cast
 
-from ..chat import Chat, Message, Metered, Schema, require_complete
+from ..chat import Chat, ChatRequest, Message, Metered, Schema, require_complete
 from ..errors import ChatError, ChatReplyError
 from ..records import CriterionScore, Rollout, Usage, content_hash
-from ..rubric import Criterion, Rubric
-from ..sanitize import clean, fence
+from ..rubric import Rubric
+from ..sanitize import Cleaned, clean, fence
 from ..task import Task
+from .answer_format import Keyed
 
 __all__ = ["Grader", "JudgeResult", "RewardModel", "Scores", "seeded_random"]
 
 T = TypeVar("T")
 
-Keyed = Sequence[tuple[str, Criterion]]
-"""Criteria with their keys in the whole rubric."""
-
 Scores = Mapping[str, CriterionScore]
-"""By criterion key."""
+"""Scores by criterion key."""
 
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """What the RM said of one rollout: scores for every criterion, or why there are none."""
+    """The RM's answer for one rollout: scores for every criterion, or the reason for none."""
 
     scores: tuple[CriterionScore, ...] = ()
     unscored: str | None = None
     usage: Usage = field(default_factory=Usage)
-    flags: dict[str, int] = field(default_factory=dict)
     protocol: str | None = None
-    """Where it came about in another way than the model's protocol says."""
+    """Name for the record, where it is not the model's `protocol`."""
 
 
 class RewardModel(Protocol):
@@ -55,8 +52,16 @@ class RewardModel(Protocol):
         """Hash of the prompt templates; part of a judgement's key."""
         ...
 
-    async def judge(self, rollout: Rollout, rubric: Rubric) -> JudgeResult:
-        """Score one rollout. Raises no `ChatError`: a failure is an unscored verdict."""
+    async def judge(
+        self, rollout: Rollout, rubric: Rubric, cleaned: Cleaned | None = None
+    ) -> JudgeResult:
+        """Score one rollout. Raises no `ChatError`: a failure is an unscored result.
+
+        Args:
+            rollout: The rollout; its completion may hold anything.
+            rubric: The rubric to score it by.
+            cleaned: Its completion after `clean`, where the caller has it.
+        """
         ...
 
 
@@ -65,7 +70,15 @@ def seeded_random(seed: int, *names: object) -> random.Random:
     return random.Random(content_hash([seed, *map(str, names)], 64))
 
 
-@lru_cache(maxsize=1024)  # the completions of a group follow each other
+# The completions of a group follow each other, with one prompt and one order of criteria.
+
+
+@lru_cache(maxsize=64)
+def _fenced_prompt(text: str, secret: bytes, label: str) -> str:
+    return fence(clean(text).text, secret=secret, label=label)
+
+
+@lru_cache(maxsize=1024)
 def _drawn_order(seed: int, prompt: str, step: int, n: int) -> tuple[int, ...]:
     order = list(range(n))
     seeded_random(seed, "criteria", prompt, step).shuffle(order)
@@ -79,12 +92,12 @@ class Grader:
         chat: The model that grades.
         task: Gives the prompts, the limits, temperature and token cap.
         secret: Key of the fences; the run's own, unknown to the policy.
-        seed: Passed to servers that take one; also draws the order of criteria.
+        seed: Seed for servers that take one, and for the order of criteria.
     """
 
     protocol: str
     kinds: tuple[str, ...]
-    """The prompt files that it uses."""
+    """Names of the prompt files that the protocol uses."""
     shuffles = False
     """Whether the order of criteria is drawn where the task does not say."""
 
@@ -94,35 +107,48 @@ class Grader:
         self._rm = task.spec.rm
         self._secret = secret
         self._seed = seed
+        self._values = {
+            "task": task.spec.description,
+            "limits": task.spec.limits,
+            "reference": fence("", secret=secret, label="REFERENCE"),
+        }
 
-    @property
-    def model(self) -> str:
-        return self._chat.name
+        self.model = chat.name
+        self.template_hash = self._template_hash()
 
-    @cached_property
-    def template_hash(self) -> str:
+    def _template_hash(self) -> str:
         prompts = [self._task.prompts[kind].hash for kind in self.kinds]
-        # What changes the questions, too: judgements asked in another way are not the same.
+        # These change the questions, too: judgements that were asked for otherwise are others.
         knobs = [self._rm.criteria_per_call, self._rm.shuffle]
         if len(prompts) == 1 and knobs == [None, None]:
             return prompts[0]
         return content_hash([prompts, knobs], 12)
 
-    async def judge(self, rollout: Rollout, rubric: Rubric) -> JudgeResult:
+    async def judge(
+        self, rollout: Rollout, rubric: Rubric, cleaned: Cleaned | None = None
+    ) -> JudgeResult:
         meter = Metered(self._chat)
-        flags = clean(rollout.completion).flags
+        response = cleaned if cleaned is not None else clean(rollout.completion)
         try:
-            scores = await self._scores(meter, rollout, rubric)
+            scores = await self._scores(meter, rollout, rubric, self._fill(rollout, response.text))
         except ChatError as error:
-            return JudgeResult(unscored=str(error), usage=meter.usage, flags=flags)
-        ordered = tuple(scores[key] for key in rubric.criterion_ids)
-        return JudgeResult(scores=ordered, usage=meter.usage, flags=flags)
+            return JudgeResult(unscored=str(error), usage=meter.usage)
+        ordered = tuple(map(scores.__getitem__, rubric.criterion_ids))
+        return JudgeResult(scores=ordered, usage=meter.usage)
 
-    async def _scores(self, chat: Chat, rollout: Rollout, rubric: Rubric) -> Scores:
+    async def _scores(
+        self, chat: Chat, rollout: Rollout, rubric: Rubric, values: Mapping[str, str]
+    ) -> Scores:
         """A score for every criterion.
 
+        Args:
+            chat: The model, metered.
+            rollout: The rollout.
+            rubric: The rubric to score it by.
+            values: Values of the placeholders that all prompts may have; all text is fenced.
+
         Raises:
-            ChatError: One of them could not be had; a half-answered rubric is unscored as a whole.
+            ChatError: A score is missing; a half-answered rubric is unscored as a whole.
         """
         raise NotImplementedError
 
@@ -130,30 +156,27 @@ class Grader:
 
     def _criteria(self, rollout: Rollout, rubric: Rubric) -> Keyed:
         """The criteria in the order in which they are asked for: the same for a whole group."""
-        keyed = list(zip(rubric.criterion_ids, rubric.criteria, strict=True))
-        drawn = self.shuffles if self._rm.shuffle is None else self._rm.shuffle
-        if not drawn or len(keyed) == 1:
+        keyed = rubric.keyed
+        shuffle = self.shuffles if self._rm.shuffle is None else self._rm.shuffle
+        if not shuffle or len(keyed) == 1:
             return keyed
         order = _drawn_order(self._seed, rollout.prompt, rollout.step, len(keyed))
-        return [keyed[place] for place in order]
+        return tuple([keyed[place] for place in order])
 
-    def _values(self, rollout: Rollout, **values: str) -> dict[str, str]:
+    def _fill(self, rollout: Rollout, response: str) -> dict[str, str]:
         """Values of the placeholders that all prompts may have."""
-        return {
-            "task": self._task.spec.description,
-            "limits": self._task.spec.limits,
-            "prompt": self._fenced(rollout.prompt, "PROMPT"),
-            "response": self._fenced(rollout.completion, "RESPONSE"),
-            "reference": self._fenced(self._task.reference(rollout.columns), "REFERENCE"),
-            **values,
+        values = {
+            **self._values,
+            "prompt": _fenced_prompt(rollout.prompt, self._secret, "PROMPT"),
+            "response": fence(response, secret=self._secret, label="RESPONSE"),
         }
-
-    def _fenced(self, text: str, label: str) -> str:
-        return fence(clean(text).text, secret=self._secret, label=label)
+        if self._task.spec.dataset.reference_column is not None:
+            reference = self._task.reference(rollout.columns)
+            values["reference"] = _fenced_prompt(reference, self._secret, "REFERENCE")
+        return values
 
     def _filled(self, kind: str, values: Mapping[str, str]) -> list[Message]:
-        messages = self._task.prompts[kind].messages(values)
-        return [Message(role=m["role"], content=m["content"]) for m in messages]
+        return cast(list[Message], self._task.prompts[kind].messages(values))
 
     async def _ask(
         self,
@@ -167,21 +190,17 @@ class Grader:
         Raises:
             ChatError: No usable answer.
         """
-        conversation = list(messages)
+        request = ChatRequest(
+            tuple(messages), schema, self._rm.temperature, self._rm.max_tokens, self._seed
+        )
         for attempt in (0, 1):
             try:
-                completion = await chat.complete(
-                    conversation,
-                    schema=schema,
-                    temperature=self._rm.temperature,
-                    max_tokens=self._rm.max_tokens,
-                    seed=self._seed + attempt,
-                )
-                return parse(require_complete(completion).text)
+                return parse(require_complete(await chat.complete(request)).text)
             except ChatReplyError as error:
                 if attempt:
                     raise
-                conversation = [*messages[:-1], _corrected(messages[-1], error, schema)]
+                conversation = (*messages[:-1], _corrected(messages[-1], error, schema))
+                request = replace(request, messages=conversation, seed=self._seed + 1)
         raise AssertionError("unreachable")
 
 
@@ -200,8 +219,8 @@ def _corrected(last: Message, error: ChatReplyError, schema: Schema | None) -> M
 async def first_then_rest(calls: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
     """Results of calls that share the beginning of their prompts.
 
-    The first is sent ahead: requests that start together find no prefix in the server's cache
-    (notes/judge.md §2.4). If it fails, the others are not paid for.
+     The first is sent ahead: requests that start together find no prefix in the server's cache
+    . If it fails, the others are not paid for.
     """
     first = await calls[0]()
     if len(calls) == 1:

@@ -1,55 +1,91 @@
-"""Scale: from the RM's scores to the reward that the trainer sees (DESIGN §5).
+"""Scale: from the RM's scores to the reward that the trainer sees.
 
 `Raw` is the paper's plain sum; it jumps whenever the rubric changes its size. `Normalized` lies in
 0 to 1 under every rubric and still jumps, since the next rubric is stricter or milder.
 `Anchored` does not: a fixed sample of rollouts keeps the mean and the standard deviation of its
 reward through every change.
 
-    shares_before = [normalized(old, …) for the anchors]      # known since `old` came into force
-    shares_after = [normalized(new, …) for the anchors]       # one judgement per anchor
-    fitted = fit_map(new.id, shares_before, shares_after, scale.map(old.id))
-    decision.figures |= fitted.figures()                      # so it survives with the decision
+A scale has no state. At a switch the meta step scores `anchors` under both rubrics and asks for a
+`refit`; the map is stored with the decision, and the scorer passes it to `reward` and `floor`:
+
+    anchors = scale.anchors(known)
+    before, after = ...                      # normalized rewards of the anchors, None if unscored
+    fitted = scale.refit(before, after, store.scale_map(parent.id))
+    reward = scale.reward(rubric, scores, fitted)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Protocol
 
-from ..records import CriterionScore
+from ..records import Case, CriterionScore, ScaleMap
 from ..rubric import Rubric
 
 __all__ = [
+    "ANCHORS",
     "Anchored",
     "Normalized",
     "Raw",
     "Scale",
-    "ScaleMap",
     "fit_map",
     "jump",
     "normalized",
     "weighted_sum",
 ]
 
+ANCHORS = 16
+"""Rollouts that are scored under both rubrics at a switch, to undo its jump."""
+
 LEAST_SPREAD = 1e-3
-"""Standard deviation of shares below which the anchors count as all alike: stretching that to a
-real spread would blow up the RM's noise a hundredfold."""
+"""Standard deviation of normalized rewards below which the anchors count as all alike: stretching
+that to a real spread would amplify the RM's noise a hundredfold."""
 
 
 class Scale(Protocol):
-    """Maps scores of one rollout to its reward."""
+    """Maps the scores of one rollout to its reward. Subclass it for a scale of your own."""
 
     name: str
+    """Name for messages and the config."""
 
-    def reward(self, rubric: Rubric, scores: Sequence[CriterionScore]) -> float:
-        """Reward of a scored rollout; `scores` in the rubric's order."""
+    def reward(
+        self,
+        rubric: Rubric,
+        scores: Sequence[CriterionScore],
+        scale_map: ScaleMap | None = None,
+    ) -> float:
+        """Reward of a scored rollout.
+
+        Args:
+            rubric: The rubric that it was scored under.
+            scores: One score per criterion, in the rubric's order.
+            scale_map: The rubric's map from the store; None where nothing was fitted.
+        """
         ...
 
-    def floor(self, rubric: Rubric) -> float:
-        """Lowest reward under the rubric: what a rule gives that fires before the RM is asked."""
+    def floor(self, rubric: Rubric, scale_map: ScaleMap | None = None) -> float:
+        """Lowest reward under the rubric: what a task rule gives before the RM is asked."""
         ...
+
+    def anchors(self, known: Sequence[Case]) -> list[Case]:
+        """Cases to be scored under both rubrics at a switch; none where no map is needed."""
+        return []
+
+    def refit(
+        self,
+        before: Sequence[float | None],
+        after: Sequence[float | None],
+        previous: ScaleMap | None,
+    ) -> ScaleMap | None:
+        """The next rubric's map, stored with its decision; None where the scale needs none.
+
+        Args:
+            before: Normalized rewards of the anchors under the head; None is unscored.
+            after: The same under the next rubric.
+            previous: The head's map; None where nothing was fitted.
+        """
+        return None
 
 
 def weighted_sum(rubric: Rubric, scores: Sequence[CriterionScore]) -> float:
@@ -63,70 +99,77 @@ def normalized(rubric: Rubric, scores: Sequence[CriterionScore]) -> float:
     return (weighted_sum(rubric, scores) - low) / (high - low)
 
 
-class Normalized:
+class Normalized(Scale):
     """0 to 1 under every rubric (the default). The paper plots it and trains on the raw sum."""
 
     name = "normalized"
 
-    def reward(self, rubric: Rubric, scores: Sequence[CriterionScore]) -> float:
+    def reward(
+        self,
+        rubric: Rubric,
+        scores: Sequence[CriterionScore],
+        scale_map: ScaleMap | None = None,
+    ) -> float:
         return normalized(rubric, scores)
 
-    def floor(self, rubric: Rubric) -> float:
+    def floor(self, rubric: Rubric, scale_map: ScaleMap | None = None) -> float:
         return 0.0
 
 
-class Raw:
+class Raw(Scale):
     """The paper's plain sum (§3.2): grows with the rubric."""
 
     name = "raw"
 
-    def reward(self, rubric: Rubric, scores: Sequence[CriterionScore]) -> float:
+    def reward(
+        self,
+        rubric: Rubric,
+        scores: Sequence[CriterionScore],
+        scale_map: ScaleMap | None = None,
+    ) -> float:
         return weighted_sum(rubric, scores)
 
-    def floor(self, rubric: Rubric) -> float:
+    def floor(self, rubric: Rubric, scale_map: ScaleMap | None = None) -> float:
         return rubric.score_range[0]
 
 
-@dataclass(frozen=True)
-class ScaleMap:
-    """reward = slope · share + offset, for one rubric; and what it was fitted to."""
+class Anchored(Scale):
+    """`Normalized`, then an affine map per rubric that keeps the anchors' mean and spread.
 
-    rubric_id: str
-    slope: float = 1.0
-    offset: float = 0.0
-    anchors: int = 0
-    """Rollouts scored under both rubrics; 0 for a rubric that nothing was fitted for."""
-    degenerate: bool = False
-    """One of the two spreads was nil: the mean is kept, the standard deviation is not."""
+    The seed rubric has the identity. The floor of a rule is the map's value at 0: lower than every
+    reward under the same rubric, though not the same number under each.
+    """
 
-    def __call__(self, share: float) -> float:
-        return self.slope * share + self.offset
+    name = "anchored"
 
-    def figures(self) -> dict[str, float]:
-        """For `Decision.figures`: the map is stored with the decision that it belongs to."""
-        return {
-            "scale_slope": self.slope,
-            "scale_offset": self.offset,
-            "scale_anchors": float(self.anchors),
-            "scale_degenerate": float(self.degenerate),
-        }
+    def reward(
+        self,
+        rubric: Rubric,
+        scores: Sequence[CriterionScore],
+        scale_map: ScaleMap | None = None,
+    ) -> float:
+        return (scale_map or ScaleMap())(normalized(rubric, scores))
 
-    @classmethod
-    def from_figures(cls, rubric_id: str, figures: Mapping[str, float]) -> ScaleMap | None:
-        """The map of a stored decision, bit for bit; None where it has none."""
-        if "scale_slope" not in figures or "scale_offset" not in figures:
-            return None
-        return cls(
-            rubric_id=rubric_id,
-            slope=figures["scale_slope"],
-            offset=figures["scale_offset"],
-            anchors=int(figures.get("scale_anchors", 0)),
-            degenerate=bool(figures.get("scale_degenerate", 0)),
-        )
+    def floor(self, rubric: Rubric, scale_map: ScaleMap | None = None) -> float:
+        return (scale_map or ScaleMap())(0.0)
+
+    def anchors(self, known: Sequence[Case]) -> list[Case]:
+        """Always the same: from the first step, so that many switches do not add up to a drift."""
+        first = min((case.rollout.step for case in known), default=0)
+        graded = [c for c in known if c.rollout.step == first and c.judgement.rule is None]
+        # The id is a hash: as good as a draw, and the same one in every process.
+        return sorted(graded, key=lambda case: case.rollout.id)[:ANCHORS]
+
+    def refit(
+        self,
+        before: Sequence[float | None],
+        after: Sequence[float | None],
+        previous: ScaleMap | None,
+    ) -> ScaleMap | None:
+        return fit_map(before, after, previous)
 
 
 def fit_map(
-    rubric_id: str,
     before: Sequence[float | None],
     after: Sequence[float | None],
     previous: ScaleMap | None = None,
@@ -139,21 +182,20 @@ def fit_map(
     previous map stays as it is.
 
     Args:
-        rubric_id: The rubric that comes into force.
-        before: Shares (0..1) of the anchors under the head, in a fixed order.
+        before: Normalized rewards of the anchors under the head, in a fixed order.
         after: The same under the new rubric.
         previous: The head's map; the identity if None.
     """
-    old = previous if previous is not None else ScaleMap("")
+    old = previous if previous is not None else ScaleMap()
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
     if not pairs:
-        return ScaleMap(rubric_id, old.slope, old.offset, 0, degenerate=True)
+        return ScaleMap(slope=old.slope, offset=old.offset, degenerate=True)
     was, now = [b for b, _ in pairs], [a for _, a in pairs]
     spread_was, spread_now = pstdev(was), pstdev(now)
     degenerate = min(spread_was, spread_now) < LEAST_SPREAD
     slope = old.slope if degenerate else old.slope * spread_was / spread_now
     offset = old(fmean(was)) - slope * fmean(now)
-    return ScaleMap(rubric_id, slope, offset, len(pairs), degenerate)
+    return ScaleMap(slope=slope, offset=offset, anchors=len(pairs), degenerate=degenerate)
 
 
 def jump(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, float]:
@@ -174,31 +216,3 @@ def jump(before: Sequence[float | None], after: Sequence[float | None]) -> dict[
         "scale_std_after": pstdev(now),
         "scale_jump": fmean(now) - fmean(was),
     }
-
-
-class Anchored:
-    """`Normalized`, then an affine map per rubric that keeps the anchors' mean and spread.
-
-    The seed rubric has the identity. The floor of a rule is the map's value at share 0: lower
-    than every reward under the same rubric, though not the same number under each.
-
-    Args:
-        lookup: Map of a rubric id; None where there is none. It reads the store's decisions, so
-            that every rank and every resumed run sees the same map.
-    """
-
-    name = "anchored"
-
-    def __init__(self, lookup: Callable[[str], ScaleMap | None] = lambda rubric_id: None) -> None:
-        self._lookup = lookup
-
-    def map(self, rubric_id: str) -> ScaleMap:
-        """The rubric's map; the identity where none was fitted."""
-        found = self._lookup(rubric_id)
-        return found if found is not None else ScaleMap(rubric_id)
-
-    def reward(self, rubric: Rubric, scores: Sequence[CriterionScore]) -> float:
-        return self.map(rubric.id)(normalized(rubric, scores))
-
-    def floor(self, rubric: Rubric) -> float:
-        return self.map(rubric.id)(0.0)

@@ -1,26 +1,61 @@
-"""Scoring: from rollouts to stored judgements under the rubric in force."""
+"""Scorer: from rollouts to stored judgements under the rubric in effect.
+
+assign      rubric, scale map, key and earlier attempts of each rollout: one read of the store
+judge       clean once → task rules → RM → scale
+commit      what comes in together is committed together
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from ..errors import UnscoredError
-from ..records import Case, CriterionScore, Judgement, Mode, Rollout, content_hash
+from ..records import Case, CriterionScore, Judgement, Mode, Rollout, ScaleMap, content_hash
 from ..rubric import Rubric
-from ..store import Store
+from ..sanitize import Cleaned, clean
+from ..store import Group, Store, View
 from ..task import Task
 from ..task.rules import RuleHit, first_rule
-from . import JudgeResult, RewardModel
-from .batches import commit_as_they_come
-from .injection_flags import REFUSED, OnInjection, find_injection_flags, hostile, penalised
+from .base import JudgeResult, RewardModel
+from .injection_flags import REFUSED, OnInjection, find_injection_flags, hostile, penalized
 from .scale import Scale, normalized
 
-__all__ = ["Scorer"]
+__all__ = ["AT_ONCE", "Scorer", "commit_as_they_come"]
 
 RULE_PROTOCOL = "rule"
 """`Judgement.protocol` where a task rule decided and no model was asked."""
+
+AT_ONCE = 1024
+"""Items that are worked on, or wait for their turn at the chat. Those beyond have no prompt yet,
+which takes memory."""
+
+GATHER_S = 0.04
+"""Seconds that a result waits for others to be committed with: a commit costs more than a result.
+Below the time that the store's replies wait for a commit to take them along."""
+
+_KEY_WORDS = {"penalize": "penalise", "refuse": "refuse"}
+"""Part of a judgement's key. Stores hold keys with the first spelling: what was paid for stays."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """A rollout, and the conditions that it is scored under."""
+
+    rollout: Rollout
+    rubric: Rubric
+    scale_map: ScaleMap | None
+    key: str
+    """Key of the judgement: that of the next attempt where earlier ones failed."""
+    known: Judgement | None
+    """The judgement that was paid for before; None where the RM has yet to be asked."""
 
 
 class Scorer:
@@ -28,11 +63,11 @@ class Scorer:
 
     Args:
         task: Its rules come before the RM.
-        store: Where judgements are kept.
-        reward_model: Grades.
+        store: Keeps the judgements; says which rubric is in effect.
+        reward_model: Grades what no rule decides.
         scale: From scores to reward.
-        head: The rubric in force for a cohort.
-        flags: What happens to a hostile text.
+        seed_rubric: First rubric of a cohort that has none yet.
+        on_injection: Treatment of a hostile text.
         max_unscored: Largest share of one step that may stay unscored.
         seed: Part of a judgement's key.
         deadline_s: Longest time for one call of `score`, in seconds: what has no answer by then is
@@ -45,46 +80,28 @@ class Scorer:
         store: Store,
         reward_model: RewardModel,
         scale: Scale,
-        head: Callable[[str], Rubric],
+        seed_rubric: Rubric,
         *,
-        flags: OnInjection,
+        on_injection: OnInjection,
         max_unscored: float,
         seed: int,
         deadline_s: float | None = None,
     ) -> None:
         self.task, self.store = task, store
         self.reward_model, self.scale = reward_model, scale
-        self._head = head
-        self.flags: OnInjection = flags
+        self.seed_rubric = seed_rubric
+        self.on_injection: OnInjection = on_injection
         self.max_unscored = max_unscored
         self.seed = seed
         self.deadline_s = deadline_s
+        # An id is the hash of its rubric's content, so this can never be out of date.
+        self._rubrics = {seed_rubric.id: seed_rubric}
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """Score rollouts under the rubric in force. Never changes it.
-
-        Completions of one group at one step get one rubric, also when they come in several calls
-        around a meta step. What the store has already is not asked again. Judgements are
-        committed as they come in.
-
-        Returns:
-            One judgement per rollout, in order.
-
-        Raises:
-            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
-                stored.
-            StoreError: The store cannot be written.
-        """
-        if not rollouts:
-            return []
-        rubrics = self._pin(rollouts)
-        keys = {r.id: self._base_key(r, rubrics[r.id]) for r in rollouts}
-        attempts = self.store.attempts(keys.values())
-        done = self._known(rollouts, keys, attempts)
-        missing = list({r.id: r for r in rollouts if r.id not in done}.values())
-        await self._ask(missing, rubrics, keys, attempts, done)
-        judgements = [done[rollout.id] for rollout in rollouts]
-        for mode, step in _ordered((j.mode, j.step) for j in judgements if j.reward is None):
+        """Score rollouts under the heads of their cohorts; see `EvolvingReward.score`."""
+        judgements = await self._score(self._assigned(rollouts)) if rollouts else []
+        unscored = dict.fromkeys((j.mode, j.step) for j in judgements if j.reward is None)
+        for mode, step in unscored:
             # The step is not over: it will have at least as many rollouts as the one before.
             self.check_unscored(mode, step, expected=self._count(mode, step - 1))
         return judgements
@@ -98,97 +115,143 @@ class Scorer:
         Raises:
             StoreError: The store cannot be written.
         """
-        rubrics = {r.id: rubric for r in rollouts}
-        keys = {r.id: self._base_key(r, rubric) for r in rollouts}
-        attempts = self.store.attempts(keys.values())
-        done = self._known(rollouts, keys, attempts)
-        await self._ask([r for r in rollouts if r.id not in done], rubrics, keys, attempts, done)
-        return [done[rollout.id] for rollout in rollouts]
+        with self.store.reading() as view:
+            scale_map = view.scale_map(rubric.id)
+            assigned = [self._assign(view, r, rubric, scale_map) for r in rollouts]
+        return await self._score(assigned)
 
-    def _pin(self, rollouts: Sequence[Rollout]) -> dict[str, Rubric]:
-        """Rubric by rollout id (DESIGN law 11)."""
-        heads = {cohort: self._head(cohort) for cohort in _ordered(r.cohort for r in rollouts)}
-        known = {head.id: head for head in heads.values()}
-        pinned: dict[str, Rubric] = {}
-        for cohort, head in heads.items():
-            members = [r for r in rollouts if r.cohort == cohort]
-            groups = _ordered((r.group, r.step) for r in members)
-            ids = self.store.pin(groups, head.id, cohort)
-            for rollout in members:
-                rubric_id = ids[rollout.group, rollout.step]
-                if rubric_id not in known:
-                    known[rubric_id] = self.store.rubric(rubric_id)
-                pinned[rollout.id] = known[rubric_id]
-        return pinned
+    # ------------------------------------------------------------------ assign
 
-    def _base_key(self, rollout: Rollout, rubric: Rubric) -> str:
+    def _assigned(self, rollouts: Sequence[Rollout]) -> list[_Assignment]:
+        """Assignments under the rubrics of the rollouts' groups, in order (law 11)."""
+        rubric_ids: dict[Group, str] = {}
+        unpinned: dict[Group, str] = {}
+        scale_maps: dict[str, ScaleMap | None] = {}
+        assigned: list[_Assignment] = []
+        seedless = None
+        with self.store.reading() as view:
+            for rollout in rollouts:
+                group = (rollout.cohort, rollout.group, rollout.step)
+                if group not in rubric_ids:
+                    pinned = view.pinned(group)
+                    rubric_id = pinned or view.head_id(rollout.cohort)
+                    if rubric_id is None:
+                        seedless = rollout.cohort
+                        break
+                    rubric_ids[group] = rubric_id
+                    if pinned is None:
+                        unpinned[group] = rubric_id
+                    if rubric_id not in scale_maps:
+                        scale_maps[rubric_id] = view.scale_map(rubric_id)
+                rubric_id = rubric_ids[group]
+                rubric = self._rubric(view, rubric_id)
+                assigned.append(self._assign(view, rollout, rubric, scale_maps[rubric_id]))
+        if seedless is not None:  # a cohort that is seen for the first time
+            self.store.plant_seed(seedless, self.seed_rubric)
+            return self._assigned(rollouts)
+        # Another process may have pinned one of the groups in between, to another rubric.
+        if unpinned and self.store.pin(unpinned) != unpinned:
+            return self._assigned(rollouts)
+        return assigned
+
+    def _rubric(self, view: View, rubric_id: str) -> Rubric:
+        if rubric_id not in self._rubrics:
+            rubric = view.rubric(rubric_id)
+            assert rubric is not None, f"rubric {rubric_id} has a pin or a decision, and no text"
+            self._rubrics[rubric_id] = rubric
+        return self._rubrics[rubric_id]
+
+    def _assign(
+        self, view: View, rollout: Rollout, rubric: Rubric, scale_map: ScaleMap | None
+    ) -> _Assignment:
         model = self.reward_model
         parts = [rollout.id, rubric.id, model.template_hash, model.protocol, model.model, self.seed]
-        if self.flags != "observe":
-            parts.append(self.flags)
-        return content_hash(parts)
+        if self.on_injection != "observe":
+            parts.append(_KEY_WORDS[self.on_injection])
+        key = content_hash(parts)
+        attempts = view.attempts(key)
+        for judgement in attempts:
+            if judgement.reward is not None:
+                return _Assignment(rollout, rubric, scale_map, judgement.key, judgement)
+        key = f"{key}~{len(attempts)}" if attempts else key
+        return _Assignment(rollout, rubric, scale_map, key, None)
 
-    def _known(
-        self,
-        rollouts: Sequence[Rollout],
-        keys: Mapping[str, str],
-        attempts: Mapping[str, Sequence[Judgement]],
-    ) -> dict[str, Judgement]:
-        """Judgements by rollout id that were paid for before, made visible at this point."""
-        done: dict[str, Judgement] = {}
-        cases: list[Case] = []
-        for rollout in rollouts:
-            scored = [j for j in attempts[keys[rollout.id]] if j.reward is not None]
-            if scored and rollout.id not in done:
-                done[rollout.id] = scored[0]
-                cases.append(Case(rollout=rollout, judgement=scored[0]))
-        if cases:
+    # ------------------------------------------------------------------ judge
+
+    async def _score(self, assigned: Sequence[_Assignment]) -> list[Judgement]:
+        """Judgements in order; asks for what is missing, all at once, and stores it."""
+        judgements: dict[str, Judgement] = {}
+        missing: dict[str, _Assignment] = {}
+        known: list[Case] = []
+
+        def commit(cases: Sequence[Case]) -> None:
             self.store.append(cases)
-        return done
+            for case in cases:
+                judgements[case.rollout.id] = case.judgement
+
+        for one in assigned:
+            if one.known is None:
+                missing[one.rollout.id] = one
+            else:
+                known.append(Case(rollout=one.rollout, judgement=one.known))
+        if known:  # a judgement from another branch becomes visible here
+            commit(known)
+        ends = None
+        if self.deadline_s is not None:
+            ends = asyncio.get_running_loop().time() + self.deadline_s
+        await commit_as_they_come(list(missing.values()), partial(self._judge, ends=ends), commit)
+        return [judgements[one.rollout.id] for one in assigned]
+
+    async def _judge(self, one: _Assignment, ends: float | None) -> Case:
+        """The rollout with its judgement, by a rule or by the RM.
+
+        Args:
+            one: The rollout and its conditions.
+            ends: End of the batch's time by the loop's clock; None for no end.
+        """
+        rollout, rubric = one.rollout, one.rubric
+        cleaned = clean(rollout.completion)
+        flags = find_injection_flags(cleaned)
+        rule = first_rule(self.task.spec, cleaned)
+        if rule is None and self.on_injection == "refuse" and hostile(flags):
+            rule = RuleHit(REFUSED)
+        reward = share = None
+        if rule is not None:
+            result = JudgeResult(protocol=RULE_PROTOCOL)
+            states_raw = rule.raw is not None and self.scale.name == "raw"
+            reward = rule.raw if states_raw else self.scale.floor(rubric, one.scale_map)
+            share = 0.0
+        else:
+            result = await self._ask(rollout, rubric, cleaned, ends)
+            if result.unscored is None:
+                reward, share = self._rewards(one, result.scores, hostile(flags))
+        judgement = Judgement(
+            key=one.key,
+            rollout_id=rollout.id,
+            rubric_id=rubric.id,
+            step=rollout.step,
+            cohort=rollout.cohort,
+            mode=rollout.mode,
+            scores=result.scores,
+            reward=reward,
+            normalized_reward=share,
+            unscored=result.unscored,
+            rule=rule.name if rule else None,
+            protocol=result.protocol or self.reward_model.protocol,
+            template_hash=self.reward_model.template_hash,
+            model=self.reward_model.model,
+            usage=result.usage,
+            injection_flags=flags,
+        )
+        return Case(rollout=rollout, judgement=judgement)
 
     async def _ask(
-        self,
-        missing: Sequence[Rollout],
-        rubrics: Mapping[str, Rubric],
-        keys: Mapping[str, str],
-        attempts: Mapping[str, Sequence[Judgement]],
-        done: dict[str, Judgement],
-    ) -> None:
-        """Ask for what is missing, all at once; the chat limits how many calls are in flight."""
-
-        started = asyncio.get_running_loop().time()
-        ends = None if self.deadline_s is None else started + self.deadline_s
-
-        async def ask(rollout: Rollout) -> Case:
-            base = keys[rollout.id]
-            tries = len(attempts[base])
-            key = base if tries == 0 else f"{base}~{tries}"
-            judgement = await self._judge(rollout, rubrics[rollout.id], key, ends)
-            return Case(rollout=rollout, judgement=judgement)
-
-        def commit(cases: list[Case]) -> None:
-            self.store.append(cases)
-            done.update({case.rollout.id: case.judgement for case in cases})
-
-        await commit_as_they_come(missing, ask, commit)
-
-    async def _judge(
-        self, rollout: Rollout, rubric: Rubric, key: str, ends: float | None
-    ) -> Judgement:
-        rule = first_rule(self.task.spec, rollout.completion)
-        flags = find_injection_flags(rollout.completion)
-        if rule is None and self.flags == "refuse" and hostile(flags):
-            rule = RuleHit(REFUSED)
-        verdict = JudgeResult() if rule else await self._verdict(rollout, rubric, ends)
-        return self._judgement(rollout, rubric, key, verdict, rule, flags)
-
-    async def _verdict(self, rollout: Rollout, rubric: Rubric, ends: float | None) -> JudgeResult:
-        """The RM's, or an unscored one at the end of the step's time (of the loop's clock)."""
-        if ends is None:
-            return await self.reward_model.judge(rollout, rubric)
+        self, rollout: Rollout, rubric: Rubric, cleaned: Cleaned, ends: float | None
+    ) -> JudgeResult:
+        """The RM's result, or an unscored one where it has none at the end of the time."""
         try:
             async with asyncio.timeout_at(ends) as limit:
-                return await self.reward_model.judge(rollout, rubric)
+                return await self.reward_model.judge(rollout, rubric, cleaned)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -196,61 +259,35 @@ class Scorer:
             unscored=f"deadline: no answer within the {self.deadline_s:g} s that a step may take"
         )
 
-    def _judgement(
-        self,
-        rollout: Rollout,
-        rubric: Rubric,
-        key: str,
-        verdict: JudgeResult,
-        rule: RuleHit | None,
-        flags: Mapping[str, int],
-    ) -> Judgement:
-        reward = share = None
-        if rule is not None:
-            states_raw = rule.raw is not None and self.scale.name == "raw"
-            reward, share = rule.raw if states_raw else self.scale.floor(rubric), 0.0
-        elif verdict.unscored is None:
-            reward, share = self._rewarded(rubric, verdict.scores, flags)
-        return Judgement(
-            key=key,
-            rollout_id=rollout.id,
-            rubric_id=rubric.id,
-            step=rollout.step,
-            cohort=rollout.cohort,
-            mode=rollout.mode,
-            scores=verdict.scores,
-            reward=reward,
-            normalized_reward=share,
-            unscored=verdict.unscored,
-            rule=rule.name if rule else None,
-            protocol=RULE_PROTOCOL if rule else verdict.protocol or self.reward_model.protocol,
-            template_hash=self.reward_model.template_hash,
-            model=self.reward_model.model,
-            usage=verdict.usage,
-            flags={**verdict.flags, **flags},
-        )
-
-    def _rewarded(
-        self, rubric: Rubric, scores: Sequence[CriterionScore], flags: Mapping[str, int]
+    def _rewards(
+        self, one: _Assignment, scores: Sequence[CriterionScore], is_hostile: bool
     ) -> tuple[float, float]:
-        """Reward in the scale of the run, and normalized."""
-        reward, share = self.scale.reward(rubric, scores), normalized(rubric, scores)
-        if self.flags != "penalise" or not hostile(flags):
+        """Reward in the scale of the run, and normalized reward."""
+        rubric, scale_map = one.rubric, one.scale_map
+        reward = self.scale.reward(rubric, scores, scale_map)
+        share = normalized(rubric, scores)
+        if self.on_injection != "penalize" or not is_hostile:
             return reward, share
         best = [
             CriterionScore(criterion=key, score=criterion.scores[-1])
-            for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True)
+            for key, criterion in rubric.keyed
         ]
-        floor, top = self.scale.floor(rubric), self.scale.reward(rubric, best)
-        return penalised(reward, floor, top), penalised(share, 0.0, 1.0)
+        floor = self.scale.floor(rubric, scale_map)
+        top = self.scale.reward(rubric, best, scale_map)
+        return penalized(reward, floor, top), penalized(share, 0.0, 1.0)
+
+    # ------------------------------------------------------------------ unscored
 
     def check_unscored(self, mode: Mode, step: int, expected: int = 0) -> None:
         """Raises an error where too much of a step stayed unscored, over all calls and ranks.
 
         Args:
-            mode: Of the rollouts.
-            step: Their trainer step.
+            mode: Mode of the rollouts.
+            step: Trainer step of the rollouts.
             expected: Rollouts that the step will have at least, while it is not over.
+
+        Raises:
+            UnscoredError: More than `max_unscored` of the step, and more than one rollout.
         """
         unscored = self._count(mode, step, scored=False)
         n = self._count(mode, step)
@@ -262,8 +299,8 @@ class Scorer:
         raise UnscoredError(
             f"{unscored} of {n} rollouts of step {step} stayed unscored, more than "
             f"max_unscored={self.max_unscored:g} allows; the first because of: "
-            f"{cases[0].judgement.unscored}. "
-            "Everything scored so far is stored: mend the endpoint and start again"
+            f"{cases[0].judgement.unscored}. Everything scored so far is stored. "
+            "Fix the endpoint and run the same command again"
         )
 
     def _count(self, mode: Mode, step: int, scored: bool | None = None) -> int:
@@ -272,6 +309,63 @@ class Scorer:
         )
 
 
-def _ordered(items: Any) -> list[Any]:
-    """Distinct items in order of first appearance (a set's order changes between processes)."""
-    return list(dict.fromkeys(items))
+async def commit_as_they_come(
+    items: Sequence[Item],
+    work: Callable[[Item], Awaitable[Result]],
+    commit: Callable[[list[Result]], None],
+) -> None:
+    """Work on all items at once, and commit the results in the batches in which they come in.
+
+    Args:
+        items: Arguments of `work`, which itself limits how much is in flight.
+        work: Makes the result of one item.
+        commit: Takes every result once, within `GATHER_S` of its arrival.
+
+    Raises:
+        Exception: The first that `work` raised, after the other results are committed and the
+            rest is cancelled.
+    """
+    waiting, left = iter(items), len(items)
+    results: list[Result] = []
+    errors: list[Exception] = []
+    workers: list[asyncio.Task[None]] = []
+    some, over = asyncio.Event(), asyncio.Event()
+
+    async def worker() -> None:
+        nonlocal left
+        # Each starts the next: the first request is on its way before the last prompt is written.
+        if len(workers) < min(len(items), AT_ONCE):
+            workers.append(asyncio.create_task(worker()))
+        for item in waiting:
+            try:
+                results.append(await work(item))
+            except Exception as error:  # handed over, not swallowed: it is raised to the caller
+                errors.append(error)
+            left -= 1
+            some.set()
+            if errors or not left:
+                over.set()
+
+    def flush() -> None:
+        batch = results.copy()
+        results.clear()
+        if batch:
+            commit(batch)
+
+    try:
+        if items:
+            workers.append(asyncio.create_task(worker()))
+        while left and not errors:
+            await some.wait()
+            some.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await over.wait()
+            flush()
+        if errors:
+            raise errors[0]
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        flush()  # paid for, though another one has stopped the batch

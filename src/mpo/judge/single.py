@@ -2,25 +2,42 @@
 
 A call answers with a JSON object keyed by criterion: one sentence of reasons, then an integer
 score from the criterion's closed set. The published code asks 2n questions in one growing
-conversation instead (`dialogue`; cost: notes/reference.md §D).
+conversation instead (`mpo.judge.paper`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
-from ..chat import Chat, Message
+from ..chat import Chat, SharedSchema
 from ..records import CriterionScore, Rollout
 from ..rubric import Rubric
-from ..sanitize import clean
 from ..task import Task
-from .answer_format import Form, parse_judgement, render_criterion
-from .base import Grader, Keyed, Scores, first_then_rest
+from .answer_format import (
+    Keyed,
+    judgement_format,
+    judgement_schema,
+    parse_judgement,
+    render_criteria,
+    render_criterion,
+)
+from .base import Grader, Scores, first_then_rest
 
 __all__ = ["PerCriterion", "SingleCall"]
 
 _FORMS = 256
 """Forms that are kept: a drawn order of criteria serves one group."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The part of a call that is the same for all rollouts with the same criteria."""
+
+    values: dict[str, str]
+    """Values of the placeholders that show the criteria and the answer's shape."""
+    schema: SharedSchema
 
 
 class SingleCall(Grader):
@@ -34,58 +51,50 @@ class SingleCall(Grader):
     kinds = ("rm",)
     shuffles = True
     placeholder = "rubric"
-    """Where the prompt shows the criteria."""
+    """Placeholder of the prompt that shows the criteria."""
+    per_call: int | None = None
+    """Largest number of criteria that one call asks for; None where the task decides."""
 
     def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
         super().__init__(chat, task, secret=secret, seed=seed)
-        self._forms: dict[tuple[str, ...], Form] = {}
+        self._forms: dict[tuple[str, ...], _Form] = {}
 
-    def messages(self, rollout: Rollout, rubric: Rubric) -> tuple[list[Message], dict[str, int]]:
-        """The conversation of an unsplit call, and what was found in the response and
-        neutralised."""
-        form = self._form(rubric, self._criteria(rollout, rubric))
-        return self._messages(rollout, form), clean(rollout.completion).flags
-
-    async def _scores(self, chat: Chat, rollout: Rollout, rubric: Rubric) -> Scores:
+    async def _scores(
+        self, chat: Chat, rollout: Rollout, rubric: Rubric, values: Mapping[str, str]
+    ) -> Scores:
         criteria = self._criteria(rollout, rubric)
-        size = self._size(rubric)
-        parts = [criteria[start : start + size] for start in range(0, len(criteria), size)]
+        size = self.per_call or self._rm.criteria_per_call or len(criteria)
         answers = await first_then_rest(
-            [partial(self._part, chat, rollout, rubric, part) for part in parts]
+            [
+                partial(self._part, chat, rubric, criteria[start : start + size], values)
+                for start in range(0, len(criteria), size)
+            ]
         )
         return {score.criterion: score for answer in answers for score in answer}
 
-    def _size(self, rubric: Rubric) -> int:
-        """How many criteria one call asks for, at most."""
-        return self._rm.criteria_per_call or len(rubric.criteria)
-
     async def _part(
-        self, chat: Chat, rollout: Rollout, rubric: Rubric, criteria: Keyed
+        self, chat: Chat, rubric: Rubric, criteria: Keyed, values: Mapping[str, str]
     ) -> tuple[CriterionScore, ...]:
         form = self._form(rubric, criteria)
-        return await self._ask(
-            chat,
-            self._messages(rollout, form),
-            lambda text: parse_judgement(text, rubric, form.criteria),
-            form.schema,
-        )
+        messages = self._filled(self.kinds[0], {**values, **form.values})
+        parse = partial(parse_judgement, criteria=criteria)
+        return await self._ask(chat, messages, parse, form.schema)
 
-    def _form(self, rubric: Rubric, criteria: Keyed) -> Form:
-        """What is asked for these criteria; remembered."""
-        name = (rubric.id, *(key for key, _ in criteria))
-        form = self._forms.get(name)
+    def _form(self, rubric: Rubric, criteria: Keyed) -> _Form:
+        key = (rubric.id, *dict(criteria))
+        form = self._forms.get(key)
         if form is None:
             if len(self._forms) >= _FORMS:
                 self._forms.clear()
-            form = self._forms[name] = self._make_form(rubric, criteria)
+            values = {
+                self.placeholder: self._shown(rubric, criteria),
+                "format": judgement_format(criteria),
+            }
+            form = self._forms[key] = _Form(values, SharedSchema(judgement_schema(criteria)))
         return form
 
-    def _make_form(self, rubric: Rubric, criteria: Keyed) -> Form:
-        return Form.of(rubric, criteria)
-
-    def _messages(self, rollout: Rollout, form: Form) -> list[Message]:
-        shown = {self.placeholder: form.shown, "format": form.format}
-        return self._filled(self.kinds[0], self._values(rollout, **shown))
+    def _shown(self, rubric: Rubric, criteria: Keyed) -> str:
+        return render_criteria(rubric, criteria)
 
 
 class PerCriterion(SingleCall):
@@ -99,10 +108,7 @@ class PerCriterion(SingleCall):
     kinds = ("criterion",)
     shuffles = False
     placeholder = "criterion"
+    per_call = 1
 
-    def _size(self, rubric: Rubric) -> int:
-        return 1
-
-    def _make_form(self, rubric: Rubric, criteria: Keyed) -> Form:
-        ((key, criterion),) = criteria
-        return Form.of(rubric, criteria, render_criterion(key, criterion))
+    def _shown(self, rubric: Rubric, criteria: Keyed) -> str:
+        return render_criterion(*criteria[0])

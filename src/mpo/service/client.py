@@ -1,12 +1,12 @@
-"""A client of the service, for adapters and for programs of your own.
+"""Client of the reward service, for adapters and for your own programs.
 
     client = RewardClient("http://127.0.0.1:8000")
     results = await client.score([{"prompt": "Write about tea.", "completion": "Tea is …"}])
     client.meta_step_now(120)        # in a callback that is not async
     await client.aclose()
 
-It is patient: a service that is being restarted, or has too much to do, is asked again with the
-same body, which costs no second judgement. What a repetition cannot mend is raised at once.
+It is patient: when a service restarts or is overloaded, the client sends the same body again, which
+costs no second judgement. Errors that a retry cannot fix are raised at once.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ import json
 import os
 import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..chat.event_loop import run_in_loop
 from ..chat.sessions import Sessions
 from ..errors import BudgetError, ChatReplyError, ChatTransportError, ConfigError, MPOError
 
 __all__ = ["RewardClient"]
 
-AGAIN = frozenset({408, 424, 425, 429, 500, 502, 503, 504})
-"""Statuses that another attempt may mend."""
+RETRYABLE = frozenset({408, 424, 425, 429, 500, 502, 503, 504})
+"""Statuses that a retry may fix."""
 _LONGEST_WAIT_S = 10.0
 
 
 class RewardClient:
-    """Asks a reward service. May be pickled, and used from several event loops.
+    """Sends requests to a reward service. It can be pickled, and used from several event loops.
 
     Args:
-        url: Of the service: `http://127.0.0.1:8000`.
-        run_id: The run that is meant; a service of another run refuses. Empty takes any.
+        url: URL of the service, for example `http://127.0.0.1:8000`.
+        run_id: Run that is meant; a service of another run refuses. Empty means any.
         token_env: Environment variable with the service's token; unset or empty sends none.
-        deadline_s: The service answers within so many seconds.
-        patience_s: How long a request is tried again before it is given up, in seconds. It should
-            cover a restart of the service.
+        deadline_s: Longest time until a response to `score`, in seconds.
+        patience_s: Time in which a failed request is retried, in seconds. It should cover a
+            restart of the service.
+
+    Raises:
+        ConfigError: `url` is no HTTP URL.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class RewardClient:
         patience_s: float = 600.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is no URL of a reward service: http://host:port")
+            raise ConfigError(f"{url!r} is no URL of a reward service: use http://host:port")
         self.url = url.rstrip("/")
         self.run_id = run_id
         self.token_env = token_env
@@ -68,88 +70,85 @@ class RewardClient:
         mode: str = "train",
         on_failure: str = "null",
     ) -> list[dict[str, Any]]:
-        """Results of items in order; see `mpo.service.wire` for both.
+        """Results of items, in order; `mpo.service.wire` defines both.
 
         Raises:
-            MPOError: The service refuses them, or could not be reached for `patience_s`.
+            MPOError: The service refuses them, or cannot be reached for `patience_s`.
         """
-        answer = await self.post("/v1/score", self._scoring(items, mode, on_failure))
-        results = answer.get("results")
-        if not isinstance(results, list) or len(results) != len(items):
-            raise ChatReplyError(f"malformed: {self.url} gave no result for each item")
-        return results
-
-    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Post JSON, and again while that may help.
-
-        Raises:
-            MPOError: Refused, or not reached for `patience_s`.
-        """
-        import aiohttp
-
-        tries = _Tries(self.url, self.patience_s)
-        data = json.dumps(body).encode()
-        timeout = aiohttp.ClientTimeout(total=self.deadline_s + 30, sock_connect=10)
-        while True:
-            try:
-                session = self._sessions.get()
-                async with session.post(
-                    self.url + path, data=data, headers=self._headers(), timeout=timeout
-                ) as response:
-                    text = await response.text()
-                    status = response.status
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                await asyncio.sleep(tries.failed(f"{type(error).__name__}: {error}"))
-                continue
-            if status not in AGAIN:
-                return _read(self.url, status, text)
-            await asyncio.sleep(tries.failed(f"{status}: {_message(text)}"))
-
-    def post_now(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The same without an event loop, for callbacks."""
-        tries = _Tries(self.url, self.patience_s)
-        data = json.dumps(body).encode()
-        while True:
-            request = urllib.request.Request(self.url + path, data, self._headers())
-            try:
-                with urllib.request.urlopen(request, timeout=self.patience_s) as response:
-                    return _read(self.url, response.status, response.read().decode())
-            except urllib.error.HTTPError as error:
-                text = error.read().decode(errors="replace")
-                if error.code not in AGAIN:
-                    return _read(self.url, error.code, text)
-                wait = tries.failed(f"{error.code}: {_message(text)}")
-            except OSError as error:
-                wait = tries.failed(str(error))
-            time.sleep(wait)
-
-    def meta_step_now(self, step: int) -> dict[str, Any]:
-        """After the step-th update: the rubric may change now."""
-        return self.post_now("/v1/meta_step", {"run_id": self.run_id, "step": step})
-
-    def snapshot_now(self, tag: str, step: int) -> dict[str, Any]:
-        """Note where the run stands, with a checkpoint."""
-        return self.post_now("/v1/snapshot", {"run_id": self.run_id, "tag": tag, "step": step})
-
-    def restore_now(self, *, tag: str | None = None, snapshot: Any = None) -> dict[str, Any]:
-        """Go back to a checkpoint's snapshot."""
-        body = {"run_id": self.run_id, "tag": tag, "snapshot": snapshot}
-        return self.post_now("/v1/restore", body)
-
-    async def aclose(self) -> None:
-        """Close the connections that the running event loop holds."""
-        await self._sessions.aclose()
-
-    def _scoring(
-        self, items: Sequence[Mapping[str, Any]], mode: str, on_failure: str
-    ) -> dict[str, Any]:
-        return {
+        body = {
             "schema": "mpo.reward/1",
             "run_id": self.run_id,
             "mode": mode,
             "items": [dict(item) for item in items],
             "options": {"deadline_s": self.deadline_s, "on_failure": on_failure},
         }
+        response = await self.post("/v1/score", body)
+        results = response.get("results")
+        if not isinstance(results, list) or len(results) != len(items):
+            raise ChatReplyError(f"malformed: {self.url} returned no result for each item")
+        return results
+
+    async def post(
+        self, path: str, body: Mapping[str, Any], timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Post JSON, and retry while that may help.
+
+        Args:
+            path: Path of the endpoint.
+            body: The request.
+            timeout_s: Longest time for one attempt, in seconds; `deadline_s` and 30 s if None.
+
+        Raises:
+            MPOError: The service refuses, or cannot be reached for `patience_s`.
+        """
+        import aiohttp
+
+        data = json.dumps(body).encode()
+        timeout = aiohttp.ClientTimeout(total=timeout_s or self.deadline_s + 30, sock_connect=10)
+        deadline = time.monotonic() + self.patience_s
+        longest_wait = 0.5
+        while True:
+            try:
+                async with self._sessions.get().post(
+                    self.url + path, data=data, headers=self._headers(), timeout=timeout
+                ) as response:
+                    text = await response.text()
+                if response.status not in RETRYABLE:
+                    return self._read(response.status, text)
+                reason = f"{response.status}: {_message(text)}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            if time.monotonic() > deadline:
+                raise ChatTransportError(
+                    f"unreachable: the reward service at {self.url} gave no response for "
+                    f"{self.patience_s:g} s ({reason}); check that `mpo serve` is running there"
+                )
+            # At random: the service refused all workers at once.
+            await asyncio.sleep(random.uniform(longest_wait / 2, longest_wait))
+            longest_wait = min(_LONGEST_WAIT_S, 2 * longest_wait)
+
+    def meta_step_now(self, step: int) -> dict[str, Any]:
+        """Let the rubric change after the `step`-th update, and wait. Not from an event loop.
+
+        Raises:
+            MPOError: The service refuses, or cannot be reached for `patience_s`.
+        """
+        return self._post_now("/v1/meta_step", {"step": step})
+
+    def snapshot_now(self, tag: str, step: int) -> dict[str, Any]:
+        """Store the run's position under a tag, with a checkpoint. Raises like `meta_step_now`."""
+        return self._post_now("/v1/snapshot", {"tag": tag, "step": step})
+
+    def restore_now(self, *, tag: str | None = None, snapshot: Any = None) -> dict[str, Any]:
+        """Go back to a tag or a snapshot. Raises like `meta_step_now`."""
+        return self._post_now("/v1/restore", {"tag": tag, "snapshot": snapshot})
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        await self._sessions.aclose()
+
+    def _post_now(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return run_in_loop(self.post(path, {"run_id": self.run_id, **body}, self.patience_s))
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -158,48 +157,23 @@ class RewardClient:
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
-
-class _Tries:
-    """How often something was tried, and how long to wait."""
-
-    def __init__(self, url: str, patience_s: float) -> None:
-        self._url = url
-        self._patience_s = patience_s
-        self._until = time.monotonic() + patience_s
-        self._count = 0
-
-    def failed(self, why: str) -> float:
-        """Seconds to wait before the next attempt.
-
-        Raises:
-            ChatTransportError: The patience is at its end.
-        """
-        if time.monotonic() > self._until:
-            raise ChatTransportError(
-                f"unreachable: the reward service at {self._url} gave no answer for "
-                f"{self._patience_s:g} s ({why}); is `mpo serve` running there?"
+    def _read(self, status: int, text: str) -> dict[str, Any]:
+        if status >= 400:
+            kind: type[MPOError] = BudgetError if status == 402 else ConfigError
+            raise kind(f"the reward service at {self.url} refused ({status}): {_message(text)}")
+        try:
+            response = json.loads(text)
+        except ValueError:
+            response = None
+        if not isinstance(response, dict):
+            raise ChatReplyError(
+                f"malformed: {self.url} is no reward service: its response was {text[:100]!r}"
             )
-        self._count += 1
-        longest = min(_LONGEST_WAIT_S, 0.25 * 2**self._count)
-        return random.uniform(longest / 2, longest)  # apart: all workers were refused at once
-
-
-def _read(url: str, status: int, text: str) -> dict[str, Any]:
-    if status >= 400:
-        message = f"the reward service at {url} refused ({status}): {_message(text)}"
-        kinds: dict[int, type[MPOError]] = {402: BudgetError}
-        raise kinds.get(status, ConfigError)(message)
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise ChatReplyError(f"malformed: {url} is no reward service: it said {text[:100]!r}")
-    return answer
+        return response
 
 
 def _message(text: str) -> str:
-    """What an error's body says."""
+    """Message in an error's body."""
     try:
         return str(json.loads(text)["error"]["message"])[:500]
     except (ValueError, KeyError, TypeError):

@@ -1,27 +1,40 @@
-"""What to watch, in the form that Prometheus reads (`GET /metrics`)."""
+"""Metrics in the text format of Prometheus (`GET /metrics`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from ..errors import MissingExtraError
-from ..records import Judgement, Mode, Rollout
-from .steps import Held
+from ..records import Judgement, Mode, Usage
+from .steps import StepDecisions
 from .wire import Result
 
-if TYPE_CHECKING:
-    from .service import RewardService
-
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Metrics", "ServiceStats"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180)
 
 
+@dataclass(frozen=True)
+class ServiceStats:
+    """State of a service at one moment."""
+
+    in_flight: int
+    """Items that wait or are being judged."""
+    unscored_ratio: float
+    """Unscored share of the last 1,000 judgements, 0 to 1."""
+    rubric_version: int
+    """Version of the rubric in effect."""
+    step: int
+    """Latest trainer step that is known."""
+    joined: int
+    """Items that were already in flight when they arrived."""
+
+
 class Metrics:
-    """Counters and gauges of one service. No label holds what a client chose.
+    """Counters and gauges of one service. No label holds text that a client chose.
 
     Raises:
         MissingExtraError: `prometheus-client` is not installed.
@@ -32,74 +45,68 @@ class Metrics:
             raise MissingExtraError("prometheus_client", "serve")
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self.registry = registry = CollectorRegistry()
-        self._items = Counter(
-            "mpo_items", "Items that were answered.", ["mode", "status"], registry=registry
-        )
+        self._registry = registry = CollectorRegistry()
+        self._items = Counter("mpo_items", "Answered items.", ["mode", "status"], registry=registry)
         self._judged = Counter(
-            "mpo_judged", "Judgements that came in, by what became of them.", ["outcome"],
-            registry=registry,
-        )  # fmt: skip
+            "mpo_judged", "New judgements by outcome.", ["outcome"], registry=registry
+        )
         self._requests = Counter(
             "mpo_requests", "Requests by endpoint and status.", ["path", "code"], registry=registry
         )
         self._seconds = Histogram(
-            "mpo_request_seconds", "From the whole body to the answer.", ["path"],
+            "mpo_request_seconds", "Time from the whole body to the response.", ["path"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._meta = Counter(
-            "mpo_meta_steps", "Meta steps that were held.", ["outcome"], registry=registry
+        self._meta_steps = Counter(
+            "mpo_meta_steps", "Decided meta steps.", ["outcome"], registry=registry
         )
-        self._gauges = {
-            name: Gauge(name, text, registry=registry)
+        self._stats = {
+            name: Gauge(f"mpo_{name}", text, registry=registry)
             for name, text in (
-                ("mpo_in_flight", "Items that wait or are being judged."),
-                ("mpo_unscored_ratio", "Unscored share of the last 1000 judgements, 0 to 1."),
-                ("mpo_rubric_version", "Of the rubric in force."),
-                ("mpo_step", "The latest trainer step that is known."),
-                ("mpo_joined", "Items that were in flight already when they came."),
+                ("in_flight", "Items that wait or are being judged."),
+                ("unscored_ratio", "Unscored share of the last 1000 judgements, 0 to 1."),
+                ("rubric_version", "Version of the rubric in effect."),
+                ("step", "Latest trainer step that is known."),
+                ("joined", "Items that were already in flight when they arrived."),
             )
         }
         self._spent = Gauge(
-            "mpo_spent", "What the run's model calls have cost.", ["role", "unit"],
+            "mpo_spent", "Usage and cost of the run's model calls.", ["role", "unit"],
             registry=registry,
         )  # fmt: skip
 
-    def answered(self, mode: Mode, results: Sequence[Result]) -> None:
-        """A batch was answered."""
+    def add_results(self, mode: Mode, results: Sequence[Result]) -> None:
+        """Count the results of a request."""
         for result in results:
             self._items.labels(mode, result.status).inc()
 
-    def judged(self, rollout: Rollout, judgement: Judgement) -> None:
-        """A judgement came in."""
+    def add_judgement(self, judgement: Judgement) -> None:
+        """Count a new judgement."""
         outcome = "unscored" if judgement.reward is None else "rule" if judgement.rule else "scored"
         self._judged.labels(outcome).inc()
 
-    def held(self, held: Held) -> None:
-        """A meta step was held."""
-        for decision in held.decisions:
-            self._meta.labels("accepted" if decision.accepted else "rejected").inc()
+    def add_decisions(self, step: StepDecisions) -> None:
+        """Count the decisions of a meta step."""
+        for decision in step.decisions:
+            self._meta_steps.labels("accepted" if decision.accepted else "rejected").inc()
 
-    def requested(self, path: str, code: int, seconds: float) -> None:
-        """A request was answered."""
+    def add_request(self, path: str, code: int, seconds: float) -> None:
+        """Count a request that was answered."""
         self._requests.labels(path, str(code)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def render(self, service: RewardService) -> bytes:
-        """Everything, as text."""
+    def render(self, stats: ServiceStats, usage: Mapping[str, Usage]) -> bytes:
+        """All metrics as text.
+
+        Args:
+            stats: State of the service.
+            usage: Usage of the run's model calls, by role.
+        """
         from prometheus_client import generate_latest
 
-        version, _ = service.versions.head()
-        values: dict[str, Callable[[], float]] = {
-            "mpo_in_flight": lambda: service.in_flight,
-            "mpo_unscored_ratio": lambda: service.unscored_share,
-            "mpo_rubric_version": lambda: version,
-            "mpo_step": lambda: service.step,
-            "mpo_joined": lambda: service.joined,
-        }
-        for name, value in values.items():
-            self._gauges[name].set(value())
-        for role, usage in service.reward.store.usage().items():
-            for unit, amount in usage.model_dump().items():
+        for name, gauge in self._stats.items():
+            gauge.set(getattr(stats, name))
+        for role, spent in usage.items():
+            for unit, amount in spent.model_dump().items():
                 self._spent.labels(role, unit).set(amount)
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Running the service: uvicorn, with a limit on slow headers, and an orderly end."""
+"""The server: uvicorn, with limits on slow clients and an orderly end."""
 
 from __future__ import annotations
 
@@ -12,38 +12,15 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import ConfigError, MissingExtraError
-from .app import Door, make_app
-from .guard import LOOPBACK, App
+from .app import make_app
+from .guard import App, ServerLimits
 from .service import RewardService
 
-__all__ = ["TOKEN_ENV", "door_for", "serve"]
+__all__ = ["serve"]
 
-TOKEN_ENV = "MPO_TOKEN"
-"""Environment variable with the token that clients must send."""
-_MIN_TOKEN = 16
 _KEEP_ALIVE_S = 75.0
-"""Longer than clients keep idle connections (aiohttp: 15 s): whoever closes first causes an error
-at the other end now and then, and the client is the one that can avoid it."""
-
-
-def door_for(host: str, token: str | None) -> Door:
-    """Who may come in at an address.
-
-    Raises:
-        ConfigError: Others than this machine could come in, and there is no token; or a weak one.
-    """
-    local = host in LOOPBACK
-    if token is not None and len(token) < _MIN_TOKEN:
-        raise ConfigError(
-            f"{TOKEN_ENV} has {len(token)} characters: use {_MIN_TOKEN} at least, e.g. "
-            "python -c 'import secrets; print(secrets.token_urlsafe(24))'"
-        )
-    if not local and token is None:
-        raise ConfigError(
-            f"{host} can be reached from outside this machine: set {TOKEN_ENV} to a secret that "
-            "clients must send, or listen on 127.0.0.1"
-        )
-    return Door(token=token, hosts=LOOPBACK if local and token is None else None)
+"""Longer than clients keep idle connections (aiohttp: 15 s): the end that closes first causes an
+error at the other end now and then, and the client can avoid it."""
 
 
 def serve(
@@ -51,17 +28,17 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    door: Door | None = None,
+    limits: ServerLimits | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in flight.
 
     Args:
-        service: Closed in the end.
+        service: Closed at the end.
         host: Address to bind.
-        port: 0 picks a free one.
-        door: Who may come in; this machine if None.
-        ready: Called once with the base URL when requests are taken.
+        port: Port to bind; 0 picks a free one.
+        limits: Limits on clients; only this machine may connect if None.
+        ready: Called once with the base URL when the server accepts requests.
 
     Raises:
         MissingExtraError: FastAPI or uvicorn is not installed.
@@ -69,13 +46,13 @@ def serve(
     """
     if find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "serve")
-    door = door if door is not None else Door()
-    app = make_app(service, door)
+    limits = limits if limits is not None else ServerLimits()
+    app = make_app(service, limits)
     _many_files()
-    # A meta step computes in a thread. By default it may keep the interpreter for 5 ms each time
-    # that the loop has waited for a socket, which it does thousands of times a second.
+    # A meta step computes in another thread. By default that may keep the interpreter for 5 ms
+    # each time that this loop has waited for a socket, thousands of times a second.
     sys.setswitchinterval(0.0005)
-    asyncio.run(_serve(service, app, host, port, door, ready))
+    asyncio.run(_serve(service, app, host, port, limits, ready))
 
 
 async def _serve(
@@ -83,7 +60,7 @@ async def _serve(
     app: App,
     host: str,
     port: int,
-    door: Door,
+    limits: ServerLimits,
     ready: Callable[[str], None] | None,
 ) -> None:
     import uvicorn
@@ -91,12 +68,11 @@ async def _serve(
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # Not uvicorn's own: it would end the process by the signal once more, in the middle
-            # of what comes after.
+            # Not uvicorn's own: it would raise the signal again, in the middle of what follows.
             loop = asyncio.get_running_loop()
 
             def stop(number: int) -> None:
-                service.stop(door.drain_s)
+                service.stop(limits.drain_s)
                 self.handle_exit(number, None)
 
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -109,20 +85,20 @@ async def _serve(
 
     config = uvicorn.Config(
         app,
-        http=_protocol(door.header_timeout_s, door.write_timeout_s),
+        http=_protocol(limits.header_timeout_s, limits.write_timeout_s),
         ws="none",
         lifespan="on",
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(_KEEP_ALIVE_S),
-        timeout_graceful_shutdown=int(door.drain_s) + 2,
+        timeout_graceful_shutdown=int(limits.drain_s) + 2,
     )
     try:
         sockets = [_bind(host, port)]
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host}:{port} ({error}); choose another with --port"
+            f"cannot listen on {host}:{port} ({error}): choose another port with --port"
         ) from error
     if ready is not None:
         shown = f"[{host}]" if ":" in host else host
@@ -131,7 +107,7 @@ async def _serve(
 
 
 def _bind(host: str, port: int) -> Any:
-    """A socket that listens: from here on nobody is turned away, also while uvicorn starts."""
+    """A listening socket: from here on no client is turned away, even while uvicorn starts."""
     import socket
 
     return socket.create_server(
@@ -140,39 +116,39 @@ def _bind(host: str, port: int) -> Any:
 
 
 class _Timer:
-    """A time limit that may be called off.
+    """A time limit that can be cancelled.
 
     Args:
-        seconds: Until it is over.
-        late: Called then.
+        seconds: Length of the limit.
+        on_timeout: Called when it is over.
     """
 
-    def __init__(self, seconds: float, late: Callable[[], None]) -> None:
-        self._seconds, self._late = seconds, late
+    def __init__(self, seconds: float, on_timeout: Callable[[], None]) -> None:
+        self._seconds, self._on_timeout = seconds, on_timeout
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Count from now, unless it counts already."""
+        """Count from now, unless it is counting already."""
         if self._handle is None:
-            self._handle = asyncio.get_running_loop().call_later(self._seconds, self._late)
+            loop = asyncio.get_running_loop()
+            self._handle = loop.call_later(self._seconds, self._on_timeout)
 
     def stop(self) -> None:
-        """Call it off."""
+        """Cancel it."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
 
 def _protocol(header_s: float, write_s: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, with time limits on headers and on answers that nobody reads: it
-    has none of its own."""
+    """uvicorn's HTTP protocol with time limits on headers and unread responses, which it lacks."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._header = _Timer(header_s, self._late)
-            # Not closed but aborted: closing would wait for what is not read.
+            self._header = _Timer(header_s, self._close_if_idle)
+            # Aborted, not closed: closing would wait for the client to read.
             self._unread = _Timer(write_s, transport.abort)
             self._header.start()
 
@@ -181,7 +157,7 @@ def _protocol(header_s: float, write_s: float) -> type[asyncio.Protocol]:
             if self._busy():
                 self._header.stop()
             else:
-                self._header.start()  # the beginning of a next request
+                self._header.start()  # the beginning of the next request
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -199,7 +175,7 @@ def _protocol(header_s: float, write_s: float) -> type[asyncio.Protocol]:
         def _busy(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
 
-        def _late(self) -> None:
+        def _close_if_idle(self) -> None:
             if not self._busy():
                 self.transport.close()
 
@@ -207,7 +183,7 @@ def _protocol(header_s: float, write_s: float) -> type[asyncio.Protocol]:
 
 
 def _many_files() -> None:
-    """Let the process have as many sockets as it may: some engines open one per completion."""
+    """Raise the limit on open files: some engines open a socket per completion."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,9 +1,10 @@
-"""What goes over the wire: the schema `mpo.reward/1`, its checks, and its errors.
+"""The wire format: the schema `mpo.reward/1`, its checks and its errors.
 
     POST /v1/score   ScoreRequest -> ScoreResponse
 
-Texts are a policy's, so they are hostile: they may hold any character, lone surrogates included.
-What a client chooses (ids, groups, steps, columns) is bounded here, before anything else sees it.
+Texts come from a policy, so they are hostile: they may hold any character, lone surrogates
+included. Everything that a client chooses (ids, groups, steps, columns) is bounded here, before any
+other code sees it.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ __all__ = [
 
 SCHEMA = "mpo.reward/1"
 MAX_ITEMS = 1024
-"""Of one request."""
+"""Largest number of items in one request."""
 MAX_STEP = 2**53 - 1
 """Larger integers do not survive JavaScript, nor SQLite's arithmetic."""
 MAX_DEPTH = 16
-"""Of nested columns."""
+"""Deepest nesting of `columns`."""
 
 METRICS = (
     "mpo_unscored",
@@ -52,8 +53,8 @@ METRICS = (
     "mpo_flags",
     "mpo_rubric_version",
 )
-"""Keys of `Result.metrics`: the same for every item, whatever became of it. Engines take the keys
-of a batch from its first item (veRL), and make tensors of the values (OpenRLHF)."""
+"""Keys of `Result.metrics`, the same for every item. Engines take the keys of a batch from its
+first item (veRL), and make tensors of the values (OpenRLHF)."""
 
 Name = Annotated[str, StringConstraints(max_length=256)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -61,11 +62,11 @@ Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
 
 class Refusal(MPOError):
-    """A request that cannot be served as it stands.
+    """A request that cannot be served.
 
     Args:
-        status: Of HTTP: 404 unknown, 409 does not fit the run, 422 cannot be meant, 424 unscored,
-            429 too much at once. No 5xx: those are for faults of the service itself.
+        status: HTTP status: 404 not found, 409 conflicts with the run, 422 invalid, 424 unscored,
+            429 too many items at once. Never 5xx: those are for faults of the service itself.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -77,14 +78,26 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Request(_Wire):
+    run_id: Name = ""
+    """Run that the client means; a service of another run refuses. Empty means any."""
+
+
+class _Response(_Wire):
+    run_id: str
+    rubric_version: int
+    rubric_id: str
+    """Id of the rubric in effect."""
+
+
 class Message(BaseModel):
-    """A turn of a conversation, as OpenAI's API has it; other keys are not read."""
+    """A turn of a conversation, as in OpenAI's API; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     role: str = ""
     content: str | list[dict[str, Any]] | None = None
-    """A text, or parts of which those with a `text` count."""
+    """A text, or parts; parts without `text` are ignored."""
 
 
 Text = str | list[Message]
@@ -95,20 +108,20 @@ class Item(_Wire):
     """A completion to score."""
 
     id: Name = ""
-    """The engine's own name for it. With the content it decides what is the same item: two equal
-    completions of one prompt are told apart by it, and a resent one is recognised."""
+    """The engine's own name for the item. Content and id together identify it: two equal
+    completions of one prompt differ by their ids, and a resent item is recognised."""
     group_id: Name = ""
-    """Completions of one prompt share it; by default those with equal prompts."""
+    """Group that the completions of one prompt share; items with equal prompts if empty."""
     step: Step | None = None
-    """Trainer step at which it was sampled; left out where the engine does not know it."""
+    """Trainer step at which it was sampled; None if the engine does not know it."""
     prompt: Text
     completion: Text
     task: Name = ""
-    """Where given, it must be the task that is served: a guard against a wrong address."""
+    """Expected task; a service of another task refuses. Empty means any."""
     cohort: Name = ""
     """Part of the task with a rubric of its own, for tasks that have cohorts."""
     columns: dict[str, Any] = Field(default_factory=dict)
-    """The dataset's other columns: the reference solution, say."""
+    """Other columns of the dataset's row, for example the reference solution."""
 
     @field_validator("columns")
     @classmethod
@@ -119,136 +132,119 @@ class Item(_Wire):
 
 
 class Options(_Wire):
-    """How a batch is answered."""
+    """Options of one scoring request."""
 
     rubric_version: Step | None = None
-    """Score groups that have no rubric yet under this one instead of the one in force."""
+    """Rubric for groups that have none yet; the one in effect if None."""
     deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = None
-    """Answer within so many seconds; the service's own deadline if None or longer."""
+    """Longest time until the response, in seconds; the service's own limit if None or longer."""
     on_failure: OnFailure = "null"
-    """What an unscored item gets: no reward; the mean of its group (then of the run), flagged; or
-    the whole request fails."""
+    """Result of an unscored item: no reward; the flagged mean of its group (else of the run); or a
+    failed request."""
 
 
-class ScoreRequest(_Wire):
+class ScoreRequest(_Request):
     """A batch of completions."""
 
     schema_: Literal["mpo.reward/1"] = Field(default="mpo.reward/1", alias="schema")
-    run_id: Name = ""
-    """Where given, it must be the run that is served."""
     mode: Mode = "train"
-    """`eval` items are scored and stored, and never shown to the MRM nor counted."""
+    """`eval` items are scored and stored, but never counted and never shown to the MRM."""
     items: Annotated[list[Item], Field(max_length=MAX_ITEMS)]
     options: Options = Options()
 
 
 class Info(_Wire):
-    """What a person may want to read of a judgement."""
+    """Details of a judgement, for people."""
 
     rule: str | None = None
-    """The task rule that decided before the RM was asked."""
+    """Task rule that decided before the RM was called."""
     scores: dict[str, int] = Field(default_factory=dict)
     rationales: dict[str, str] = Field(default_factory=dict)
 
 
 class Result(_Wire):
-    """What became of an item."""
+    """Result of one item."""
 
     id: str
     status: Literal["ok", "fallback", "failed"]
     reward: float | None
-    """None where it is unscored: never 0 for that."""
+    """None for an unscored item, never 0."""
     score: float | None
-    """0 to 1, whatever the scale of the rewards; a fallback's is a mean too."""
+    """Normalized reward, 0 to 1, on any scale of the rewards; a mean for a fallback."""
     rubric_version: int
     rubric_id: str
     metrics: dict[str, float]
     info: Info
     error: str | None
-    """Why it is unscored, starting with one word for statistics."""
+    """Reason why the item is unscored; its first word is for statistics."""
 
 
-class ScoreResponse(_Wire):
+class ScoreResponse(_Response):
     """Results in the order of the items."""
 
     schema_: Literal["mpo.reward/1"] = Field(default="mpo.reward/1", alias="schema")
-    run_id: str
-    rubric_version: int
-    rubric_id: str
     results: list[Result]
 
 
-class MetaStepRequest(_Wire):
-    """After which update the rubric may change."""
+class MetaStepRequest(_Request):
+    """The update after which the rubric may change."""
 
-    run_id: Name = ""
     step: Step
 
 
-class MetaStepResponse(_Wire):
-    """What the meta step decided; the same however often it is asked for."""
+class MetaStepResponse(_Response):
+    """Decisions after an update; every request for it gets the same ones."""
 
-    run_id: str
     step: int
     due: bool
-    """Whether a meta step was decided here, or the schedule asks for one."""
+    """True if a meta step was decided here, or the schedule asks for one."""
     changed: bool
-    rubric_version: int
-    rubric_id: str
     reasons: list[str]
-    """Of the decisions, one per cohort."""
+    """Reasons of the decisions, one per cohort."""
 
 
-class SnapshotRequest(_Wire):
+class SnapshotRequest(_Request):
     """A checkpoint of the trainer."""
 
-    run_id: Name = ""
     tag: Tag
     step: Step = 0
 
 
-class SnapshotResponse(_Wire):
-    """Where the store stands; for `POST /v1/restore`."""
+class SnapshotResponse(_Response):
+    """Position in the store, for `POST /v1/restore`."""
 
-    run_id: str
     tag: str
     snapshot: dict[str, Any]
-    rubric_version: int
-    rubric_id: str
 
 
-class RestoreRequest(_Wire):
-    """Where to go back to: a tag, or the snapshot itself. `genesis` is where the run began."""
+class RestoreRequest(_Request):
+    """The position to go back to: a tag, or the snapshot itself. `genesis` is the run's start."""
 
-    run_id: Name = ""
     tag: Tag | None = None
     snapshot: dict[str, Any] | None = None
 
 
-class StateResponse(_Wire):
-    """How the run stands."""
+class StateResponse(_Response):
+    """State of the run."""
 
-    run_id: str
     task: str
-    rubric_version: int
-    rubric_id: str
     heads: dict[str, str]
-    """Rubric in force by cohort."""
+    """Id of the rubric in effect, by cohort."""
     step: int
-    """The latest trainer step that the service knows of."""
+    """Latest trainer step that the service knows."""
     scored: int
     unscored: int
     since_meta: int
     """Training items since the last meta step."""
     in_flight: int
     meta_step: int | None
-    """The meta step that is being held."""
+    """Update whose meta step is running now."""
 
 
 def flatten(content: str | Sequence[Message]) -> str:
     """Text of a prompt or completion, as the reward model reads it.
 
-    A single message is its content; several are told apart by their roles.
+    A single message is its content; several are prefixed with their roles.
     """
     if isinstance(content, str):
         return content
@@ -259,15 +255,13 @@ def flatten(content: str | Sequence[Message]) -> str:
 
 
 def _text(content: str | Sequence[Mapping[str, Any]] | None) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
+    if content is None or isinstance(content, str):
+        return content or ""
     return "\n".join(str(part["text"]) for part in content if "text" in part)
 
 
 def _depth(value: Any) -> int:
-    """How deep containers are nested; without recursion, which a client could exhaust."""
+    """Nesting depth of containers; without recursion, which a client could exhaust."""
     depth, level = 0, [value]
     while level:
         level = [

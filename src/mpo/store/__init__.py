@@ -1,4 +1,4 @@
-"""Store: all that happens in a run, in one SQLite file. Append only; going back deletes nothing.
+"""Store: everything that happens in a run, in one SQLite file. Append only; nothing is deleted.
 
     store = Store("runs/a/mpo.db")
     store.decide(Decision(kind="seed", proposed=rubric.id, accepted=True, reason="seed"), rubric)
@@ -9,10 +9,11 @@
 
 It promises:
 - Several threads and several processes of one machine may use it at once. A forked or pickled Store
-  opens the file anew.
+  opens the file again.
 - What was committed survives the kill of any process; what was not leaves no trace (law 8).
 - Rubrics, rollouts and judgements are stored once per id and for all branches. Events (scorings,
-  decisions, pins, choices, audits) belong to the branch they happened on; see `branches.py`.
+  decisions, pins, choices, external scores) belong to the branch they happened on; see
+  `branches.py`.
 - A chat's answers are kept by the key of their question (`get`, `put`): `mpo.chat.Cache`.
 - Every error is a StoreError that names the file and what to do.
 
@@ -22,22 +23,8 @@ not lie on a network file system.
 
 from __future__ import annotations
 
-from .cases import Cases, StepSummary
-from .lineage import Lineage
-from .notes import Audit, Choice, Notes
-from .replies import Replies
+from .branches import Group, View
+from .cases import StepSummary
+from .store import Event, ExternalScore, Store
 
-__all__ = ["Audit", "Choice", "StepSummary", "Store"]
-
-
-class Store(Lineage, Cases, Notes, Replies):
-    """All that happens in a run.
-
-    Args:
-        path: Of the file; its folder must exist.
-        create: Make the file where it is missing. Without, a missing file is an error.
-
-    Raises:
-        StoreError: The file cannot be opened, or is not a store.
-        NewerStoreError: It was written by a newer version of this package.
-    """
+__all__ = ["Event", "ExternalScore", "Group", "StepSummary", "Store", "View"]

@@ -1,4 +1,4 @@
-"""Branches: which events are visible, and how to go back without deleting any.
+"""Branches: which events are visible, how to go back without deleting any, and how to write.
 
 Going back to a snapshot starts a branch. An event is visible when it happened on the current
 branch, or on an ancestor of it before the fork. The current branch is the last one in the file, so
@@ -7,25 +7,41 @@ all processes agree on it without a message.
     seq   1 2 3 4 5 6          7 8 9
     main  ●─●─●─●─●─●    restore({seq: 3})
                 └─────── branch ●─●─●        visible: 1 2 3 7 8 9
+
+A chat's answers belong to a question, not to a run's history: they are the same on every branch.
+They arrive by the hundred, and a commit costs more than an answer. So they wait for each other for
+a moment, or for the next commit of events. A kill in that moment loses them; they are asked for
+again then, as the calls that were in flight are.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ..errors import NewerStoreError, StoreError
+from ..records import Decision, Judgement, ScaleMap
+from ..rubric import Rubric
 from .database import Database
 from .schema import SCHEMA
 
-__all__ = ["CHAIN", "Branches", "View", "Writer", "dump", "load"]
+__all__ = ["CHAIN", "DECISIONS", "Branches", "Group", "View", "Writer", "dump", "load"]
 
+Group = tuple[str, str, int]
+"""Cohort, group and step: the completions that are scored under one rubric."""
+
+_MOMENT_S = 0.05
+"""Longest wait of an answer for its commit, in seconds, while its event loop runs."""
+_CROWD = 256
+"""So many answers do not wait for more."""
 _END = 2**63 - 1
 
 CHAIN = f"""
@@ -39,6 +55,11 @@ WITH RECURSIVE chain(branch, upto) AS (
 """Start of a query that sees visible events only: the current branch and its ancestors, each with
 the last sequence number that counts. Join it with CROSS JOIN, which fixes the order of the loops:
 the planner cannot know that the chain is short. So do the joins after it."""
+
+DECISIONS = """
+FROM chain CROSS JOIN decisions d ON d.branch = chain.branch AND d.seq <= chain.upto
+"""
+"""The visible decisions, after `CHAIN` and the SELECT."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 Record = TypeVar("Record", bound=BaseModel)
@@ -83,20 +104,75 @@ def load(record: type[Record], text: str) -> Record:
 
 
 class View:
-    """One state of the store: what is visible from the current branch."""
+    """One state of the store: what is visible from the current branch.
+
+    Its methods are what scoring has to know of a batch: `Store.reading` gives them in one
+    transaction.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
         self.execute = connection.execute
-        self.chain: dict[int, int] = dict(
-            connection.execute(CHAIN + "SELECT branch, upto FROM chain")
-        )
+        self.executemany = connection.executemany
+        self.chain: dict[int, int] = dict(self.execute(CHAIN + "SELECT branch, upto FROM chain"))
         self.branch: int = next(iter(self.chain))
-        self.seq: int = connection.execute("SELECT seq FROM counter").fetchone()[0]
+        self.seq: int = self.execute("SELECT seq FROM counter").fetchone()[0]
 
     def sees(self, branch: int, seq: int) -> bool:
         """Whether an event is visible."""
         return seq <= self.chain.get(branch, -1)
+
+    def head_id(self, cohort: str) -> str | None:
+        """Id of the rubric in effect; None before the cohort's seed decision."""
+        query = CHAIN + "SELECT d.proposed" + DECISIONS
+        query += "WHERE d.accepted = 1 AND d.cohort = ? ORDER BY d.seq DESC LIMIT 1"
+        row = self.execute(query, (cohort,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def rubric(self, id: str) -> Rubric | None:
+        """The stored rubric with this id."""
+        row = self.execute("SELECT content FROM rubrics WHERE id = ?", (id,)).fetchone()
+        return None if row is None else load(Rubric, row[0])
+
+    def scale_map(self, rubric_id: str) -> ScaleMap | None:
+        """The rubric's map, from the last decision that accepted it with one."""
+        query = CHAIN + "SELECT d.content" + DECISIONS + "WHERE d.accepted = 1 AND d.proposed = ? "
+        # A decision's text is long, and most have no map: look before it is parsed.
+        query += "AND instr(d.content, '\"scale_map\":{') ORDER BY d.seq DESC LIMIT 1"
+        row = self.execute(query, (rubric_id,)).fetchone()
+        return None if row is None else load(Decision, row[0]).scale_map
+
+    def pinned(self, group: Group) -> str | None:
+        """Id of the rubric that a group is scored under; None where none was pinned."""
+        cohort, name, step = group
+        rows = self.execute(
+            "SELECT branch, seq, rubric FROM pins WHERE grp = ? AND step = ? AND cohort = ?",
+            (name, step, cohort),
+        )
+        for branch, seq, rubric in rows:
+            if self.sees(branch, seq):
+                return str(rubric)
+        return None
+
+    def attempts(self, base_key: str) -> list[Judgement]:
+        """All stored attempts at a judgement in order, of any branch: they were paid for.
+
+        Args:
+            base_key: Key of the first attempt; later ones have the key `base~1`, `base~2` and on.
+        """
+        rows = self.execute(
+            "SELECT key, content FROM judgements WHERE key = ?1 "
+            "OR (key > ?1 || '~' AND key < ?1 || char(127))",  # 127 comes after '~'
+            (base_key,),
+        ).fetchall()
+        if not rows:
+            return []
+        rows.sort(key=lambda row: _attempt(row[0], base_key))
+        return [load(Judgement, content) for _, content in rows]
+
+
+def _attempt(key: str, base: str) -> int:
+    number = key[len(base) + 1 :]
+    return int(number) if number.isdecimal() else 0
 
 
 class Writer(View):
@@ -107,13 +183,9 @@ class Writer(View):
         self.seq += 1
         return self.seq
 
-    def finish(self) -> None:
-        """Before the commit: keep the counter."""
-        self.execute("UPDATE counter SET seq = ?", (self.seq,))
-
 
 class Branches:
-    """The part of `Store` that opens the file, and goes back in it."""
+    """The open file: its identity, its branches and a chat's answers. Base of `Store`."""
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self._db = Database(Path(path), create=create)
@@ -121,10 +193,13 @@ class Branches:
             identity = dict(connection.execute("SELECT name, value FROM identity"))
         self._uuid: str = identity["uuid"]
         self._secret = bytes.fromhex(identity["secret"])
+        # Single operations on the dict only: no lock that a fork could leave taken.
+        self._waiting: dict[str, str] = {}
+        self._due: float | None = None
 
     @property
     def path(self) -> Path:
-        """Of the file, absolute."""
+        """Absolute path of the file."""
         return self._db.path
 
     @property
@@ -138,7 +213,12 @@ class Branches:
         return self._secret
 
     def close(self) -> None:
-        """Close the file; any later use is a StoreError. May be called twice."""
+        """Commit the answers that wait, and close the file; any later use is a StoreError.
+
+        May be called twice.
+        """
+        with suppress(StoreError):  # they can be asked for again
+            self.flush()
         self._db.close()
 
     def __enter__(self) -> Self:
@@ -148,27 +228,52 @@ class Branches:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process opens the file anew. It must exist: a new, empty store in its place would
-        # look like a run without a past.
+        # Another process opens the file again. It must exist: a new, empty store in its place
+        # would look like a run without a past.
         return _reopen, (type(self), str(self.path))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
 
+    # ------------------------------------------------------------------ transactions
+
     @contextmanager
-    def _reading(self) -> Iterator[View]:
+    def reading(self) -> Iterator[View]:
+        """A transaction that sees one state of the store throughout.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
         with self._db.read() as connection:
             yield View(connection)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def writing(self) -> Iterator[Writer]:
+        """A transaction that excludes other writers, and takes along the answers that wait.
+
+        Nothing is written if the block raises.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
         with self._db.write() as connection:
             writer = Writer(connection)
             yield writer
-            writer.finish()
+            writer.execute("UPDATE counter SET seq = ?", (writer.seq,))
+            self._due = None
+            taken = list(self._waiting.items())
+            if taken:
+                writer.executemany(
+                    "INSERT INTO replies (key, content) VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
+                    taken,
+                )
+        for key, _ in taken:
+            self._waiting.pop(key, None)
+
+    # ------------------------------------------------------------------ going back
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """Where the store stands now: JSON values, for a trainer's checkpoint of this step.
+        """The store's present state as JSON values, for a trainer's checkpoint of this step.
 
         Args:
             step: Trainer step that the checkpoint belongs to; only carried along.
@@ -176,7 +281,7 @@ class Branches:
         Returns:
             `{"schema", "store", "branch", "seq", "step"}`; for `restore`.
         """
-        with self._reading() as view:
+        with self.reading() as view:
             return self._snapshot(view.branch, view.seq, step)
 
     def genesis(self) -> dict[str, Any]:
@@ -188,7 +293,7 @@ class Branches:
         Raises:
             StoreError: There is no decision yet.
         """
-        with self._reading() as view:
+        with self.reading() as view:
             rows = view.execute(
                 "SELECT branch, seq FROM decisions WHERE kind = 'seed' ORDER BY seq"
             )
@@ -218,7 +323,7 @@ class Branches:
             NewerStoreError: It was taken by a newer version of this package.
         """
         branch, seq, step = self._checked(snapshot)
-        with self._writing() as writer:
+        with self.writing() as writer:
             row = writer.execute("SELECT seq FROM branches WHERE id = ?", (branch,)).fetchone()
             if row is None or not row[0] <= seq <= writer.seq:
                 raise StoreError(
@@ -246,6 +351,60 @@ class Branches:
                 f"{self.uuid!r}: the checkpoint belongs to another run"
             )
         return snapshot["branch"], snapshot["seq"], snapshot["step"]
+
+    # ------------------------------------------------------------------ a chat's answers
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """The answer that was put under the key, or None.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        content = self._waiting.get(key)
+        if content is None:
+            row = self._db.first("SELECT content FROM replies WHERE key = ?", (key,))
+            if row is None:
+                return None
+            content = str(row[0])
+        try:
+            value = json.loads(content)
+        except ValueError:
+            return None  # changed by another program: it is asked for again
+        return value if isinstance(value, dict) else None
+
+    def put(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep JSON values under a key; the first value stays. Committed within a moment.
+
+        Raises:
+            StoreError: JSON cannot express the value, or the file cannot be written.
+        """
+        self._waiting.setdefault(key, dump(dict(value)))
+        now = time.monotonic()
+        if self._due is None:
+            self._due = now + _MOMENT_S
+            try:
+                asyncio.get_running_loop().call_later(_MOMENT_S, self._flush_due, self._due)
+            except RuntimeError:  # no loop runs: nothing would come back to commit it
+                self.flush()
+        # The timer died with its loop, or has much to do.
+        elif now > self._due + _MOMENT_S or len(self._waiting) >= _CROWD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit the answers that wait.
+
+        Raises:
+            StoreError: The file cannot be written; they go on waiting.
+        """
+        if self._waiting:
+            with self.writing():  # takes them along
+                pass
+
+    def _flush_due(self, due: float) -> None:
+        if due != self._due:  # another commit took them along; those since then have their own time
+            return
+        with suppress(StoreError):  # nobody would see it; the next commit raises the same
+            self.flush()
 
 
 def _stands_at(view: View, branch: int, seq: int) -> bool:

@@ -1,15 +1,15 @@
-"""The part of `Store` that keeps cases: rollouts with their judgements."""
+"""Cases: rollouts with their judgements, and the rubric that each group is pinned to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import StoreError
 from ..records import Case, Judgement, Mode, Rollout
-from .branches import CHAIN, Branches, Writer, dump, load
+from .branches import CHAIN, Branches, Group, Writer, dump, load
 
 __all__ = ["Cases", "StepSummary"]
 
@@ -28,7 +28,7 @@ NOT EXISTS (
 
 @dataclass(frozen=True)
 class StepSummary:
-    """What one trainer step's rollouts got. Means are over the scored ones only (law 3)."""
+    """Results of one trainer step. Means are over the scored rollouts only (law 3)."""
 
     step: int
     n: int
@@ -44,7 +44,7 @@ class StepSummary:
 
 
 class Cases(Branches):
-    """Rollouts and judgements, and the events that brought them together."""
+    """Rollouts, judgements, and the events that bring them together. Base of `Store`."""
 
     def append(self, cases: Sequence[Case]) -> None:
         """Store cases: all of them, or none if it raises.
@@ -57,34 +57,46 @@ class Cases(Branches):
             StoreError: A judgement under a rubric that is not stored, one of another rollout (or
                 its mode or cohort), one with a reward that is not a finite number; or the disk.
         """
-        rows = [_case_row(case) for case in cases]  # before the lock: other writers wait for it
+        rows = list(map(_case_row, cases))  # before the lock: other writers wait for it
         if not rows:
             return
-        with self._writing() as writer:
-            rubrics = {id: _rubric_number(writer, id) for id in {row.rubric_id for row in rows}}
+        with self.writing() as writer:
+            rubrics: dict[str, int] = {}
             for row in rows:
+                if row.rubric_id not in rubrics:
+                    rubrics[row.rubric_id] = _rubric_number(writer, row.rubric_id)
                 _insert_case(writer, row, rubrics[row.rubric_id])
 
-    def attempts(self, base_keys: Iterable[str]) -> dict[str, list[Judgement]]:
-        """All stored attempts at some judgements, of any branch: answers that were paid for.
+    def pin(self, pins: Mapping[Group, str]) -> dict[Group, str]:
+        """Fix the rubric that each group is scored under: the one that was named first (law 11).
+
+        Holds across threads and processes; a restore takes back the pins made after its snapshot.
 
         Args:
-            base_keys: Keys of first attempts; later ones have the key `base~1`, `base~2` and on.
+            pins: Rubric id by group, for the groups that have no pin yet.
 
         Returns:
-            By base key, in the order asked: the attempts in order, an empty list where none is.
+            The rubric id that counts, by group.
+
+        Raises:
+            StoreError: A rubric is not stored.
         """
-        found: dict[str, list[Judgement]] = {}
-        with self._db.read() as connection:
-            for base in base_keys:
-                rows = connection.execute(
-                    "SELECT key, content FROM judgements WHERE key = ?1 "
-                    "OR (key > ?1 || '~' AND key < ?1 || char(127))",  # 127 comes after '~'
-                    (base,),
-                ).fetchall()
-                rows.sort(key=lambda row: _attempt(row[0], base))
-                found[base] = [load(Judgement, content) for _, content in rows]
-        return found
+        with self.writing() as writer:
+            for rubric_id in dict.fromkeys(pins.values()):
+                row = writer.execute("SELECT 1 FROM rubrics WHERE id = ?", (rubric_id,)).fetchone()
+                if row is None:
+                    raise StoreError(f"cannot pin to rubric {rubric_id!r}: it is not in the store")
+            counting: dict[Group, str] = {}
+            for group, rubric_id in pins.items():
+                pinned = writer.pinned(group)
+                if pinned is None:
+                    cohort, name, step = group
+                    writer.execute(
+                        "INSERT INTO pins VALUES (?, ?, ?, ?, ?, ?)",
+                        (writer.tick(), writer.branch, step, name, cohort, rubric_id),
+                    )
+                counting[group] = pinned or rubric_id
+        return counting
 
     def rollout(self, id: str) -> Rollout:
         """A stored rollout, of any branch.
@@ -222,15 +234,15 @@ class _CaseRow:
 
 def _case_row(case: Case) -> _CaseRow:
     rollout, judgement, usage = case.rollout, case.judgement, case.judgement.usage
-    for name, of_rollout, of_judgement in (
+    for name, rollouts, judgements in (
         ("rollout id", rollout.id, judgement.rollout_id),
         ("mode", rollout.mode, judgement.mode),
         ("cohort", rollout.cohort, judgement.cohort),
     ):
-        if of_rollout != of_judgement:
+        if rollouts != judgements:
             raise StoreError(
-                f"judgement {judgement.key!r} has {name} {of_judgement!r}, its rollout "
-                f"{of_rollout!r}: they do not belong together"
+                f"judgement {judgement.key!r} has {name} {judgements!r}, its rollout "
+                f"{rollouts!r}: they do not belong together"
             )
     for number in (judgement.reward, judgement.normalized_reward):
         # SQLite turns NaN into NULL: the reward would come back as missing.
@@ -351,11 +363,6 @@ def _filters(
     if scored is not None:
         terms.append("s.reward IS NOT NULL" if scored else "s.reward IS NULL")
     return f"WHERE {' AND '.join(terms)} AND {_LAST}", values
-
-
-def _attempt(key: str, base: str) -> int:
-    number = key[len(base) + 1 :]
-    return int(number) if number.isdecimal() else 0
 
 
 def _summary(step: int, rows: list[Any]) -> StepSummary:

@@ -9,6 +9,7 @@ To change the format append a function to `MIGRATIONS`; never change one that wa
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 import uuid
@@ -108,7 +109,43 @@ def m002_replies(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_replies)
+def m003_typed_fields(connection: sqlite3.Connection) -> None:
+    """Renames two fields of judgements, and gives decisions typed fields for two of their figures.
+
+    The replacement of text is exact: a quotation mark inside a JSON string has a backslash in
+    front. Numbers keep every digit, which SQLite's JSON functions do not promise.
+    """
+    connection.execute(
+        """UPDATE judgements SET content = replace(
+            replace(content, '"normalized":', '"normalized_reward":'),
+            '"flags":', '"injection_flags":'
+        )"""
+    )
+    rows = connection.execute("SELECT seq, content FROM decisions").fetchall()
+    for seq, content in rows:
+        decision = json.loads(content)
+        figures = decision.get("figures", {})
+        decision["canary_failed"] = figures.pop("canary_failed", None) is not None
+        slope, offset = figures.pop("scale_slope", None), figures.pop("scale_offset", None)
+        anchors = figures.pop("scale_anchors", 0.0)
+        degenerate = figures.pop("scale_degenerate", 0.0)
+        decision["scale_map"] = None
+        if slope is not None and offset is not None:
+            decision["scale_map"] = {
+                "slope": slope,
+                "offset": offset,
+                "anchors": int(anchors),
+                "degenerate": bool(degenerate),
+            }
+        text = json.dumps(decision, separators=(",", ":"))
+        connection.execute("UPDATE decisions SET content = ? WHERE seq = ?", (text, seq))
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    m001_initial,
+    m002_replies,
+    m003_typed_fields,
+)
 SCHEMA = len(MIGRATIONS)
 """The format that this package writes; a file's own is in `PRAGMA user_version`."""
 

@@ -1,4 +1,4 @@
-"""Task rules: what decides a reward before the RM is asked."""
+"""Task rules: they decide a reward without a call to the RM."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..sanitize import clean, count_words, precheck
+from ..sanitize import Cleaned, count_words, precheck
 from . import AnswerOnly, MinWords, Requires, Rule, TaskSpec
 
 __all__ = ["Box", "RuleHit", "boxes", "first_rule", "without_boxes"]
@@ -17,25 +17,22 @@ class RuleHit:
     """A rule that decided."""
 
     name: str
-    """For the judgement."""
+    """Name for the judgement."""
     raw: float | None = None
-    """Reward that it states for the `raw` scale."""
+    """Reward that the rule states for the scale `raw`."""
 
 
-def first_rule(spec: TaskSpec, completion: str) -> RuleHit | None:
+def first_rule(spec: TaskSpec, cleaned: Cleaned) -> RuleHit | None:
     """The first rule that fires: the common ones (empty, a master key, …), then the task's.
 
     Args:
-        spec: Has the rules.
-        completion: What the policy wrote.
+        spec: The task with its rules.
+        cleaned: The policy's text after `clean`: what a reader cannot see satisfies no rule.
     """
-    common = precheck(completion, spec.response.min_words)
+    text = cleaned.text
+    common = precheck(text, spec.response.min_words)
     if common is not None:
         return RuleHit(common)
-    if not spec.rules:
-        return None
-    # What a reader cannot see satisfies no rule.
-    text = clean(completion).text
     for rule in spec.rules:
         if _fires(rule, text):
             return RuleHit(rule.title, rule.raw)
@@ -46,8 +43,8 @@ def _fires(rule: Rule, text: str) -> bool:
     if isinstance(rule, Requires):
         return re.search(rule.pattern, text) is None
     if isinstance(rule, MinWords):
-        kept = re.sub(rule.without, " ", text) if rule.without else text
-        return count_words(kept) < rule.words
+        counted = re.sub(rule.without, " ", text) if rule.without else text
+        return count_words(counted) < rule.words
     if isinstance(rule, AnswerOnly):
         return count_words(without_boxes(text)) < rule.words
     raise AssertionError(f"no such rule: {rule!r}")
@@ -55,12 +52,12 @@ def _fires(rule: Rule, text: str) -> bool:
 
 def without_boxes(text: str) -> str:
     """The text without its boxed answers."""
-    kept: list[str] = []
+    parts: list[str] = []
     at = 0
     for box in boxes(text):
-        kept.append(text[at : box.start])
+        parts.append(text[at : box.start])
         at = box.end
-    return "".join([*kept, text[at:]])
+    return "".join([*parts, text[at:]])
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def boxes(text: str) -> Iterator[Box]:
 
 
 def _closing(text: str, at: int) -> tuple[int, bool]:
-    """Where the brace ends that was opened before `at`, and whether it does."""
+    """End of the brace that was opened before `at`, and True if it is closed."""
     depth = 1
     for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, at):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

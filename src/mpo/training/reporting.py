@@ -98,7 +98,7 @@ class StepReporter:
         ]
 
         def external(name: str) -> float | None:
-            scores = store.audits(name, after_step=first, up_to_step=last).values()
+            scores = store.external_scores(name, after_step=first, up_to_step=last).values()
             return _mean([score.value for score in scores if score.value is not None])
 
         now = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ...judge import RewardModel
 from ...records import Case, CriterionScore, Refinement, Rollout, Usage, total_usage
 from ...rubric import Rubric
+from ...sanitize import clean
 from ...task import Task
 from ...task.rules import first_rule
 
@@ -81,7 +82,7 @@ class ProbeScorer:
         return [self._known[_key(r, rubric)] for r in rollouts]
 
     async def _one(self, rollout: Rollout, rubric: Rubric) -> float | None:
-        if first_rule(self.task.spec, rollout.completion) is not None:
+        if first_rule(self.task.spec, clean(rollout.completion)) is not None:
             return 0.0  # the floor of every scale, and no model is asked
         verdict = await self.reward_model.judge(rollout, rubric)
         self.asked += 1

@@ -3,15 +3,17 @@
     findings = lint(text, task=load_task("essay"), parent=head, evidence=cases)
     if has_errors(findings): ...
 
-Errors are only these: a rubric, criterion or level that starts or ends in mid-sentence; a garbage
-or empty criterion; a demand that the task's limits forbid. Everything else is a warning. The rules
-read spelling and numbers, in English first; a text in another language gets fewer of them.
+An error is only what no whole rubric can contain: something that is opened and never closed (a
+bracket, a quote, a fence, an item); an ending in a comma, an article or a conjunction; an empty or
+garbage criterion; a text copied from the example of the answer's format; a demand that the task's
+limits forbid. Everything else is a warning. The rules read spelling and numbers, in English first;
+a text in another language gets fewer of them.
 
 Codes: `starts_mid_sentence`, `ends_mid_sentence`, `no_criteria`, `empty_criterion`,
-`garbage_criterion`, `forbidden_demand` (errors); `unreadable`, `unclosed_item`, `text_outside`,
-`short_criterion`, `near_duplicate`, `levels_out_of_order`, `missing_levels`, `unbounded_levels`,
-`score_range`, `limit_drift`, `leak`, `grader_directed`, `control_string`, `url`, `too_large`,
-`fast_growth`, `lost_criterion` (warnings).
+`garbage_criterion`, `copied_example`, `forbidden_demand` (errors); `unreadable` (an error where
+nothing can be read); `unclosed_item`, `text_outside`, `short_criterion`, `near_duplicate`,
+`levels_out_of_order`, `missing_levels`, `unbounded_levels`, `score_range`, `limit_drift`, `leak`,
+`grader_directed`, `control_string`, `url`, `too_large`, `fast_growth`, `lost_criterion` (warnings).
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from .content import (
     check_limits,
     check_lost,
     check_strings,
+    missing_criteria,
 )
-from .endings import check_endings
 from .finding import Finding, Severity
 from .reading import Reading, read
+from .structure import check_structure
 
-__all__ = ["Finding", "Severity", "has_errors", "lint"]
+__all__ = ["Finding", "Severity", "has_errors", "lint", "missing_criteria"]
 
 
 def lint(
@@ -45,22 +48,22 @@ def lint(
     evidence: Sequence[Case | str] = (),
     reasons: str = "",
 ) -> list[Finding]:
-    """Everything that the rules find, in a fixed order. Never raises.
+    """All faults, in a fixed order. Never raises.
 
     Args:
         source: A rubric file's text in any form that `read_rubric` takes, or a rubric. A text is
-            better: only there can be seen what the reader drops.
+            better, because it still shows what the reader drops.
         task: Gives the limits and the usual scores; without it, no demand is forbidden.
-        parent: The rubric that this one is to follow.
-        evidence: What the MRM saw, or texts: for finding leaks.
-        reasons: The MRM's, which may explain why a criterion is gone.
+        parent: The rubric that this one would replace.
+        evidence: The cases that the MRM saw, or texts; used to find leaks.
+        reasons: The MRM's reasons, which may explain why a criterion is gone.
     """
-    reading = read(source)
-    return [*_unique(_findings(reading, task, parent, evidence, reasons))]
+    # Each finding once: the end of the last criterion is the end of the rubric too.
+    return list(dict.fromkeys(_findings(read(source), task, parent, evidence, reasons)))
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:
-    """Whether one of them keeps the rubric from coming into force."""
+    """True if one of the findings keeps the rubric from taking effect."""
     return any(finding.severity == "error" for finding in findings)
 
 
@@ -79,7 +82,7 @@ def _findings(
             yield Finding("unreadable", "error", "rubric", reading.fault)
     elif reading.fault:
         yield Finding("unreadable", "warning", "rubric", reading.fault)
-    yield from check_endings(reading)
+    yield from check_structure(reading)
     yield from check_criteria(reading)
     if task is not None:
         yield from check_limits(reading, task)
@@ -99,8 +102,3 @@ def _texts(case: Case | str) -> tuple[str, ...]:
     if isinstance(case, str):
         return (case,)
     return (case.rollout.prompt, case.rollout.completion)
-
-
-def _unique(findings: Iterable[Finding]) -> list[Finding]:
-    """Each finding once: the end of the last criterion is the end of the rubric too."""
-    return list(dict.fromkeys(findings))

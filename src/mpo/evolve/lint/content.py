@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ...judge.injection_flags import flag_phrases
 from ...rubric import Criterion, Rubric
-from ...sanitize import clean, flag_phrases
+from ...sanitize import clean
 from ...task import Task
+from ..mrm_answers import copies_example
 from .finding import Finding, shorten
 from .limits import conflict, demands, forbidden_forms, stated_limits
 from .reading import Part, Reading
@@ -20,6 +22,7 @@ __all__ = [
     "check_limits",
     "check_lost",
     "check_strings",
+    "missing_criteria",
 ]
 
 FEW_WORDS = 4
@@ -27,6 +30,8 @@ FEW_WORDS = 4
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word triples from which two criteria say the same. The nearest two of the
 recorded run have 0.20; the published oracle rubric's, which share a list on purpose, 0.62."""
+SAME_CRITERION = 0.5
+"""Jaccard similarity of word triples from which a criterion of another name is the same one."""
 SIZE_BUDGET = 2000
 """Words of a rubric, which an RM reads for every rollout; the largest of the recorded run, its
 first, has 2,164."""
@@ -83,6 +88,10 @@ def check_criteria(reading: Reading) -> Iterator[Finding]:
 
 def _emptiness(number: int, criterion: Criterion) -> Iterator[Finding]:
     place, body = _place(number, criterion), _body(criterion)
+    for text in (criterion.name, criterion.text, *(level.text for level in criterion.levels)):
+        if copies_example(text):
+            message = "it repeats the example of the answer's format instead of saying something"
+            yield Finding("copied_example", "error", place, message, shorten(text))
     said = [w for w in _words(f"{criterion.name} {body}") if w not in _EMPTY_WORDS]
     if not body and len(_words(criterion.name)) <= 3:
         yield Finding("empty_criterion", "error", place, "there is nothing beneath its name")
@@ -222,20 +231,28 @@ def check_growth(reading: Reading, parent: Rubric | None) -> Iterator[Finding]:
 
 def check_lost(reading: Reading, parent: Rubric, reasons: str) -> Iterator[Finding]:
     """Criteria of the parent that are gone, and that the MRM's reasons do not name."""
-    kept = reading.rubric.criteria if reading.rubric else ()
-    names = {c.name.lower() for c in kept}
-    bodies = [_triples(f"{c.name} {_body(c)}") for c in kept]
+    lost = missing_criteria(parent.criteria, reading.rubric)
     for number, criterion in enumerate(parent.criteria, start=1):
-        mine = _triples(f"{criterion.name} {_body(criterion)}")
-        renamed = any(_similarity(mine, other) >= 0.5 for other in bodies)
-        if criterion.name.lower() in names or renamed or criterion.name.lower() in reasons.lower():
-            continue
-        yield Finding(
-            "lost_criterion",
-            "warning",
-            f'parent\'s criterion {number} "{criterion.name[:40]}"',
-            "it is gone, and no reason is given",
+        if criterion in lost and criterion.name.lower() not in reasons.lower():
+            place = f"parent's {_place(number, criterion)}"
+            message = "it is gone, and no reason is given"
+            yield Finding("lost_criterion", "warning", place, message)
+
+
+def missing_criteria(criteria: Sequence[Criterion], rubric: Rubric | None) -> list[Criterion]:
+    """The criteria that the rubric has neither by name nor in similar words."""
+    kept = rubric.criteria if rubric else ()
+    names = {criterion.name.lower() for criterion in kept}
+    bodies = [_triples(f"{c.name} {_body(c)}") for c in kept]
+    return [
+        criterion
+        for criterion in criteria
+        if criterion.name.lower() not in names
+        and not any(
+            _similarity(_triples(f"{criterion.name} {_body(criterion)}"), body) >= SAME_CRITERION
+            for body in bodies
         )
+    ]
 
 
 # --- strings that have no business in a rubric -----------------------------------------------

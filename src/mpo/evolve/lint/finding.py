@@ -1,7 +1,8 @@
-"""What the linter says about one place of a rubric."""
+"""The linter's result for one place of a rubric."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -16,20 +17,25 @@ MAX_QUOTE = 120
 class Finding:
     """One fault.
 
-    An `error` means that the rubric must not come into force: it starts or ends in mid-sentence,
-    a criterion is garbage or empty, or it demands what the task's limits forbid. All else is a
-    `warning`.
+    An `error` is something that no whole rubric can contain, so the rubric must not take effect.
+    Everything else is a `warning`.
     """
 
     code: str
     """Stable name of the rule, for programs and for statistics."""
     severity: Severity
     place: str
-    """Where: `criterion 3 "Conclusion", level 0`, `start`, `end`, `line 7`."""
+    """The place, such as `criterion 3 "Conclusion", level 0`, `start`, `end` or `rubric`."""
     message: str
-    """What is wrong, for a person and for the MRM that is asked to repair it."""
+    """The fault in words, for a person and for the MRM that is asked to repair it."""
     quote: str = ""
     """The words in question, at most 120 characters. Text by a model: fence it in a prompt."""
+
+    @property
+    def criterion(self) -> int | None:
+        """Number of the criterion that has the fault, from 1; None where it is none's alone."""
+        match = re.match(r"criterion (\d+)", self.place)
+        return int(match[1]) if match else None
 
     def to_dict(self) -> dict[str, str]:
         """JSON object with the five fields."""

@@ -22,12 +22,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ...chat.event_loop import start_in_loop
+from ...chat.event_loop import submit
 from ...errors import ConfigError
 from ...integrations.meta_steps import MetaSteps, run_on_all
 from ...integrations.rollouts import GoldScorer, make_rollout, score_rollouts
 from ...judge.scale import Scale
-from ...records import CriterionScore, Judgement, Rollout
+from ...records import CriterionScore, Judgement, Rollout, ScaleMap
 from ...reward import EvolvingReward
 from ...rubric import Rubric
 from ..files import Checkpoint, newest_checkpoint
@@ -162,7 +162,7 @@ class _Run:
         rows = self._batch(step)
         samples = self._sample(step, rows)
         rollouts = self._rollouts(step, rows, samples)
-        scoring = start_in_loop(score_rollouts(self.reward, rollouts, self.gold_scorer))
+        scoring = submit(score_rollouts(self.reward, rollouts, self.gold_scorer))
         batch = forward_pass(self.engine, samples, self.pad)  # while the reward is computed
         judgements = run_on_all(lambda: _wait(scoring))
         figures = self._figures(samples, judgements)
@@ -229,8 +229,10 @@ class _Run:
 
     def _span(self, rubric_id: str) -> float:
         if rubric_id not in self.spans:
-            rubric = self.reward.store.rubric(rubric_id)
-            self.spans[rubric_id] = reward_span(self.reward.scale, rubric)
+            store = self.reward.store
+            self.spans[rubric_id] = reward_span(
+                self.reward.scale, store.rubric(rubric_id), store.scale_map(rubric_id)
+            )
         return self.spans[rubric_id]
 
     def _figures(
@@ -259,13 +261,13 @@ class _Run:
         return figures
 
 
-def reward_span(scale: Scale, rubric: Rubric) -> float:
+def reward_span(scale: Scale, rubric: Rubric, scale_map: ScaleMap | None = None) -> float:
     """Distance from the lowest reward under a rubric to the highest."""
     best = [
         CriterionScore(criterion=name, score=criterion.scores[-1])
         for name, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True)
     ]
-    return scale.reward(rubric, best) - scale.floor(rubric)
+    return scale.reward(rubric, best, scale_map) - scale.floor(rubric, scale_map)
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
