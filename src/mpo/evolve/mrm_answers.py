@@ -115,7 +115,7 @@ _PLACEHOLDERS = frozenset(
 
 
 def copies_example(text: str) -> bool:
-    """Whether the text is a placeholder of the format's own example, whatever is around it."""
+    """True if the text is a placeholder of the format's own example, whatever is around it."""
     return re.sub(r"^\W+|\W+$", "", text).lower() in _PLACEHOLDERS
 
 
