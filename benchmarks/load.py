@@ -81,7 +81,7 @@ async def _measure(load: Mapping[str, Any]) -> dict[str, Any]:
     if load["client"] == "openai":
         chat = SDKChat(url, "bench", in_flight)
     else:
-        chat = OpenAIChat(url, "bench", concurrency=in_flight, tier="json_schema")
+        chat = OpenAIChat(url, "bench", concurrency=in_flight, structured_output="json_schema")
     rollouts = make_rollouts(int(load["rollouts"]) + WARM_UP)
     # Texts of their own: those that are measured must not be known from them.
     first, rollouts = rollouts[-WARM_UP:], rollouts[:-WARM_UP]

@@ -3,7 +3,7 @@
     pip install 'mpo-rl[train]'
     BASE_URL=http://localhost:8000/v1 MODEL=my-judge python examples/trl_grpo.py
 
-BASE_URL is any OpenAI-compatible server; `mpo sandbox serve` is one that needs no weights. The
+BASE_URL is any OpenAI-compatible server; `python -m mpo_sandbox` is one that needs no weights. The
 rubric may change after every tenth update; `mpo.db` holds every judgement and every decision.
 """
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from fakes import judge_reply, make_reward, meta_reply, text_of
 from killing import Job, Killer, serve
-from mpo.chat import CachedChat, Chat, ChatRequest, Completion, DedupedChat, Message, Schema
+from mpo.chat import CachedChat, Chat, ChatRequest, Completion, Message, Schema
 from mpo.evolve.gate import Probes
 from mpo.evolve.schedule import Every, Prescreened, Stratified
 from mpo.judge import make_reward_model
@@ -255,7 +255,7 @@ def planned_reward(folder: Path, plan: str, killer: Killer, clock: Clock) -> Evo
     }
     options = dict(PLANS[plan])
     if plan == "guarded":
-        models = {role: CachedChat(DedupedChat(m), store) for role, m in models.items()}
+        models = {role: CachedChat(m, store) for role, m in models.items()}
         task = load_task("essay")
         rm = make_reward_model(task, models["rm"], store.secret, 0)
         options["gate"] = Probes(rm, task, normalized, seed=0)

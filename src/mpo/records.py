@@ -194,6 +194,8 @@ class Proposal(_Record):
     rollout_id: str
     rubric: Rubric
     reasons: str = ""
+    injection_flags: Mapping[str, int] = Field(default_factory=dict)
+    """Signs of an injection in the MRM's answer before it was cleaned, counted by kind."""
 
 
 class Refinement(_Record):
@@ -201,6 +203,8 @@ class Refinement(_Record):
 
     rubric: Rubric
     reasons: str = ""
+    injection_flags: Mapping[str, int] = Field(default_factory=dict)
+    """Signs of an injection in the MRM's answer before it was cleaned, counted by kind."""
     evidence: tuple[str, ...] = ()
     """Rollout ids in the order in which they were selected."""
     labels: Mapping[str, str] = Field(default_factory=dict)

@@ -18,21 +18,18 @@ the same store sees the same head.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .chat import Chat
-from .evolve.evidence import EvidenceSnapshot, choose, freeze, log_choices
+from .chat.event_loop import hand_over, submit
+from .evolve.evidence import log_choices, take_snapshot
 from .evolve.lineage import roll_back
 from .evolve.meta_reward_model import MetaRewardModel
-from .evolve.meta_step import Background, MetaStep, Outcome
-from .evolve.mrm_cases import Evidence
+from .evolve.meta_step import MetaStep, PendingMetaStep
 from .evolve.options import Evolve
 from .judge import make_reward_model
 from .judge.options import Scoring
@@ -46,26 +43,6 @@ from .watch import MONITOR, Canaries, SecondJudge, Watch
 __all__ = ["MONITOR", "EvolvingReward", "roll_back"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A meta step that is under way."""
-
-    frozen: EvidenceSnapshot
-    parent: Rubric
-    outcome: Future[Outcome] | Coroutine[Any, Any, Outcome]
-
-    async def wait(self) -> Outcome:
-        if isinstance(self.outcome, Future):
-            return await asyncio.wrap_future(self.outcome)
-        return await self.outcome
-
-    def give_up(self) -> None:
-        if isinstance(self.outcome, Future):
-            self.outcome.cancel()
-        else:
-            self.outcome.close()
 
 
 class EvolvingReward:
@@ -110,12 +87,11 @@ class EvolvingReward:
         self.meta_chat = meta_chat if meta_chat is not None else chat
         self.second_judge = second_judge
         self.scoring, self.evolve, self.seed = scoring, evolve, seed
-        self.schedule, self.selection = evolve.make_schedule(), evolve.make_selection()
-        self.scale = scoring.make_scale()
+        self.schedule, self.scale = evolve.make_schedule(), scoring.make_scale()
         self.waited_s = 0.0
         """Seconds that `step` has waited for meta steps in this process."""
-        self._background = Background()
-        self._under_way: dict[tuple[str, int], _Work] = {}
+        self._pending: dict[tuple[str, int], PendingMetaStep] = {}
+        self._in_background = False
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
         self.task.check_rubric(self.seed_rubric)
         secret = self.store.secret
@@ -127,6 +103,7 @@ class EvolvingReward:
             secret=secret,
             seed=seed,
             analysis=evolve.analysis,
+            context_cases=evolve.context_cases,
             rationales=evolve.rationales,
         )
         self._scorer = Scorer(
@@ -140,50 +117,53 @@ class EvolvingReward:
             seed=seed,
             deadline_s=scoring.deadline_s,
         )
-        self._canaries = Canaries(self.store, self._scorer, seed) if evolve.reads_canaries else None
+        canaries = Canaries(self.store, self._scorer, seed) if evolve.reads_canaries else None
+        self._canaries = canaries
         self.watch = Watch(
             self.store,
             seed,
-            on_alarm=evolve.alarm_distance is not None,
-            min_distance=evolve.alarm_distance or 1,
-            canaries=self._canaries,
-            audit=self._second_opinion(secret),
+            alarm_distance=evolve.alarm_distance,
+            canaries=canaries,
+            second_judge=self._make_second_judge(secret),
         )
         self.store.plant_seed("", self.seed_rubric)
 
-    def _second_opinion(self, secret: bytes) -> SecondJudge | None:
+    def _make_second_judge(self, secret: bytes) -> SecondJudge | None:
         if self.second_judge is None:
             return None
-        # It grades what it is shown: a final answer that a program compares needs no opinion.
+        # It grades the text that it is shown: a final answer that a program compares needs no
+        # second judge.
         task = self.task.with_rm(answer_check="off")
         model = make_reward_model(task, self.second_judge, secret, self.seed)
         return SecondJudge(self.store, model, self.seed)
 
-    # ------------------------------------------------------------------ the rubric in force
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process starts a pending meta step again, from the same evidence.
+        return {**self.__dict__, "_pending": {}, "_in_background": False}
 
     def rubric(self, cohort: str = "") -> Rubric:
-        """The head: the rubric in force for a cohort."""
+        """The head: the rubric in effect for a cohort."""
         head = self.store.head(cohort)
         return head if head is not None else self.store.plant_seed(cohort, self.seed_rubric)
 
     @property
-    def under_way(self) -> list[int]:
+    def pending_steps(self) -> list[int]:
         """Updates whose meta step has begun and is not decided yet; may be read by any thread."""
-        return sorted({due for _, due in list(self._under_way)})
+        return sorted({due for _, due in list(self._pending)})
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """Score rollouts under the rubric in force. Never changes it.
+        """Score rollouts under the head. Never changes it.
 
         Completions of one group at one step get one rubric, also when they come in several calls
-        around a meta step. What the store has already is not asked again. Judgements are
+        around a meta step. What the store has already is not paid for again. Judgements are
         committed as they come in.
 
         Returns:
             One judgement per rollout, in order.
 
         Raises:
-            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
-                stored.
+            UnscoredError: More than `Scoring.max_unscored` of a step stayed unscored; all
+                judgements are stored.
             StoreError: The store cannot be written.
         """
         return await self._scorer.score(rollouts)
@@ -195,17 +175,18 @@ class EvolvingReward:
         may move.
 
         A step that was decided already is not repeated, so that it may be called again after a
-        crash. A meta step that fails leaves the head where it was, and says why in its decision.
+        crash. A meta step that fails leaves the head where it was; its decision says why.
 
-        With `delay`, a meta step that is due starts here and is decided that many updates
+        With `Evolve.delay`, a meta step that is due starts here and is decided that many updates
         later. Where canaries have failed twice in a row under a new rubric, an earlier one is put
-        back in force, as a decision of its own (kind `rollback`).
+        back into effect, as a decision of its own (kind `rollback`).
 
         Returns:
-            The decision; the last one where several cohorts had evidence; None if none was made.
+            The decision; the last one where several cohorts had evidence; None if there was none.
 
         Raises:
-            UnscoredError: More than `max_unscored` of the update's rollouts stayed unscored.
+            UnscoredError: More than `Scoring.max_unscored` of the update's rollouts stayed
+                unscored.
             StoreError: The store cannot be read or written.
             BudgetError: The budget is spent (from the chat).
         """
@@ -214,45 +195,47 @@ class EvolvingReward:
         await self.watch.look(n, max(begun, default=0))
         decision = None
         for cohort in list(self.store.heads()):
-            decision = await self._sound(n, cohort) or decision
+            decision = await self._maybe_roll_back(n, cohort) or decision
             decision = await self._cohort_step(n, cohort) or decision
         return decision
 
-    async def _sound(self, n: int, cohort: str) -> Decision | None:
-        """Put an earlier rubric back in force where the canaries have failed twice in a row."""
+    async def _maybe_roll_back(self, n: int, cohort: str) -> Decision | None:
+        """Go back to an earlier rubric where the canaries have failed twice in a row."""
         canaries = self._canaries
-        failing = await canaries.failing(n, cohort) if canaries is not None else None
-        if canaries is None or failing is None:
+        failure = await canaries.failing(n, cohort) if canaries is not None else None
+        if canaries is None or failure is None:
             return None
         target = canaries.target(cohort)
         if target is None:
             return None
-        _log.warning("rolled back to %s: %s", target, failing.reason)
-        return roll_back(self.store, target, n, failing.reason, cohort, failing.figures, True)
+        _log.warning("rolled back to %s: %s", target, failure.reason)
+        return roll_back(
+            self.store, target, n, failure.reason, cohort, failure.figures, canary_failed=True
+        )
 
     async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
-        """Start what is due, and decide what has had its time."""
+        """Start the meta steps that are due, and decide those whose delay is over."""
         decision = None
-        for due in self._open(n, cohort):
+        for due in self._due_steps(n, cohort):
             past = self._decided(due, cohort)
             if past is not None:
                 decision = past if due == n else decision
                 continue
-            work = self._start(due, cohort)
-            if work is not None and due + self.evolve.delay <= n:
-                decision = await self._decide(due, n, cohort, work)
+            pending = self._start(due, cohort)
+            if pending is not None and due + self.evolve.delay <= n:
+                decision = await self._decide(due, n, cohort, pending)
         return decision
 
-    def _open(self, n: int, cohort: str) -> list[int]:
+    def _due_steps(self, n: int, cohort: str) -> list[int]:
         """Updates whose meta step is to be started or decided at update n, in order.
 
-        A resumed run has none under way: it looks back as far as one may have been.
+        A resumed run has none pending: it looks back as far as one may have been.
         """
-        called = self.watch.called()
+        alarms = self.watch.alarm_steps()
         past = range(max(1, n - self.evolve.delay), n + 1)
-        due = [d for d in past if self.schedule.due(d) or d in called]
-        under_way = [d for name, d in self._under_way if name == cohort and d <= n]
-        return sorted({*due, *under_way})
+        due = [d for d in past if self.schedule.due(d) or d in alarms]
+        pending = [d for name, d in self._pending if name == cohort and d <= n]
+        return sorted({*due, *pending})
 
     def _decided(self, due: int, cohort: str) -> Decision | None:
         for past in self.store.lineage(cohort):
@@ -260,103 +243,91 @@ class EvolvingReward:
                 return past
         return None
 
-    def _start(self, due: int, cohort: str) -> _Work | None:
-        """The meta step of an update: under way already, or started now."""
-        if (cohort, due) in self._under_way:
-            return self._under_way[cohort, due]
-        # As it stood then: a resumed run starts again what was under way, and must not know what
-        # was decided since.
+    def _start(self, due: int, cohort: str) -> PendingMetaStep | None:
+        """The meta step of an update: pending already, or started now."""
+        if (cohort, due) in self._pending:
+            return self._pending[cohort, due]
+        # The lineage as it was then: a resumed run starts again what was pending, and must not
+        # know later decisions.
         lineage = [d for d in self.store.lineage(cohort) if d.step <= due]
         since = max((d.due or 0 for d in lineage if d.kind == "evolve"), default=0)
-        frozen = freeze(self.store, cohort, due=due, since=since, hint=self.watch.hint(due))
-        if not frozen.recent and (cohort or len(self.store.heads()) > 1):
+        hint = self.watch.hint(due)
+        snapshot = take_snapshot(self.store, cohort, due=due, since=since, hint=hint)
+        if not snapshot.recent and (cohort or len(self.store.heads()) > 1):
             return None  # A cohort without evidence keeps its rubric.
-        in_force = [d.proposed for d in lineage if d.accepted and d.proposed is not None]
-        parent = self.store.rubric(in_force[-1])
-
-        def choice(model: MetaRewardModel) -> Awaitable[Evidence]:
-            return choose(
-                frozen,
-                self.selection,
-                model,
-                parent,
-                seed=self.seed,
-                samples=self.evolve.samples,
-                others=self.evolve.context_cases,
-                earlier=self.evolve.baseline_cases,
-            )
-
-        run = self._meta_step(parent).run(choice, parent, frozen.known, seed=due * 1000)
-        # In the background only where it has time: else a second thread is one more thing to fail.
-        outcome = self._background.submit(run) if self.evolve.delay else run
-        self._under_way[cohort, due] = work = _Work(frozen, parent, outcome)
-        return work
-
-    def _meta_step(self, head: Rubric) -> MetaStep:
-        return MetaStep(
+        heads = [d.proposed for d in lineage if d.accepted and d.proposed is not None]
+        parent = self.store.rubric(heads[-1])
+        meta_step = MetaStep(
             task=self.task,
             chat=self.meta_chat,
             model=self.meta_reward_model,
             reward_model=self.reward_model,
             gate=self.gate,
             scale=self.scale,
-            checks=self.evolve.lint,
-            head_map=self.store.scale_map(head.id),
+            evolve=self.evolve,
+            seed=self.seed,
         )
+        run = meta_step.run(snapshot, parent, self.store.scale_map(parent.id))
+        # A trainer's loop may live only as long as one call, and a meta step outlives several: in
+        # the background it runs in the shared loop. Where the caller waits, it needs no other one.
+        self._in_background |= self.evolve.delay > 0
+        work = submit(run) if self.evolve.delay else run
+        self._pending[cohort, due] = pending = PendingMetaStep(snapshot, parent, work)
+        return pending
 
-    async def _decide(self, due: int, n: int, cohort: str, work: _Work) -> Decision:
-        """Turn an outcome into a decision; wait for it if it is not there yet."""
+    async def _decide(self, due: int, n: int, cohort: str, pending: PendingMetaStep) -> Decision:
+        """Turn a result into a decision; wait for the result if it is not there yet."""
         started = time.monotonic()
         try:
-            outcome = await work.wait()
+            result = await pending.wait()
         finally:
-            self._under_way.pop((cohort, due), None)
+            self._pending.pop((cohort, due), None)
         waited = time.monotonic() - started
         self.waited_s += waited
         if waited > 0.1:
             _log.info("meta step of update %d: waited %.1f s at update %d", due, waited, n)
-        accepted, reason = outcome.accepted, outcome.reason
+        accepted, reason, refinement = result.accepted, result.reason, result.refinement
+        proposed = refinement.rubric if refinement is not None else None
         head = self.rubric(cohort)
-        if head != work.parent:
-            accepted, reason = False, f"the rubric in force is no longer {work.parent.id}"
-        refinement = outcome.refinement
+        if head != pending.parent:
+            accepted, reason = False, f"the rubric in effect is no longer {pending.parent.id}"
         rejected = self._canaries.rejected_by_canaries(cohort) if self._canaries is not None else ()
-        if accepted and refinement is not None and refinement.rubric.id in rejected:
-            accepted, reason = False, "canaries have put this very rubric out of force before"
+        if accepted and proposed is not None and proposed.id in rejected:
+            accepted, reason = False, "canaries have put this very rubric out of effect before"
         decision = Decision(
             step=n,
             due=due,
             cohort=cohort,
             parent=head.id,
-            proposed=refinement.rubric.id if refinement else None,
+            proposed=proposed.id if proposed is not None else None,
             accepted=accepted,
             reason=reason,
-            figures=outcome.figures,
-            scale_map=outcome.scale_map if accepted else None,
-            findings=outcome.findings,
+            figures=result.figures,
+            scale_map=result.scale_map if accepted else None,
+            findings=result.findings,
             refinement=refinement,
-            usage=outcome.usage,
-            rm_usage=outcome.rm_usage,
+            usage=result.usage,
+            rm_usage=result.rm_usage,
         )
-        if outcome.evidence is not None:
-            log_choices(self.store, work.frozen, outcome.evidence, self.seed)
-        self.store.decide(decision, refinement.rubric if refinement else None)
+        if result.evidence is not None:
+            log_choices(self.store, pending.snapshot, result.evidence, self.seed)
+        self.store.decide(decision, proposed)
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
-        """Put an earlier rubric back in force; see `roll_back`."""
+        """Put an earlier rubric back into effect; see `roll_back`."""
         return roll_back(self.store, rubric_id, n, reason, cohort)
 
     # ------------------------------------------------------------------ checkpoints
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """What a trainer puts into its checkpoint: a small JSON object."""
+        """State for a trainer's checkpoint: a small JSON object."""
         return {**self.store.snapshot(step), "monitor": self.watch.to_json()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: later rollouts and decisions are set aside, not deleted.
 
-        A meta step that was under way then is started again, from the same evidence.
+        A meta step that was pending then is started again, from the same evidence.
 
         Raises:
             StoreError: The snapshot belongs to another store.
@@ -364,20 +335,20 @@ class EvolvingReward:
         plain = dict(snapshot)
         monitor = plain.pop("monitor", None)
         self.store.restore(plain)
-        for work in self._under_way.values():
-            work.give_up()
-        self._under_way.clear()
+        self._give_up_pending()
         self.watch.restore(monitor)
 
     async def aclose(self) -> None:
-        """Give up what is under way, and close the connections that this loop and the background
-        hold."""
-        for work in self._under_way.values():
-            work.give_up()
-        self._under_way.clear()
+        """Give up pending meta steps, and close the connections of this loop and the shared one."""
+        self._give_up_pending()
         await self._close_chats()
-        if self._background.started:
-            await asyncio.wrap_future(self._background.submit(self._close_chats()))
+        if self._in_background:
+            await hand_over(self._close_chats())
+
+    def _give_up_pending(self) -> None:
+        for pending in self._pending.values():
+            pending.give_up()
+        self._pending.clear()
 
     async def _close_chats(self) -> None:
         for chat in dict.fromkeys([self.chat, self.meta_chat, self.second_judge]):

@@ -30,7 +30,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
@@ -137,31 +137,17 @@ class Criterion(_Frozen):
             )
         return self
 
-    def _heading(self) -> str:
-        ladder = tuple(level.score for level in self.levels)
-        implied = ladder if ladder else DEFAULT_SCORES
-        scores = "" if implied == self.scores else f", scores {_print_scores(self.scores)}"
-        return f"## {self.name}  (weight {self.weight:g}{scores})"
-
     def to_markdown(self) -> str:
         """The criterion's part of the rubric file, without a final newline."""
-        return _criterion_markdown(self)
-
-    def _lines(self) -> list[str]:
-        lines = [self._heading()]
+        implied = tuple([level.score for level in self.levels]) or DEFAULT_SCORES
+        scores = "" if implied == self.scores else f", scores {_print_scores(self.scores)}"
+        lines = [f"## {self.name}  (weight {self.weight:g}{scores})"]
         if self.text:
-            lines += [_escape(line) for line in self.text.split("\n")]
+            lines += map(_escape, self.text.split("\n"))
         for level in self.levels:
-            first, *rest = level.text.split("\n")
-            lines.append(f"- {level.score}: {first}".rstrip())
-            lines += [f"  {line}" for line in rest]
-        return lines
-
-
-# Every prompt of every rollout shows it.
-@lru_cache(maxsize=256)
-def _criterion_markdown(criterion: Criterion) -> str:
-    return "\n".join(criterion._lines())
+            text = level.text.replace("\n", "\n  ")
+            lines.append(f"- {level.score}: {text}".rstrip())
+        return "\n".join(lines)
 
 
 class Rubric(_Frozen):
@@ -209,8 +195,10 @@ class Rubric(_Frozen):
     @cached_property
     def score_range(self) -> tuple[float, float]:
         """Lowest and highest weighted sum that a rollout can get."""
-        low = sum(c.weight * c.scores[0] for c in self.criteria)
-        high = sum(c.weight * c.scores[-1] for c in self.criteria)
+        low = high = 0.0
+        for criterion in self.criteria:
+            low += criterion.weight * criterion.scores[0]
+            high += criterion.weight * criterion.scores[-1]
         return low, high
 
     def to_markdown(self) -> str:
@@ -483,7 +471,7 @@ def _span(text: str) -> tuple[tuple[int, ...], bool]:
 
 
 def _read_guidelines(text: str) -> ReadRubric:
-    """Math guidelines: one free-text criterion, scored 0 to 5 (DESIGN §5)."""
+    """Math guidelines: one free-text criterion, scored 0 to 5."""
     before, _, rest = text.partition("[Start of Meta-Level Guidelines]")
     body, _, after = rest.partition("[End of Meta-Level Guidelines]")
     notes = [f"text outside guidelines: {s.strip()[:120]!r}" for s in (before, after) if s.strip()]

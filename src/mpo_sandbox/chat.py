@@ -3,7 +3,7 @@
 It receives the same prompts as a real model and reads what it needs out of their text: the
 rubric outside the fences, the response, the cases and the proposals inside. What stands inside a
 fence never becomes structure. Its answers follow the schema that it is given, whose title tells
-it what is asked, as an instruction tells a real model. Free text is asked for without a schema: a
+it what to do, as an instruction tells a real model. Free text is wanted where there is no schema: a
 plan, its execution, reasons in a dialogue; which of them, it tells by what the prompt shows.
 
     chat = SimulatedChat("sandbox-0")             # biases drawn by seed 0
@@ -73,7 +73,7 @@ class SimulatedChat:
     """It costs nothing, and answers faster than a cache."""
     rm: SimulatedRM = field(init=False)
     bad: bool = field(init=False)
-    """Whether some of its merges are spoilt on purpose."""
+    """True if some of its merges are faulty on purpose."""
     mrm: SimulatedMRM = field(default_factory=SimulatedMRM)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class SimulatedChat:
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """What this model takes for quality; printed beside results, read by nothing else."""
+        """Properties that this model takes for quality; printed beside results, used by nothing."""
         return self.rm.biases
 
     async def complete(self, request: ChatRequest) -> Completion:
@@ -108,7 +108,7 @@ class SimulatedChat:
     async def aclose(self) -> None:
         """Nothing to close."""
 
-    # ------------------------------------------------------------------ what is asked
+    # ------------------------------------------------------------------ answers
 
     def _answer(self, prompt: str, schema: Schema, seed: int | None) -> Any:
         fences = _fences(prompt)
@@ -128,36 +128,38 @@ class SimulatedChat:
         return _smallest(schema)
 
     def _say(self, prompt: str) -> str:
-        """A free answer: what is asked shows in what the prompt has and lacks."""
+        """A free answer: the prompt's blocks show which one is wanted."""
         fences = _fences(prompt)
         shown = [fence.label for fence in fences]
         if "RESPONSE" not in shown and "REFERENCE" in shown:
-            guidelines = "\n".join(wording for _, wording, _ in _asked(prompt))
+            guidelines = "\n".join(wording for _, wording, _ in _shown_criteria(prompt))
             return plan(guidelines, _body(fences, "REFERENCE"))
         if "RESPONSE" in shown and "PLAN" in shown:
-            asked, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
-            return execute(self.rm, _body(fences, "PLAN"), asked, response)
-        if "RESPONSE" in shown and _asked(prompt):  # a dialogue's turn for reasons
+            question, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
+            return execute(self.rm, _body(fences, "PLAN"), question, response)
+        if "RESPONSE" in shown and _shown_criteria(prompt):  # a dialogue's turn for reasons
             return self._last_criterion(prompt, fences)[1]
-        raise ChatReplyError("unsupported: without a schema, a plan, a check or reasons are asked")
+        raise ChatReplyError(
+            "unsupported: without a schema, only a plan, a check or reasons can be asked for"
+        )
 
     def _score(self, prompt: str, fences: Sequence[_Fenced]) -> int:
         """The number of `plan_execute` or of a dialogue."""
         if any(fence.label == "EXECUTION" for fence in fences):
-            *_, (_, _, allowed) = _asked(prompt)
+            *_, (_, _, allowed) = _shown_criteria(prompt)
             return worth(_body(fences, "EXECUTION"), allowed)
         return self._last_criterion(prompt, fences)[0]
 
     def _last_criterion(self, prompt: str, fences: Sequence[_Fenced]) -> tuple[int, str]:
         """Score and reasons for the criterion that a dialogue has come to. As a real model
         does, it knows the criteria before it, and none that come after it."""
-        criteria = _asked(prompt)
+        criteria = _shown_criteria(prompt)
         scores = self.rm.score(criteria, _body(fences, "PROMPT"), _body(fences, "RESPONSE"))
         return scores[criteria[-1][0]]
 
     def _judge(self, prompt: str, fences: Sequence[_Fenced]) -> Mapping[str, Any]:
-        asked, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
-        scores = self.rm.score(_asked(prompt), asked, response)
+        question, response = _body(fences, "PROMPT"), _body(fences, "RESPONSE")
+        scores = self.rm.score(_shown_criteria(prompt), question, response)
         return {key: {"rationale": why, "score": score} for key, (score, why) in scores.items()}
 
     def _rewrite(
@@ -194,11 +196,11 @@ def _outside(prompt: str) -> str:
 
 
 def _body(fences: Sequence[_Fenced], label: str) -> str:
-    """What the first fence of a kind holds; empty where there is none."""
+    """Text in the first fence of a kind; empty where there is none."""
     return next((fence.body for fence in fences if fence.label == label), "")
 
 
-def _asked(prompt: str) -> list[tuple[str, str, list[int]]]:
+def _shown_criteria(prompt: str) -> list[tuple[str, str, list[int]]]:
     """Key, wording and allowed scores of the criteria that a prompt asks about."""
     return [
         (m["key"], f"{m['heading']}\n{m['body']}", [int(s) for s in m["scores"].split(",")])

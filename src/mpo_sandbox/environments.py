@@ -1,4 +1,4 @@
-"""What the sandbox has for each task: rows, texts for the policy, and a measure of the outcome.
+"""The sandbox's side of each task: rows, texts for the policy, and a measure of the outcome.
 
 The simulated RM and MRM are the same for all tasks and do not know this file: they see prompts.
 """
@@ -20,7 +20,7 @@ class Environment:
     """The sandbox's side of one task."""
 
     measure: str
-    """What is printed beside the reward, as the head of its columns."""
+    """Name of what is printed beside the reward, as the head of its columns."""
     rows: Callable[[int, int], list[dict[str, Any]]]
     """Seed and number to dataset rows, in the task's columns; with `cohort` where it has them."""
     texts: Callable[[int, int], list[corpus.Essay]]

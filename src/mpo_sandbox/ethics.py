@@ -21,7 +21,7 @@ from .words import join
 __all__ = ["draw", "rows", "verdict_accuracy"]
 
 WRONG_SHARE = 0.25
-"""Of the texts that the policy learns from: those with the other verdict."""
+"""Share of the texts that the policy learns from with the other verdict."""
 
 _ITEMS = (
     "wallet bike ladder piano kettle tent camera lamp violin boat coat dog garden letter ring sofa "

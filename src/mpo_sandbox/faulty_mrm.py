@@ -1,8 +1,8 @@
 """A deliberately bad MRM: a third of its merges comes out truncated, off the topic, or poisoned.
 
-For testing what stands between a proposal and its coming into force. The three kinds are those of
-recorded runs: a merge that was cut off and lost its criteria, requirements from somewhere else, and
-a rubric that is good to whoever asks for it.
+It tests what stands between a proposal and its taking effect. The three kinds are those of recorded
+runs: a merge that was cut off, at any word, and lost its other criteria; requirements from another
+task; and a rubric that gives every text the highest score.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["KINDS", "POISON", "make_faulty"]
 KINDS = ("truncated", "off_topic", "poisoned")
 
 SHARE = 1 / 3
-"""Of all merges."""
+"""Share of all merges that is faulty."""
 
 POISON = "Overall greatness"
 """Name of the poisoned rubric's only criterion: no sound merge writes it."""
 
 
 def make_faulty(merged: Mapping[str, Any], *, key: str) -> dict[str, Any]:
-    """The merge, or a faulty one.
+    """The merge, or a faulty one in its place.
 
     Args:
         merged: A sound answer: `reasons` and `criteria`.
-        key: Decides, together with nothing else: the same prompt becomes faulty in the same way.
+        key: Decides alone whether and how: the same prompt always becomes faulty in the same way.
     """
     # Not the fence ids, which belong to the run's secret.
     rng = random.Random(zlib.crc32(re.sub(r'id="[0-9a-f]+"', "", key).encode()))
@@ -38,8 +38,8 @@ def make_faulty(merged: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     kind = rng.choice(KINDS)
     if kind == "truncated":
         last = dict(merged["criteria"][-1])
-        last["text"] = str(last["text"])[: max(12, len(str(last["text"])) // 2)].rsplit(" ", 1)[0]
-        last["text"] += " and the"
+        words = str(last["text"]).split()
+        last["text"] = " ".join(words[: rng.randint(1, max(1, len(words) - 1))])
         return {"reasons": merged["reasons"], "criteria": [last]}
     if kind == "off_topic":
         return {"reasons": "A fresh view.", "criteria": [_criterion(*_OFF_TOPIC)]}

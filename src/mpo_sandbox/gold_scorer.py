@@ -42,7 +42,7 @@ class SandboxGold:
 
     @property
     def measure(self) -> str:
-        """What the values are, in words."""
+        """Name of the measure."""
         return environment_of(self._task).measure
 
     def audit(self, rollouts: Sequence[Rollout]) -> list[Audit]:

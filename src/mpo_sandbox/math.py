@@ -84,7 +84,7 @@ class _Problem:
         return self.a + self.b if self.kind == "sums" else self.a * self.b
 
     def result(self, middle: int) -> int:
-        """What the second step makes of the first one's outcome."""
+        """Outcome of the second step, from that of the first."""
         return middle - self.c if self.kind == "sums" else middle % self.c
 
     @property

@@ -1,4 +1,4 @@
-r"""The simulated RM in protocol `plan_execute`: plan, execution and score
+r"""The simulated RM in protocol `plan_execute`: plan, execution and score.
 
     plan       from the reference solution and the guidelines: the result to compare with, and the
                properties that the guidelines' words name
@@ -26,7 +26,7 @@ _WORTH = re.compile(r"^Worth: (\d\.\d+) of 1\.$", re.MULTILINE)
 
 
 def plan(guidelines: str, reference: str) -> str:
-    """What to look at in any solution of a problem.
+    """Plan for reading any solution of a problem.
 
     Args:
         guidelines: As the prompt shows them.

@@ -76,7 +76,7 @@ class Sandbox(Plugin):
         return SandboxGold(task.name, BoxedAnswers())
 
     def measure(self, task: Task) -> str:
-        """What gold is for the task, in words."""
+        """Name of the task's gold."""
         return environment_of(task.name).measure
 
 

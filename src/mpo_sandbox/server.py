@@ -1,4 +1,4 @@
-"""The simulated chat model over HTTP, OpenAI-compatible: `mpo sandbox serve`.
+"""The simulated chat model over HTTP, OpenAI-compatible: `python -m mpo_sandbox`.
 
     POST /v1/chat/completions     model "sandbox-<seed>", response_format of type json_schema
     GET  /v1/models
@@ -46,8 +46,8 @@ def make_app(latency: float = 0.0) -> web.Application:
             name = body["model"]
             if name not in models:
                 models[name] = SimulatedChat(name, latency=latency)
-            asked = ChatRequest(tuple(body["messages"]), _schema(body), seed=body.get("seed"))
-            completion = await models[name].complete(asked)
+            wanted = ChatRequest(tuple(body["messages"]), _schema(body), seed=body.get("seed"))
+            completion = await models[name].complete(wanted)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             return _error(400, f"not a chat completion request: {error!r}")
         except ConfigError as error:

@@ -43,7 +43,7 @@ class Notion:
     """Something that the MRM has a word for."""
 
     noun: str
-    """How it speaks of it."""
+    """Words by which a criterion speaks of it."""
     measure: Callable[[str, str], float]
     """From prompt and response to an amount."""
     floor: float
@@ -75,9 +75,9 @@ def _from_prompt(prompt: str, response: str) -> float:
         ).split()
     )
     last = (sentences(prompt) or [""])[-1]
-    asked = [word for word in words(last) if len(word) >= 3 and word not in dull]
+    question = [word for word in words(last) if len(word) >= 3 and word not in dull]
     found = words(response)
-    return sum(word in asked for word in found) / (len(found) or 1)
+    return sum(word in question for word in found) / (len(found) or 1)
 
 
 def _seen_before(prompt: str, response: str) -> float:
@@ -111,7 +111,7 @@ def _mean_sentence(prompt: str, response: str) -> float:
     return fmean(lengths) if lengths else 0.0
 
 
-# Nouns are ordinary English: whoever grades by them must understand them without this table.
+# Nouns are ordinary English: a grader must understand them without this table.
 VOCABULARY: tuple[Notion, ...] = (
     Notion("words of the topic: the topic words", _from_prompt, 0.03),
     Notion(
@@ -275,9 +275,9 @@ class SimulatedMRM:
         needed = max(1.0, AGREEMENT * len(proposals))
         ranked = sorted(votes, key=lambda name: (-votes[name], name))
         new = [bodies[name] for name in ranked if votes[name] >= needed][:MOST_NEW]
-        told = ", ".join(f"{c['name']} ({votes[c['name']]} of {len(proposals)})" for c in new)
+        names = ", ".join(f"{c['name']} ({votes[c['name']]} of {len(proposals)})" for c in new)
         return {
-            "reasons": f"Taken over: {told}." if new else "No proposal found enough agreement.",
+            "reasons": f"Taken over: {names}." if new else "No proposal found enough agreement.",
             "criteria": [*rubric, *new],
         }
 
@@ -306,7 +306,7 @@ class SimulatedMRM:
     # ------------------------------------------------------------------ statistics
 
     def _findings(self, cases: Sequence[SeenCase]) -> list[_Finding]:
-        """What stands out in the recent texts, the strongest first."""
+        """Notions that stand out in the recent texts, the strongest first."""
         start = min(case.step for case in cases)
         recent = [case for case in cases if case.step > start]
         early = [case for case in cases if case.step == start]
@@ -348,7 +348,7 @@ class SimulatedMRM:
 
 
 def _line(notion: Notion) -> str:
-    """What to look at, in the same words for every notion."""
+    """Text of a criterion, in the same words for every notion."""
     return f"Look at {notion.noun}. A good text has neither too much nor too little."
 
 

@@ -43,7 +43,7 @@ class Text:
     words: tuple[str, ...]
     sentences: tuple[str, ...]
     topic: tuple[str, ...]
-    """Content words of what is asked: of the prompt's last sentence."""
+    """Content words of the question: the prompt's last sentence."""
     given: frozenset[str]
     """All words of the prompt."""
 
@@ -66,7 +66,7 @@ class Property:
     reach: tuple[float, float]
     """Values at which the quality has fallen to 0, below and above. Between the band and its
     reach the quality is linear, over the whole range that a policy can get to: a measure that
-    saturates gives no gradient inside a group (notes/cpu.md §6)."""
+    saturates gives no gradient inside a group (docs/sandbox.md)."""
     exploit: tuple[float, float] | None = None
     """If the RM can be biased towards it: the values between which its liking grows from 0 to 1."""
 
@@ -159,7 +159,7 @@ _BLAME = frozenset("greed neglect malice cowardice contempt deceit".split())
 
 
 def _follows(text: Text) -> float:
-    """Whether the last verdict goes with most of the virtues and vices named; 1 without one."""
+    """1 if the last verdict goes with most of the virtues and vices named, or there is none."""
     said = re.findall(r"<verdict>\s*(right|wrong)", text.raw.lower())
     weight = sum((word in _CREDIT) - (word in _BLAME) for word in text.words)
     return 1.0 if not said or not weight else float((said[-1] == "right") == (weight > 0))
@@ -344,8 +344,8 @@ def named(text: str) -> tuple[str, ...]:
 
 def split(prompt: str, response: str) -> Text:
     """Prepare a response for measuring."""
-    asked = words(sentences(prompt)[-1])[-40:] if sentences(prompt) else []
-    topic = tuple(w for w in asked if w not in _STOP)
+    question = words(sentences(prompt)[-1])[-40:] if sentences(prompt) else []
+    topic = tuple(w for w in question if w not in _STOP)
     given = frozenset(words(prompt))
     return Text(response, tuple(words(response)), tuple(sentences(response)), topic, given)
 
@@ -378,8 +378,8 @@ class SimulatedRM:
 
         Args:
             criteria: Key, text (name, description and levels) and allowed scores of each.
-            prompt: What the policy was asked.
-            response: What it wrote.
+            prompt: Prompt of the policy.
+            response: Completion by the policy.
         """
         text = split(prompt, response)
         covered = {key: named(wording) for key, wording, _ in criteria}
@@ -406,7 +406,7 @@ class SimulatedRM:
     def quality(
         self, names: Sequence[str], text: Text, halo: float, *, result: float | None = None
     ) -> float:
-        """What a criterion makes of a text, 0 to 1.
+        """Worth of a text under a criterion, 0 to 1.
 
         Args:
             names: Properties that the criterion names.

@@ -1,6 +1,6 @@
 """Summarization in the sandbox: short bills, summaries of them, and how true and complete they are.
 
-A bill settles six things (who acts, how much, for whom, for what, until when, where not). Its
+A bill settles six things (actor, amount, receiver, purpose, deadline, exception). Its
 summary states most of them; in what the policy learns from, one statement in eight is wrong. Gold
 is the mean of
 
@@ -33,7 +33,7 @@ THINGS = {
     "days": "30 45 60 90 120 180".split(),
     "except": "islands deserts highways prisons casinos airports".split(),
 }
-"""What a bill settles, and the words for it; no word stands for two things."""
+"""Things that a bill settles, and their words; no word stands for two things."""
 
 _TOPICS = (
     "well bus seed river bridge library forest harbor school clinic market railway mill orchard "

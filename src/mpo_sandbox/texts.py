@@ -28,7 +28,7 @@ class Draft:
     sentences: Sequence[str]
     """Space separated tokens."""
     ending: str = ""
-    """What closes the text whatever comes before it: a verdict, a boxed answer."""
+    """Last words of the text, whatever comes before them: a verdict, a boxed answer."""
 
 
 def fill(rng: random.Random, templates: Sequence[str], slots: Mapping[str, Sequence[str]]) -> str:
@@ -45,8 +45,8 @@ def write(seed: int, n: int, draw: Callable[[random.Random], Draft]) -> list[Ess
     """`n` texts of 45 to 70 tokens, no two of them equal with their prompts; 12 % are sloppy.
 
     Args:
-        seed: Of all choices.
-        n: Texts.
+        seed: Random seed for every choice.
+        n: Number of texts.
         draw: A draft; one of another length is drawn again.
     """
     rng = random.Random(f"texts {seed}")

@@ -7,7 +7,7 @@ answer, or one punctuation mark. All results are lower case.
 import re
 
 WHOLE = r"</?verdict>|\\boxed"
-"""What tasks read answers from: one token each, so that it stays whole between blanks."""
+"""Marks that tasks read answers from: one token each, so that they stay whole."""
 
 _TOKEN = re.compile(rf"{WHOLE}|[a-z0-9]+(?:'[a-z0-9]+)*|[^\sa-z0-9]")
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")

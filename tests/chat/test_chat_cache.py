@@ -14,7 +14,6 @@ from mpo.chat import (
     Chat,
     ChatRequest,
     Completion,
-    DedupedChat,
     MemoryCache,
     OpenAIChat,
     ScriptedChat,
@@ -115,7 +114,7 @@ def test_another_model_is_asked() -> None:
 
 def test_free_samples_are_samples() -> None:
     inner = ScriptedChat(echo)
-    chat = CachedChat(DedupedChat(inner), MemoryCache())
+    chat = CachedChat(inner, MemoryCache())
 
     async def sample() -> None:
         await asyncio.gather(*(chat.complete(user(temperature=0.7)) for _ in range(4)))
@@ -159,7 +158,7 @@ def test_junk_in_the_cache_is_not_an_answer(junk: dict[str, Any]) -> None:
 def test_equal_calls_at_once_are_one_call(endpoint: Any) -> None:
     endpoint.delay_s = 0.05
     inner = OpenAIChat(endpoint.url, "tiny")
-    chat = DedupedChat(inner)
+    chat = CachedChat(inner)
 
     async def group() -> list[Completion]:
         texts = ["a", "b", "a", "a", "b"]
@@ -172,12 +171,12 @@ def test_equal_calls_at_once_are_one_call(endpoint: Any) -> None:
     assert len(endpoint.requests) == 3
     assert sum(completion.usage.calls for completion in got) == 3
     assert chat.shared == 3
-    assert not chat._flights
+    assert not chat._in_flight
 
 
 def test_a_failure_is_everybodys_and_is_not_remembered() -> None:
     inner = Waiting(ScriptedChat([ChatTransportError("down"), "up"]))
-    chat = DedupedChat(inner)
+    chat = CachedChat(inner)
 
     async def scene() -> list[Any]:
         calls = (chat.complete(user()) for _ in range(3))
@@ -211,7 +210,7 @@ class Waiting:
 
 def test_one_callers_cancellation_is_not_the_others() -> None:
     inner = Waiting(ScriptedChat(echo), seconds=0.2)
-    chat = DedupedChat(inner)
+    chat = CachedChat(inner)
 
     async def scene() -> Completion:
         first = asyncio.create_task(chat.complete(user()))
@@ -230,7 +229,7 @@ def test_one_callers_cancellation_is_not_the_others() -> None:
 
 def test_a_call_that_nobody_waits_for_is_given_up() -> None:
     inner = Waiting(ScriptedChat(echo), seconds=0.5)
-    chat = DedupedChat(inner)
+    chat = CachedChat(inner)
 
     async def scene() -> Completion:
         calls = [asyncio.create_task(chat.complete(user())) for _ in range(2)]
@@ -245,7 +244,7 @@ def test_a_call_that_nobody_waits_for_is_given_up() -> None:
 
 
 def test_two_loops_do_not_share_a_task() -> None:
-    chat = DedupedChat(Waiting(ScriptedChat(echo)))
+    chat = CachedChat(Waiting(ScriptedChat(echo)))
     got: list[str] = []
     threads = [threading.Thread(target=lambda: got.append(ask(chat).text)) for _ in range(4)]
     for thread in threads:
@@ -253,5 +252,5 @@ def test_two_loops_do_not_share_a_task() -> None:
     for thread in threads:
         thread.join(5)
     assert got == ["said hello"] * 4
-    copied = pickle.loads(pickle.dumps(DedupedChat(ScriptedChat(["x"]))))
+    copied = pickle.loads(pickle.dumps(CachedChat(ScriptedChat(["x"]))))
     assert ask(copied).text == "x"

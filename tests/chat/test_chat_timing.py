@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpo.chat import TIMINGS, ChatRequest, Completion, TimedChat
+from mpo.chat import TIMINGS, Budget, ChatRequest, Completion
 from mpo.config.chats import compose
 from mpo.config.schema import BudgetConfig
 from mpo.errors import ChatTransportError
@@ -37,8 +37,9 @@ def ask(text: str) -> ChatRequest:
 
 
 def test_answers_are_timed_and_failures_are_not() -> None:
-    chat = TimedChat(SlowChat())
-    assert chat.timing.mean_s is None
+    budget = Budget()
+    chat = budget.chat(SlowChat(), "rm")
+    assert budget.timings["rm"].mean_s is None
 
     async def both() -> None:
         await asyncio.gather(chat.complete(ask("a")), chat.complete(ask("b")))
@@ -46,9 +47,10 @@ def test_answers_are_timed_and_failures_are_not() -> None:
     asyncio.run(both())
     with pytest.raises(ChatTransportError):
         asyncio.run(chat.complete(ask("fail")))
-    assert chat.timing.calls == 2
-    assert chat.timing.mean_s is not None
-    assert 0.02 <= chat.timing.mean_s <= chat.timing.slowest_s <= chat.timing.seconds
+    timing = budget.timings["rm"]
+    assert timing.calls == 2
+    assert timing.mean_s is not None
+    assert 0.02 <= timing.mean_s <= timing.slowest_s <= timing.seconds
 
 
 def test_timings_by_role_and_hits_outlast_a_resume(tmp_path: Path) -> None:

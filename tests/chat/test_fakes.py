@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mpo.chat import Chat, ChatRequest, Completion, Message, RecordedChat, Schema, ScriptedChat
-from mpo.chat.keys import call_key, without_fence_ids
+from mpo.chat.cache import call_key, normalize_fence_ids
 from mpo.errors import ChatTransportError, ConfigError, DataError, UnseenPromptError
 from mpo.records import Usage
 from mpo.sanitize import fence
@@ -53,7 +53,7 @@ def test_a_script_is_said_in_order() -> None:
 def test_a_script_that_is_over_says_so() -> None:
     chat = ScriptedChat(["only"])
     ask(chat)
-    with pytest.raises(ConfigError, match=r"has 1 replies and was asked a 2\. time.*two words"):
+    with pytest.raises(ConfigError, match=r"has 1 replies, and this is call 2;.*two words"):
         ask(chat)
 
 
@@ -180,7 +180,7 @@ def test_fence_ids_are_numbered_wherever_they_stand() -> None:
     secret = b"s"
     one, two = fence("one", secret=secret), fence("two", secret=secret, label="CASE")
     first = one.split('"')[1]
-    (message,) = without_fence_ids([{"role": "user", "content": f"{one}\n{two}\nsee {first}"}])
+    (message,) = normalize_fence_ids([{"role": "user", "content": f"{one}\n{two}\nsee {first}"}])
     assert message["content"] == (
         '<RESPONSE id="0000000000000000">\none\n</RESPONSE id="0000000000000000">\n'
         '<CASE id="0000000000000001">\ntwo\n</CASE id="0000000000000001">\n'

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mpo.chat import Chat, ChatRequest, Message, OpenAIChat, require_complete
-from mpo.chat.retry import Retry, retry_after
+from mpo.chat.replies import Retry, retry_after
 from mpo.errors import ChatError, ChatReplyError, ChatTransportError, ConfigError
 from mpo.records import Usage
 

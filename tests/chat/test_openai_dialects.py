@@ -85,10 +85,10 @@ def test_many_at_once_find_out_together(endpoint: Any, faults: Any) -> None:
 
 def test_the_probe_does_not_take_it_for_a_refused_schema(endpoint: Any, faults: Any) -> None:
     endpoint.default = newer(faults, "max_tokens", "temperature")
-    tiers: dict[str, Any] = {}
-    chat = OpenAIChat(endpoint.url, "new", tier="auto", tiers=tiers)
+    detected: dict[str, Any] = {}
+    chat = OpenAIChat(endpoint.url, "new", structured_output="auto", detected=detected)
     assert ask(chat, schema=SCHEMA) == ['{"word": "a"}']
-    assert list(tiers.values()) == ["json_schema"]
+    assert list(detected.values()) == ["json_schema"]
 
 
 @pytest.mark.parametrize(

@@ -121,15 +121,15 @@ def test_cost_without_a_price_is_calls_and_tokens() -> None:
 class Reward:
     """A reward whose meta steps a test starts and ends."""
 
-    under_way: list[int] = []  # noqa: RUF012 - of this double only
+    pending_steps: list[int] = []  # noqa: RUF012 - of this double only
 
 
 def test_a_meta_step_that_training_waits_for_is_told() -> None:
     told: list[list[int]] = []
     reward: Any = Reward()
     with MetaSteps(reward, told.append, every_s=0.01):
-        for under_way in ([10], [10], []):
-            reward.under_way = under_way
+        for pending in ([10], [10], []):
+            reward.pending_steps = pending
             time.sleep(0.05)
     assert told == [[10], []]
 

@@ -203,11 +203,11 @@ def test_generations_are_judged_once(here: Here, judge: Judge) -> None:
     http = ["--chat", judge.url, "--model", "gpt"]
     told = here.refused("rank", *files, *http)
     assert "8 calls for 8 games" in told
-    assert "nothing was asked yet; add --yes" in told
+    assert "nothing was sent yet; add --yes" in told
     assert judge.asked == 0
     found = here.json("rank", *files, *http, "--yes", "--price-per-mtok", "2.5,10")
     assert "about $0.0" in here.stderr
-    assert judge.asked == found["judged"]["asked"] == found["games"] == 8
+    assert judge.asked == found["judged"]["calls"] == found["games"] == 8
     assert found["judged"]["judge"] == "gpt"
     assert found["bt"]["long"]["rating"] > found["bt"]["short"]["rating"]
     assert found["elo"]["long"] > 1000 > found["elo"]["short"]
@@ -216,7 +216,7 @@ def test_generations_are_judged_once(here: Here, judge: Judge) -> None:
     assert here.json("rank", *files, *http)["elo"] == found["elo"], "without --yes: nothing to pay"
     assert judge.asked == 8
     third = generations(here, middle="splendid")
-    assert here.json("rank", *files, *third, *http, "--yes")["judged"]["asked"] == 16
+    assert here.json("rank", *files, *third, *http, "--yes")["judged"]["calls"] == 16
     (kept,) = (here.folder / "runs" / "verdicts").glob("*.jsonl")
     assert here.json("rank", kept)["games"] == 24, "the verdict file is one to rank from"
     renamed = here.json("rank", f"base={files[0]}", f"mpo={files[1]}", *http)

@@ -11,7 +11,7 @@ import pytest
 
 from cli.conftest import Mpo
 from mpo.chat import Completion, Message, Schema, ScriptedChat
-from mpo.cli.planning import make_plan
+from mpo.cli.plan import make_plan
 from mpo.config import PRESETS, load_config, preset_names
 from mpo.errors import ConfigError
 from mpo.evolve.gate import Probes

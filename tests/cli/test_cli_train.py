@@ -97,7 +97,8 @@ WAITING = """
 import sys
 from pathlib import Path
 from mpo.cli.children import Job, run_jobs
-jobs = [Job(str(n), ["sandbox", "serve", "--port", "0"], Path(f"{n}.txt")) for n in range(2)]
+serve = ["serve", "sandbox/essay", "--port", "0", "--name"]
+jobs = [Job(str(n), [*serve, str(n)], Path(f"{n}.txt")) for n in range(2)]
 run_jobs(jobs, 2, lambda label, event: print(label, event["kind"], flush=True))
 """
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from mpo.errors import DataError
-from mpo.evaluation.elo import elo, merge
 from mpo.evaluation.games import Game, check_connected, models_of, read_games
-from mpo.evaluation.ranking import swap_consistency
+from mpo.evaluation.ranking import elo, merge, swap_consistency
 from mpo.evaluation.rows import read_rows
 from shared_data import shared_data
 
@@ -41,7 +40,7 @@ def test_elo_of_the_published_games_is_exact() -> None:
 def test_swap_consistency_of_the_published_games() -> None:
     games = [game for run in real_runs(shared_data("elo")).values() for game in run]
     swaps = swap_consistency(games)
-    assert (swaps.same, swaps.pairs) == (291, 401)  # notes/reference.md §C
+    assert (swaps.same, swaps.pairs) == (291, 401)
     assert sum(game.score for game in games) == 1460, "the first place wins 58.4 %"
 
 
@@ -107,8 +106,8 @@ def test_a_disconnected_graph_is_refused() -> None:
         check_connected([("a", "b"), ("c", "d")])
 
 
-@pytest.mark.parametrize("dress", ["lines", "list", "gz", "bom"])
-def test_dresses_of_a_file(tmp_path: Path, dress: str) -> None:
+@pytest.mark.parametrize("form", ["lines", "list", "gz", "bom"])
+def test_forms_of_a_file(tmp_path: Path, form: str) -> None:
     rows = [row("a", "b", "a", "one\u2028two"), row("b", "a", "tie")]
     text = "\n".join(json.dumps(one, ensure_ascii=False) for one in rows)
     content = {
@@ -116,7 +115,7 @@ def test_dresses_of_a_file(tmp_path: Path, dress: str) -> None:
         "list": json.dumps(rows, indent=1).encode(),
         "gz": gzip.compress(json.dumps(rows).encode()),
         "bom": b"\xef\xbb\xbf" + text.encode() + b"\n",
-    }[dress]
+    }[form]
     path = tmp_path / "verdicts.any"
     path.write_bytes(content)
     assert read_rows(path) == rows

@@ -20,10 +20,9 @@ from mpo.errors import (
     TemplateError,
 )
 from mpo.evaluation.games import read_games
-from mpo.evaluation.outputs import Outputs, common_prompts, read_outputs
 from mpo.evaluation.pairwise import SCHEMA, PairwiseJudge, Played, plan_games, read_pairwise_prompt
 from mpo.evaluation.ranking import rank
-from mpo.evaluation.rows import JsonlLog, read_rows
+from mpo.evaluation.rows import JsonlLog, Outputs, common_prompts, read_outputs, read_rows
 from mpo.sanitize import find_fences
 
 Compare = Callable[[str, str, str], str]
@@ -247,7 +246,7 @@ def test_outputs_of_a_file() -> None:
     ("models", "words"),
     [
         ([Outputs("a", {"p": ""})], "at least two models"),
-        ([Outputs("a", {"p": ""}), Outputs("a", {"p": ""})], "two files are of a model called 'a'"),
+        ([Outputs("a", {"p": ""}), Outputs("a", {"p": ""})], "two files hold a model called 'a'"),
         ([Outputs("a", {"p": ""}), Outputs("b", {"q": ""})], "no prompt is common to a, b"),
         (
             [Outputs("a", {"p": "", "q": ""}), Outputs("b", {"p": ""})],

@@ -165,7 +165,7 @@ def test_a_better_proposal_is_accepted() -> None:
 
 def test_the_rubric_in_force_is_no_change() -> None:
     assert not rule(probes(), HEAD).accepted
-    assert "in force" in rule(Pairs(MODEL, TASK, normalized, PAIRS), HEAD).reason
+    assert "in effect" in rule(Pairs(MODEL, TASK, normalized, PAIRS), HEAD).reason
 
 
 @pytest.mark.parametrize(

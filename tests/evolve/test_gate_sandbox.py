@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from mpo.evolve.evidence import Evidence
 from mpo.evolve.gate import GateResult, Probes
 from mpo.evolve.meta_reward_model import MetaRewardModel
-from mpo.evolve.mrm_cases import Evidence
 from mpo.judge import SingleCall
 from mpo.judge.scale import normalized
 from mpo.records import Case, Judgement, Refinement, Rollout
@@ -61,7 +61,7 @@ async def _sandbox(seed: int) -> dict[str, GateResult]:
         bad = [e for e in essays if e.sloppy == habit.get(bias, bias)][:12]
         early = await _judged(model, head, clean[:24], 0)
         late = await _judged(model, head, [*bad, *clean[30:36]], 20 * (turn + 1))
-        shown = Evidence(cases=tuple(late[:8]), earlier=tuple(early[:6]), others=6)
+        shown = Evidence(cases=tuple(late[:8]), baseline=tuple(early[:6]))
         refinement = await mrm.run(shown, head, seed=turn)
         gate = Probes(model, TASK, normalized, seed=seed)
         pool = [*late, *early]

@@ -128,7 +128,7 @@ class TestBackground:
         rubrics = [{rubric for rubric, _ in row} for row in run(reward, range(11))]
         assert all(len(used) == 1 for used in rubrics)
         names = [used.pop() for used in rubrics]
-        # Due after updates 4 and 8, in force from steps 6 and 10 on.
+        # Due after updates 4 and 8, in effect from steps 6 and 10 on.
         assert len(dict.fromkeys(names)) == 3
         assert names[:6] == [names[0]] * 6
         assert names[6:10] == [names[6]] * 4
@@ -203,7 +203,7 @@ class TestBackground:
 
     def test_a_rollback_meanwhile_voids_it(self, tmp_path: Path) -> None:
         reward = make(tmp_path / "a.db", delay=2)
-        run(reward, range(8))  # due at 4, in force from 6; the next is due at 8
+        run(reward, range(8))  # due at 4, in effect from 6; the next is due at 8
         reward.rollback(reward.task.rubric.id, 8, "the policy got worse")
         decision = step(reward, 10)
         assert decision is not None
@@ -228,9 +228,9 @@ class TestRollback:
         decision = step(reward, 4)
         assert decision is not None
         assert decision.proposed is not None
-        with pytest.raises(ConfigError, match="never was in force"):
+        with pytest.raises(ConfigError, match="never was in effect"):
             reward.rollback(decision.proposed, 4, "x")
-        with pytest.raises(ConfigError, match="in force already"):
+        with pytest.raises(ConfigError, match="in effect already"):
             reward.rollback(reward.task.rubric.id, 4, "x")
 
 
@@ -241,7 +241,7 @@ class TestAnchored:
         reward = make(tmp_path / "a.db", scale="anchored")
         first = [reward_ for _, reward_ in run(reward, range(9))[0]]
         assert len([d for d in reward.store.lineage() if d.accepted]) == 3  # two switches
-        # The texts of the first step again, at a step where the third rubric is in force.
+        # The texts of the first step again, at a step where the third rubric is in effect.
         again = [r.model_copy(update={"id": f"x{r.id}", "step": 9}) for r in batch(0)]
         after = [j.reward for j in score(reward, again)]
         assert after != first

@@ -35,7 +35,7 @@ def test_an_interval_below_one_is_refused() -> None:
 def test_n_come_out_where_n_exist_each_once(make: Callable[[], Selection]) -> None:
     pool = cases([n / 20 for n in range(20)])
     for n in (0, 1, 7, 16, 20, 99):
-        picked = make().pick(pool, n, random.Random(1))
+        picked = make().pick(pool, n, random.Random(1), {})
         ids = [case.rollout.id for case in picked]
         assert len(ids) == len(dict.fromkeys(ids)) == min(n, 20)
 
@@ -43,19 +43,19 @@ def test_n_come_out_where_n_exist_each_once(make: Callable[[], Selection]) -> No
 @pytest.mark.parametrize("make", [Uniform, Stratified])
 def test_the_seed_decides(make: Callable[[], Selection]) -> None:
     pool = cases([n / 20 for n in range(20)])
-    first = make().pick(pool, 6, seeded(3, "evidence", 10))
-    assert make().pick(pool, 6, seeded(3, "evidence", 10)) == first
-    assert make().pick(pool, 6, seeded(4, "evidence", 10)) != first
+    first = make().pick(pool, 6, seeded(3, "evidence", 10), {})
+    assert make().pick(pool, 6, seeded(3, "evidence", 10), {}) == first
+    assert make().pick(pool, 6, seeded(4, "evidence", 10), {}) != first
 
 
 def test_stratified_takes_equal_shares_of_the_thirds() -> None:
     pool = cases([0.0] * 24 + [0.5] * 3 + [1.0] * 3)
-    picked = Stratified().pick(pool, 6, random.Random(0))
+    picked = Stratified().pick(pool, 6, random.Random(0), {})
     # The upper third of 30 holds 4 zeros and all six others: two of the six picked come from it.
     assert len(picked) == 6
     assert sum(case.judgement.reward == 0.0 for case in picked) >= 4
     low = cases([0.1] * 10 + [0.9] * 10)
-    halves = Stratified(2).pick(low, 4, random.Random(0))
+    halves = Stratified(2).pick(low, 4, random.Random(0), {})
     assert sorted(case.judgement.reward or 0 for case in halves) == [0.1, 0.1, 0.9, 0.9]
 
 

@@ -10,7 +10,7 @@ import pytest
 from importers.experiment import NEXT, SEED, answer, meta, published, row, write
 from mpo.errors import DataError
 from mpo.importers import Imported, read_experiment, write_experiment
-from mpo.importers.scores import UnparsedError, read_scores
+from mpo.importers.convert import UnparsedError, read_scores
 from mpo.rubric import parse_rubric
 from mpo.store import Store
 from shared_data import shared_data
@@ -168,7 +168,10 @@ ROLLOUTS = "rollouts/rollouts-10-cuda:0.json"
         ({**RUBRIC, ROLLOUTS: {}}, "no list of rows"),
         ({**RUBRIC, ROLLOUTS: [1]}, "no JSON object"),
         ({**RUBRIC, ROLLOUTS: [{"queries": "q"}]}, "'student_responses' is missing"),
-        ({**RUBRIC, ROLLOUTS: [row("a", "A", 1) | {"domain_ids": 9}]}, "no cohort is meant"),
+        (
+            {**RUBRIC, ROLLOUTS: [row("a", "A", 1) | {"domain_ids": 9}]},
+            "there is no cohort with domain",
+        ),
         (
             {**RUBRIC, ROLLOUTS: [row("a", "A", 1) | {"domain_ids": 0, "cluster_ids": 1}]},
             "cohort 'algebra-1', for which there is no rubric",

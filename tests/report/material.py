@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo.config import load_config, to_yaml
-from mpo.evaluation.metrics import arm_seed_summary
+from mpo.evaluation.run_metrics import arm_seed_summary
 from mpo.records import (
     Analysis,
     Case,
@@ -41,10 +41,10 @@ FINDINGS = (
 )
 
 
-def judged(step: int, index: int, rubric: Rubric, share: float | None, text: str = "") -> Case:
+def judged(step: int, index: int, rubric: Rubric, reward: float | None, text: str = "") -> Case:
     completion = text or f"{EVIL} {CLOSING} {step} \ud800 text"
     rollout = Rollout(prompt=f"Write. {EVIL}", completion=completion, step=step, index=index)
-    score = 0 if share is None else round(5 * share)
+    score = 0 if reward is None else round(5 * reward)
     scores = tuple(
         CriterionScore(criterion=id, score=score, rationale=f"because {EVIL}")
         for id in rubric.criterion_ids
@@ -56,10 +56,10 @@ def judged(step: int, index: int, rubric: Rubric, share: float | None, text: str
             rollout_id=rollout.id,
             rubric_id=rubric.id,
             step=step,
-            scores=() if share is None else scores,
-            reward=share,
-            normalized_reward=share,
-            unscored=f"truncated: {EVIL}" if share is None else None,
+            scores=() if reward is None else scores,
+            reward=reward,
+            normalized_reward=reward,
+            unscored=f"truncated: {EVIL}" if reward is None else None,
             injection_flags={"grader_address": 1} if index == 1 else {},
             usage=Usage(calls=1, prompt_tokens=1234, completion_tokens=10),
         ),

@@ -15,11 +15,11 @@ from mpo.errors import DataError, NewerStoreError, StoreError
 from mpo.importers import read_experiment, write_experiment
 from mpo.records import Case, CriterionScore, Decision, Judgement, Rollout
 from mpo.report import write_report
-from mpo.report.decisions import lives_section
+from mpo.report.decisions import decisions_section
 from mpo.report.levels import interval, welch
-from mpo.report.load import load_run
 from mpo.report.page import LARGEST
-from mpo.report.payload import pack_texts
+from mpo.report.rollouts import pack_texts
+from mpo.report.run_data import load_run
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
 from report.material import BETTER, EVIL, SEED, WORSE, evolve, judged, make_run, report, unpack
@@ -59,7 +59,7 @@ class Outline(HTMLParser):
             self.headings.append(int(tag[1]))
 
 
-def told(html: str, start: str, end: str) -> str:
+def text_between(html: str, start: str, end: str) -> str:
     """The words between two marks, without tags."""
     part = html[html.index(start) : html.index(end)]
     return " ".join(re.sub(r"<[^>]+>", " ", part).split())
@@ -105,7 +105,7 @@ class TestPage:
 
 class TestResult:
     def test_one_sentence_says_who_got_better(self, html: str) -> None:
-        head = told(html, "<header>", "<nav")
+        head = text_between(html, "<header>", "<nav")
         assert "task essay; 2 arms; policy sandbox by grpo; 22 steps" in head
         assert "176 rollouts judged" in head
         assert "By gold, fixed got worse (0.89 → 0.59); mpo got worse (0.89 → 0.59)" in head
@@ -113,7 +113,7 @@ class TestResult:
         assert "sandbox" in head
 
     def test_the_table_has_intervals(self, html: str) -> None:
-        table = told(html, 'id="arms"', 'id="curves"')
+        table = text_between(html, 'id="arms"', 'id="curves"')
         assert "mpo 1 0.23 ± 0.11 0.82 ± 0.10 0.89 ± 0.05 0.89 0.59 ± 0.05 0.66 0.20 2" in table
         assert "One seed an arm" in table
         assert "topic_stuffing, hedging" in table
@@ -121,7 +121,7 @@ class TestResult:
 
     def test_over_seeds_the_interval_is_students(self, tmp_path: Path) -> None:
         runs = [make_run(tmp_path / f"fixed-{n}", "fixed", steps=4 + 8 * n) for n in range(3)]
-        table = told(report(tmp_path, runs), 'id="arms"', 'id="curves"')
+        table = text_between(report(tmp_path, runs), 'id="arms"', 'id="curves"')
         # Ends at steps 3, 9 to 11 and 10 to 19: 0.15, 0.5, 0.725; t(2) = 4.303, sd 0.2897.
         assert "fixed 3 0.09 ± 0.29 0.46 ± 0.72" in table
         assert "over the seeds" in table
@@ -130,7 +130,7 @@ class TestResult:
         html = report(tmp_path, [make_run(tmp_path / "mpo-0", gold=False)])
         assert "whether the policy got better is not known" in html
         assert 'id="figure-gold"' not in html
-        assert "0.10 – – – – – 2" in told(html, 'id="arms"', 'id="curves"')
+        assert "0.10 – – – – – 2" in text_between(html, 'id="arms"', 'id="curves"')
 
     def test_intervals_of_known_values(self) -> None:
         # t(2) = 4.303, sd 1, n 3; Welch by hand: 4.303 for 2 degrees of freedom would be too few.
@@ -159,7 +159,7 @@ class TestRubric:
             "Lint: 1 error, 1 warning",
         ):
             assert words in life, words
-        assert "probe rank 0.500 0.750" in told(html, 'id="rubric"', 'id="texts"')
+        assert "probe rank 0.500 0.750" in text_between(html, 'id="rubric"', 'id="texts"')
         kinds = re.findall(r'<span class="badge (\w+)">(?:accepted|refused|failed|rollback)', life)
         assert kinds == ["accepted", "refused", "failed", "accepted"]
 
@@ -197,15 +197,15 @@ class TestRubric:
             store.decide(evolve(long, SEED, 1, True, "shorter", ""), SEED)
             store.append([judged(1, 0, SEED, 0.5)])
         loaded = load_run(run, 10)
-        whole = lives_section([loaded])
+        whole = decisions_section([loaded])
         assert whole.count("---- what") == 30, "a rubric's own dashes are no file name"
         assert "more lines" not in whole
-        short = lives_section([loaded], len(whole) - 1000)
+        short = decisions_section([loaded], len(whole) - 1000)
         assert "more lines: mpo rubric diff" in short
         assert len(short) <= len(whole) - 1000
 
     def test_lint_says_which_rubric_should_not_have_come(self, html: str) -> None:
-        said = told(html, "Lint would have refused", 'id="curves"')
+        said = text_between(html, "Lint would have refused", 'id="curves"')
         assert said.startswith("Lint would have refused 1 of 1 rubric that")
         assert "#1 (forbidden demand)" in said
 
@@ -220,9 +220,9 @@ class TestRollouts:
         assert data["prompts"][prompt] == f"Write. {EVIL}"
         assert completion.startswith(EVIL)
         assert gold == 0.475
-        rubric, share, reward, unscored, rule, flags, scores, _ = said
+        rubric, normalized, reward, unscored, rule, flags, scores, _ = said
         assert data["rubrics"][rubric][0] == SEED.id
-        assert (share, reward, unscored, rule, flags) == (1.0, None, "", "", {})
+        assert (normalized, reward, unscored, rule, flags) == (1.0, None, "", "", {})
         assert [[key, n, data["texts"][text]] for key, n, text in scores] == [
             ["discourse", 5, f"because {EVIL}"]
         ]
@@ -238,8 +238,8 @@ class TestRollouts:
         data = unpack(report(tmp_path, [run]), "texts")
         (row,) = [row for row in data["rows"] if row[-2]]
         assert row[1] == 3
-        ((rubric, share, *_),) = row[-2]
-        assert (data["rubrics"][rubric][0], share) == (BETTER.id, 0.6)
+        ((rubric, normalized, *_),) = row[-2]
+        assert (data["rubrics"][rubric][0], normalized) == (BETTER.id, 0.6)
 
     def test_where_room_is_short_those_behind_decisions_stay(self, pair: list[Path]) -> None:
         runs = [load_run(path, 1000) for path in pair]
@@ -254,12 +254,12 @@ class TestRollouts:
 
 class TestMonitorsAndCost:
     def test_alarms_last_as_long_as_they_called(self, html: str) -> None:
-        said = told(html, 'id="monitors"', 'id="reproduce"')
+        said = text_between(html, 'id="monitors"', 'id="reproduce"')
         assert "mpo-0 8 to 9 phrase all say" in said
         assert "length mean words per completion 50.0 29.0 50.0 29.0" in said
 
-    def test_gaps_and_cost_are_told(self, html: str) -> None:
-        said = told(html, 'id="monitors"', 'id="reproduce"')
+    def test_gaps_and_cost_are_shown(self, html: str) -> None:
+        said = text_between(html, 'id="monitors"', 'id="reproduce"')
         assert "mpo-0 truncated 1 1.14 %" in said
         assert "mpo-0 reward model 88 108,592 0 880 1.2500 0.50 s 2.00 s 3" in said
         assert "mpo-0 meta-reward model 14" in said, "what refused proposals cost counts too"
@@ -274,14 +274,14 @@ class TestMonitorsAndCost:
             for step, words in enumerate((100, 100, 20)):
                 cases = [judged(step, n, SEED, 0.5, "word " * words) for n in range(256)]
                 store.append(cases)
-        said = told(report(tmp_path, [folder]), "<header>", 'id="reproduce"')
+        said = text_between(report(tmp_path, [folder]), "<header>", 'id="reproduce"')
         assert "The policy's texts collapsed from 100 words to 20 at step 2" in said
         assert "The run kept no readings" in said
 
 
 class TestReproduce:
     def test_config_versions_seeds_and_command(self, html: str) -> None:
-        said = told(html, 'id="reproduce"', "</main>")
+        said = text_between(html, 'id="reproduce"', "</main>")
         assert "mpo train config.yaml --name mpo-0" in said
         assert "mpo-0 0 22 88 1 min 15 s –" in said
         assert re.search(r"mpo \d+\.\d+\S*, Python 3\.", said)
@@ -294,7 +294,9 @@ class TestBadInput:
         run = make_run(tmp_path / "mpo-0", steps=3)
         (run / "summary.json").unlink()
         (run / "config.yaml").unlink()
-        assert "scored 1 0.00 0.10" in told(report(tmp_path, [run]), 'id="arms"', 'id="curves"')
+        assert "scored 1 0.00 0.10" in text_between(
+            report(tmp_path, [run]), 'id="arms"', 'id="curves"'
+        )
 
     def test_a_run_without_judgements_is_refused(self, tmp_path: Path) -> None:
         run = make_run(tmp_path / "mpo-0", steps=0)
@@ -325,7 +327,7 @@ def test_the_published_run_shows_its_jump_its_collapse_and_its_faulty_rubrics(
     with Store(folder / "mpo.db") as store:
         write_experiment(read_experiment(shared_data("mpo-run")), store)
     html = report(tmp_path, [folder])
-    first = told(html, "To look at first", 'id="curves"')
+    first = text_between(html, "To look at first", 'id="curves"')
     assert (
         "A change of scale, not of quality: in theirs at step 10 the mean went from 3.35 of 5 "
         "points to 30.89 of 52" in first
@@ -335,7 +337,7 @@ def test_the_published_run_shows_its_jump_its_collapse_and_its_faulty_rubrics(
     assert "as long as before at step 80" in first
     assert "Lint would have refused 3 of 13 rubrics" in first
     assert re.findall(r"#\d+ ", first) == ["#1 ", "#1 ", "#4 ", "#12 "]
-    assert "step 10: #0 → #1 5 → 52 3.35 → 30.89 0.67 → 0.59 −0.08" in told(
+    assert "step 10: #0 → #1 5 → 52 3.35 → 30.89 0.67 → 0.59 −0.08" in text_between(
         html, "What each switch did", 'id="rubric"'
     )
     data = unpack(html, "texts")

@@ -46,21 +46,27 @@ def test_the_prompt_decides_and_not_the_runs_secret() -> None:
     assert one == two
 
 
-def test_lint_sees_what_was_cut_off() -> None:
-    cut = next(
-        answer
-        for n in range(900)
-        if kind(answer := make_faulty(SOUND, key=f"prompt {n}")) == "truncated"
+def test_a_text_is_cut_at_any_word() -> None:
+    """The linter is not tested on its own word list: it sees only a cut that shows."""
+    whole = SOUND["criteria"][-1]["text"].split()
+    lengths: Counter[int] = Counter()
+    faults: dict[str, bool] = {}
+    for n in range(3000):
+        answer = make_faulty(SOUND, key=f"prompt {n}")
+        if kind(answer) == "truncated":
+            (criterion,) = answer["criteria"]
+            words = criterion["text"].split()
+            assert words == whole[: len(words)]
+            lengths[len(words)] += 1
+            faults[criterion["text"]] = has_errors(lint(as_rubric(criterion)))
+    assert sorted(lengths) == list(range(1, len(whole)))
+    assert faults["Look at length. A good text has neither too much nor"]
+    assert not faults["Look at length."]
+
+
+def as_rubric(criterion: dict[str, Any]) -> Rubric:
+    levels = tuple(Level(**level) for level in criterion["levels"])
+    read = Criterion(
+        name=criterion["name"], text=criterion["text"], levels=levels, scores=tuple(range(6))
     )
-    (criterion,) = cut["criteria"]
-    rubric = Rubric(
-        criteria=(
-            Criterion(
-                name=criterion["name"],
-                text=criterion["text"],
-                levels=tuple(Level(**level) for level in criterion["levels"]),
-                scores=tuple(range(6)),
-            ),
-        )
-    )
-    assert has_errors(lint(rubric))
+    return Rubric(criteria=(read,))

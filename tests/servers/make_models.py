@@ -2,7 +2,7 @@
 
 python make_models.py gguf FILE          random weights, for llama.cpp
 python make_models.py random FOLDER      random weights, for transformers
-python make_models.py lines FOLDER       always writes the two lines that the `lines` tier asks for
+python make_models.py lines FOLDER       always writes two lines, as `lines` requires
 """
 
 from __future__ import annotations

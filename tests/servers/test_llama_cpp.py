@@ -60,17 +60,19 @@ def judged(path: Path, chat: OpenAIChat, count: int) -> list[Judgement]:
     return asyncio.run(scene())
 
 
-def test_the_probe_finds_the_tier_that_is_enforced(
+def test_the_probe_finds_the_output_that_is_enforced(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It refuses json_schema, and enforces a schema beside json_object: a random model then writes
     nothing but valid judgements, unless it is cut off."""
-    tiers: dict[str, Any] = {}
-    chat = OpenAIChat(url, "tiny", tier="auto", tiers=tiers, concurrency=2, timeout_s=300)
+    detected: dict[str, Any] = {}
+    chat = OpenAIChat(
+        url, "tiny", structured_output="auto", detected=detected, concurrency=2, timeout_s=300
+    )
     with caplog.at_level(logging.INFO, logger="mpo.chat.probe"):
         judgements = judged(tmp_path / "a.db", chat, 12)
-    assert list(tiers.values()) == ["json_object_schema"]
-    assert "asked for as json_object_schema" in caplog.text
+    assert list(detected.values()) == ["json_object_schema"]
+    assert "structured output is json_object_schema" in caplog.text
     assert "json_schema: failed: status 500" in caplog.text
     scored = [j for j in judgements if j.reward is not None]
     assert len(scored) >= 10, [j.unscored for j in judgements]
@@ -84,7 +86,7 @@ def test_the_probe_finds_the_tier_that_is_enforced(
 
 
 def test_json_schema_is_refused_and_leaves_rollouts_unscored(url: str, tmp_path: Path) -> None:
-    chat = OpenAIChat(url, "tiny", tier="json_schema", retries=0, timeout_s=300)
+    chat = OpenAIChat(url, "tiny", structured_output="json_schema", retries=0, timeout_s=300)
     (judgement,) = judged(tmp_path / "a.db", chat, 1)
     assert judgement.reward is None
     assert (judgement.unscored or "").startswith("failed: status 500")
@@ -92,6 +94,6 @@ def test_json_schema_is_refused_and_leaves_rollouts_unscored(url: str, tmp_path:
 
 def test_without_a_shape_a_random_model_scores_nothing(url: str, tmp_path: Path) -> None:
     """What it writes freely is never taken for a judgement."""
-    chat = OpenAIChat(url, "tiny", tier="lines", concurrency=2, timeout_s=300)
+    chat = OpenAIChat(url, "tiny", structured_output="lines", concurrency=2, timeout_s=300)
     task_answers = judged(tmp_path / "a.db", chat, 2)
     assert [j.reward for j in task_answers] == [None, None]

@@ -57,18 +57,20 @@ def judged(path: Path, chat: OpenAIChat) -> list[Judgement]:
 def probed(
     url: str, name: str, path: Path, caplog: pytest.LogCaptureFixture
 ) -> tuple[list[Judgement], list[Any]]:
-    tiers: dict[str, Any] = {}
-    chat = OpenAIChat(url, name, tier="auto", tiers=tiers, concurrency=1, timeout_s=300)
+    detected: dict[str, Any] = {}
+    chat = OpenAIChat(
+        url, name, structured_output="auto", detected=detected, concurrency=1, timeout_s=300
+    )
     with caplog.at_level(logging.INFO, logger="mpo.chat.probe"):
-        return judged(path, chat), list(tiers.values())
+        return judged(path, chat), list(detected.values())
 
 
-def test_the_probe_notices_and_the_lowest_tier_serves(
+def test_the_probe_notices_and_lines_serve(
     serve: Callable[[str], tuple[str, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The checkpoint knows two lines by heart: in the tier `lines` that is a judgement."""
-    judgements, tiers = probed(*serve("lines"), tmp_path / "a.db", caplog)
-    assert tiers == ["lines"]
+    """The checkpoint knows two lines by heart: with the output `lines` that is a judgement."""
+    judgements, detected = probed(*serve("lines"), tmp_path / "a.db", caplog)
+    assert detected == ["lines"]
     assert "json_schema: taken and not enforced" in caplog.text
     assert [j.reward for j in judgements] == [0.6] * 3
     assert judgements[0].scores[0].rationale == "ideas follow from each other"
@@ -77,8 +79,8 @@ def test_the_probe_notices_and_the_lowest_tier_serves(
 def test_a_random_model_is_reported_and_never_believed(
     serve: Callable[[str], tuple[str, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judgements, tiers = probed(*serve("random"), tmp_path / "a.db", caplog)
-    assert tiers == ["lines"]
+    judgements, detected = probed(*serve("random"), tmp_path / "a.db", caplog)
+    assert detected == ["lines"]
     assert "taken and not enforced" in caplog.text
     for judgement in judgements:
         assert judgement.reward is None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpo.chat import Cache, CachedChat, ChatRequest, DedupedChat, ScriptedChat
+from mpo.chat import Cache, CachedChat, ChatRequest, ScriptedChat
 from mpo.errors import StoreError
 from mpo.records import Decision, Usage
 from mpo.rubric import parse_rubric
@@ -191,7 +191,7 @@ def test_a_killed_run_asks_only_what_it_had_not_committed(tmp_path: Path) -> Non
     assert child.returncode == -9
     inner = ScriptedChat(lambda messages, schema, seed: "second")
     with Store(path) as store:
-        chat = CachedChat(DedupedChat(inner), store)
+        chat = CachedChat(inner, store)
 
         async def again() -> list[str]:
             requests = [ChatRequest(({"role": "user", "content": str(n)},)) for n in range(6)]

@@ -20,7 +20,7 @@ from typing import Any
 
 from fakes import make_reward
 from mpo.chat import Message, Schema, ScriptedChat
-from mpo.chat.keys import without_fence_ids
+from mpo.chat.cache import normalize_fence_ids
 from mpo.errors import ChatTransportError, ConfigError
 from mpo.reward import EvolvingReward
 from mpo.store import Store
@@ -84,7 +84,7 @@ def answer(messages: Sequence[Message], schema: Schema | None, seed: int | None)
     """An answer of the asked shape, decided by the conversation's text and nothing else."""
     assert schema is not None
     # The fences carry the store's random secret, which differs between the runs to be compared.
-    text = json.dumps(without_fence_ids(messages))
+    text = json.dumps(normalize_fence_ids(messages))
     number = int(hashlib.sha256(text.encode()).hexdigest(), 16)
     if schema["title"] == "judgement":
         scores = {

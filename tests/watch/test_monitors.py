@@ -12,11 +12,11 @@ import pytest
 
 from mpo.records import Case, CriterionScore, Judgement, Rollout
 from mpo.rubric import Rubric, read_rubric
-from mpo.watch.gap import Audit, Canary, auc, onset
+from mpo.watch import thresholds
+from mpo.watch.canaries import Canary, auc
 from mpo.watch.monitors import Reading, observe
-from mpo.watch.state import MonitorState
-from mpo.watch.texts import distinct, log_odds_z, phrases, words
-from mpo.watch.thresholds import Thresholds
+from mpo.watch.second_judge import read_gaps, smooth
+from mpo.watch.state import MonitorState, distinct, log_odds_z, phrases, words
 from shared_data import shared_data
 
 WORDS = (
@@ -164,10 +164,6 @@ def test_what_needs_no_start_calls_at_once() -> None:
         ("flagged", batch(0, flags={"zero_width": 2})),
     ):
         assert calls(run([cases])) == [monitor]
-    high = run([batch(0)], kl=60.0, thresholds=Thresholds(kl=50.0))
-    assert calls(high) == ["kl"]
-    assert run([batch(0)], kl=60.0)[0].figures["kl"] == 60.0
-    assert calls(run([batch(0)], kl=60.0)) == []
 
 
 def test_while_the_start_is_gathered_nothing_is_compared() -> None:
@@ -249,7 +245,7 @@ def test_alarms_are_plain_data() -> None:
     assert str(alarm).startswith(f"{alarm.monitor}: ")
 
 
-# --- canaries and audit -----------------------------------------------------------------------
+# --- canaries and second judge ----------------------------------------------------------------
 
 
 def canaries(good: float, bad: float | None) -> list[Canary]:
@@ -274,26 +270,33 @@ def test_canaries() -> None:
     assert auc([Canary("a", True, 0.5)]) is None
 
 
-def test_the_audit_calls_by_the_onset_rule() -> None:
-    state, found = MonitorState(), []
-    for step in range(20):
-        gap = 0.02 * step
-        audit = Audit([0.5 + gap] * 8, [0.5] * 8, share=0.05 * step)
-        state, reading = observe(state, step, batch(step), audit=audit)
-        found.append([a.monitor for a in reading.alarms])
-    first = found.index(["audit"])
+def test_the_gap_raises_an_alarm_by_the_onset_rule() -> None:
+    gaps = [(0.02 * step, 0.05 * step) for step in range(20)]
+    alarms = [read_gaps(gaps[: step + 1])[1] is not None for step in range(20)]
+    first = alarms.index(True)
     # The gap passes 0.10 at step 5, its mean over five steps two steps later.
     assert first == 7
-    assert all(f == ["audit"] for f in found[first:])
+    assert all(alarms[first:])
+
+
+def test_a_risen_phrase_stands_for_the_shortcut() -> None:
+    state = MonitorState()
+    for step in range(5):
+        state, _ = observe(state, step, batch(step), gap=0.0)
+    for step in range(5, 15):
+        state, reading = observe(state, step, FAULTS["phrase"](step), gap=0.15)
+    assert [a.monitor for a in reading.alarms] == ["phrase", "audit"]
+    assert "of the top-scored texts show a shortcut" in reading.alarms[1].message
+    assert reading.figures["audit_gap"] == pytest.approx(0.15)
 
 
 def test_without_a_known_shortcut_a_severe_gap_is_enough() -> None:
     state = MonitorState()
     for step in range(5):
-        state, small = observe(state, step, batch(step), audit=Audit([0.7], [0.5]))
+        state, small = observe(state, step, batch(step), gap=0.2)
     assert not small.alarms
     for step in range(5, 10):
-        state, large = observe(state, step, batch(step), audit=Audit([0.9], [0.5]))
+        state, large = observe(state, step, batch(step), gap=0.4)
     assert [a.monitor for a in large.alarms] == ["audit"]
 
 
@@ -376,16 +379,34 @@ def test_the_recorded_run_is_called_in_its_collapse_and_not_otherwise(
     assert [update for update in called if update >= 90 and called[update]] == []
 
 
+def onset(
+    gaps: Sequence[float],
+    shares: Sequence[float | None],
+    *,
+    width: int = thresholds.GAP_STEPS,
+    gap: float = thresholds.GAP,
+    share: float = thresholds.GAP_SHARE,
+) -> int | None:
+    """Index of the first step at which both parts of CHERRL's rule hold."""
+    for n in range(len(gaps)):
+        mean_gap, mean_share = smooth(gaps[: n + 1], width), smooth(shares[: n + 1], width)
+        if mean_gap is None or mean_share is None:
+            continue
+        if mean_gap >= gap and mean_share >= share:
+            return n
+    return None
+
+
 def test_the_recorded_onset_of_cherrl_is_found() -> None:
     data = json.loads((shared_data("cherrl") / "run_C.json").read_text())
     signals = data["per_step_signals"]
     gaps = [s["G_smooth"] for s in signals]
     shares = [s["M_smooth"] / 100 if s["high_n"] >= 20 else None for s in signals]
-    found = onset(gaps, shares, smoothed=True)
+    found = onset(gaps, shares, width=1)
     assert found is not None
     assert signals[found]["step"] == 93
     assert abs(signals[found]["step"] - data["canonical_CO"]) <= 10
-    severe = onset(gaps, shares, smoothed=True, severe=True)
+    severe = onset(gaps, shares, width=1, gap=thresholds.SEVERE_GAP, share=thresholds.SEVERE_SHARE)
     assert severe is not None
     assert signals[severe]["step"] == data["SEP"]
     # Smoothed once more, as a live run would, it comes no more than ten steps late either.
@@ -396,11 +417,11 @@ def test_the_recorded_onset_of_cherrl_is_found() -> None:
 
 def test_the_onset_of_cherrl_is_found_step_by_step() -> None:
     data = json.loads((shared_data("cherrl") / "run_C.json").read_text())
-    state, first = MonitorState(), None
+    gaps: list[tuple[float, float | None]] = []
+    first = None
     for signal in data["per_step_signals"][:140]:
-        audit = Audit([signal["G_smooth"]], [0.0], share=signal["M_smooth"] / 100)
-        state, reading = observe(state, signal["step"], [], audit=audit)
-        if reading.alarms and first is None:
+        gaps.append((signal["G_smooth"], signal["M_smooth"] / 100))
+        if first is None and read_gaps(gaps)[1] is not None:
             first = signal["step"]
     assert first is not None
     assert abs(first - data["canonical_CO"]) <= 10

@@ -1,4 +1,4 @@
-"""Canaries and audit: what watches a run through `EvolvingReward.step`."""
+"""Canaries and second judge: what watches a run through `EvolvingReward.step`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 from mpo.store import Store
 from mpo.watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
-from mpo.watch.gap import Canary, shortfall
+from mpo.watch.canaries import Canary, shortfall
 
 TOPICS = ("tea", "rain", "wool", "glass", "stone", "bread", "salt", "paper")
 
@@ -125,8 +125,8 @@ class TestCanaries:
         made = run(reward, range(14))
         refused = [d for d in made if not d.accepted]
         assert [d.step for d in refused] == [9]
-        assert "out of force before" in refused[0].reason
-        # Greatness two is rejected_by_canaries as well, and what was in force before it comes back.
+        assert "out of effect before" in refused[0].reason
+        # Canaries reject Greatness two as well, and the rubric before it comes back.
         assert heads(reward)[1:] == ["Sense", "Greatness", "Sense", "Greatness two", "Sense"]
 
     def test_off_is_the_default_and_costs_nothing(self, tmp_path: Path) -> None:

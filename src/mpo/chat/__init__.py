@@ -1,21 +1,22 @@
-"""Asking models: the `Chat` protocol, the OpenAI-compatible client, and public doubles.
+"""Calling models: the `Chat` protocol, the OpenAI-compatible client, and public fakes.
 
-    base.py        Chat, Completion: the one method that everything above knows
-    openai.py      OpenAIChat; with limiter, retry, sessions, replies, and structured + probe
-                   (how to ask for a shape, and how to find out what the endpoint enforces)
-    cache.py       CachedChat, DedupedChat: what is known, or asked twice at once, costs nothing
-    budget.py      Budget: caps on calls, tokens and money, with a ledger by role
-    timing.py      TimedChat: how long answers take
-    doubles.py     ScriptedChat, RecordedChat
+    base.py         Chat, ChatRequest, Completion: the interface that all other code uses
+    openai.py       OpenAIChat; with retry, limiter, sessions, and reading of replies
+    structured.py   ways to request an answer of a given shape; probe.py finds the endpoint's best
+    ledger.py       Budget: usage, money and time by role, with caps
+    cache.py        CachedChat: a known answer, or one in flight, costs nothing
+    fakes.py        ScriptedChat, RecordedChat
+    event_loop.py   one event loop in a thread, for callers that have none
 
-They are put around each other in this order, each of them optional:
+The two wrappers are optional, and nest in this order:
 
-    CachedChat(DedupedChat(budget.chat(OpenAIChat(...), role="rm")), store)
+    CachedChat(budget.chat(OpenAIChat(...), role="rm"), store)
 """
 
 from .base import (
     Chat,
     ChatRequest,
+    ChatWrapper,
     Completion,
     Message,
     Metered,
@@ -23,24 +24,23 @@ from .base import (
     SharedSchema,
     require_complete,
 )
-from .budget import Budget, BudgetedChat, Price, Spent
-from .cache import Cache, CachedChat, DedupedChat, MemoryCache
+from .cache import Cache, CachedChat, MemoryCache
 from .fakes import RecordedChat, Reply, ScriptedChat
+from .ledger import TIMINGS, Budget, LedgerChat, Price, Spent, Timing
 from .limiter import Limiter
 from .openai import OpenAIChat
-from .structured import Tier
-from .timing import TIMINGS, TimedChat, Timing
+from .structured import StructuredOutput
 
 __all__ = [
     "TIMINGS",
     "Budget",
-    "BudgetedChat",
     "Cache",
     "CachedChat",
     "Chat",
     "ChatRequest",
+    "ChatWrapper",
     "Completion",
-    "DedupedChat",
+    "LedgerChat",
     "Limiter",
     "MemoryCache",
     "Message",
@@ -53,8 +53,7 @@ __all__ = [
     "ScriptedChat",
     "SharedSchema",
     "Spent",
-    "Tier",
-    "TimedChat",
+    "StructuredOutput",
     "Timing",
     "require_complete",
 ]

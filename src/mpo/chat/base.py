@@ -1,14 +1,14 @@
-"""Chat: the one method through which every model is asked.
+"""Chat: one method for calling any model.
 
-The RM, the MRM, the simulated model and the recorded one all satisfy `Chat`; code above never
-knows which it holds.
+The RM, the MRM, the simulated model and the recorded one all satisfy `Chat`; the code that calls
+them does not know which one it has.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -30,12 +30,12 @@ __all__ = [
 
 Schema = Mapping[str, Any]
 """A JSON schema of the portable subset: `type`, `properties`, `required`, `items`, `enum`,
-`additionalProperties: false`, `title` (the name sent to the server). See notes/judge.md §2.2."""
+`additionalProperties: false`, `title` (the name sent to the server)."""
 
 
 class SharedSchema(dict[str, Any]):
-    """A schema that many calls have in common. It is not changed once it was asked for: its JSON
-    is written a single time."""
+    """A schema used by many calls. Do not change it after the first call: its JSON is written
+    once."""
 
     @cached_property
     def json(self) -> str:
@@ -84,17 +84,17 @@ class Completion:
     text: str
     usage: Usage
     finish_reason: str = "stop"
-    """`stop` is the only value that means the answer is whole."""
+    """Only `stop` means that the answer is whole."""
     model: str = ""
-    """The name that the server gave; for the record."""
+    """Model name that the server gave; for the record."""
 
 
 @runtime_checkable
 class Chat(Protocol):
-    """A model behind one method.
+    """A model that answers one call at a time.
 
-    Implementations may be used from several event loops (a trainer's loop for the RM, another
-    thread's for the MRM) and must be picklable, since trainers copy the reward into every rank.
+    Implementations may be used from several event loops and must be picklable, since trainers copy
+    the reward into every rank.
     """
 
     @property
@@ -107,19 +107,19 @@ class Chat(Protocol):
 
         Raises:
             ChatTransportError: The model could not be reached, or kept failing.
-            ChatReplyError: The reply was no chat completion.
+            ChatReplyError: The reply is not a chat completion.
         """
         ...
 
     async def aclose(self) -> None:
-        """Release what the running loop holds (connections). Safe to call twice."""
+        """Close the running loop's connections. Safe to call twice."""
         ...
 
 
 def require_complete(completion: Completion) -> Completion:
     """The completion, if it is whole.
 
-    A truncated answer is never repaired: a `1` cut from `10` would be a wrong score.
+    A truncated answer is never repaired: `10` cut to `1` would be a wrong score.
 
     Raises:
         ChatReplyError: `finish_reason` is not `stop`.
@@ -135,10 +135,10 @@ def require_complete(completion: Completion) -> Completion:
 
 
 class ChatWrapper:
-    """A chat that is put around another, whose name it bears and whose connections it releases.
+    """Base of chats that pass calls on to another chat, and share its name and connections.
 
     Args:
-        inner: Who answers in the end.
+        inner: The chat that answers.
     """
 
     def __init__(self, inner: Chat) -> None:
@@ -152,23 +152,18 @@ class ChatWrapper:
         await self.inner.aclose()
 
 
-@dataclass
-class Metered:
-    """A chat that adds up what passes through it. One meter per judgement or meta step, so that
-    what a failed one cost is known too."""
+class Metered(ChatWrapper):
+    """A chat that adds up the usage of its calls.
 
-    chat: Chat
-    usage: Usage = field(default_factory=Usage)
+    One meter per judgement or meta step, so that the cost of a failed one is known too.
+    """
 
-    @property
-    def name(self) -> str:
-        return self.chat.name
+    def __init__(self, inner: Chat) -> None:
+        super().__init__(inner)
+        self.usage = Usage()
 
     async def complete(self, request: ChatRequest) -> Completion:
-        completion = await self.chat.complete(request)
-        # Most meters see one call: nothing to add up then.
+        completion = await self.inner.complete(request)
+        # Most meters see one call, which needs no addition.
         self.usage = self.usage + completion.usage if self.usage.calls else completion.usage
         return completion
-
-    async def aclose(self) -> None:
-        await self.chat.aclose()

@@ -1,12 +1,12 @@
-"""Public doubles for `Chat`: a scripted model, and a recorded one.
+"""Public fakes for `Chat`: a scripted model, and a recorded one.
 
     chat = ScriptedChat(['{"clarity": 3}', ChatTransportError("down")])
     chat = ScriptedChat(lambda messages, schema, seed: "yes")
 
-    chat = RecordedChat("calls.jsonl", inner=OpenAIChat(...))    # asks what is missing, appends it
+    chat = RecordedChat("calls.jsonl", inner=OpenAIChat(...))    # records new calls
     chat = RecordedChat("calls.jsonl")                           # replays, offline
 
-They are ordinary code: tests, examples and `mpo replay` use them through the same seam as a model.
+They are ordinary code: tests, examples and `mpo replay` use them like any other model.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, UnseenPromptError
 from ..records import Usage
 from .base import Chat, ChatRequest, Completion, Message, Schema
-from .keys import call_key, without_fence_ids
+from .cache import call_key, completion_from_json, completion_to_json, normalize_fence_ids
 
 __all__ = ["RecordedChat", "Reply", "ScriptedChat"]
 
 _log = logging.getLogger(__name__)
 
 Reply = str | Completion | Exception
-"""What a script may hold: a text, a whole completion, or an exception to raise."""
+"""One reply of a script: a text, a whole completion, or an exception to raise."""
 
 Script = Callable[[Sequence[Message], Schema | None, int | None], Reply]
+"""Function of a call's messages, schema and seed that returns the reply."""
 
 
 class ScriptedChat:
-    """A model that says what it is told to say.
+    """A model that gives the replies of a script.
 
     Args:
-        replies: Replies in order, or a function of messages, schema and seed that makes one.
+        replies: Replies in order, or a function of messages, schema and seed that returns one.
         name: Model name for the record.
 
     Attributes:
-        calls: What it was asked, in order, failed calls included.
-        usage: What it gave out, counted here and not by the caller: words stand for tokens, and
-            calls that raised are not counted.
+        calls: All requests in order, failed calls included.
+        usage: Sum over its replies, with words for tokens. Calls that raised do not count.
     """
 
     def __init__(self, replies: Sequence[Reply] | Script, *, name: str = "scripted") -> None:
@@ -90,11 +91,11 @@ class ScriptedChat:
         if callable(self._replies):
             return self._replies(request.messages, request.schema, request.seed)
         if number > len(self._replies):
-            # Not a ChatError: that would be taken for a failing model, and the script's fault
-            # would come out as an unscored rollout.
+            # Not a ChatError: a fault of the script would pass as a failing model, and end as an
+            # unscored rollout.
             raise ConfigError(
-                f"the script of {self._name!r} has {len(self._replies)} replies and was asked a "
-                f"{number}. time; the prompt ends: {request.prompt[-200:]!r}"
+                f"the script of {self._name!r} has {len(self._replies)} replies, and this is call "
+                f"{number}; the prompt ends: {request.prompt[-200:]!r}"
             )
         return self._replies[number - 1]
 
@@ -103,11 +104,12 @@ class RecordedChat:
     """A model that answers from a file.
 
     One line of JSON per call. The key is the hash of messages, schema, temperature, max_tokens and
-    seed; fence ids do not count, so a recording made under another run secret still answers.
+    seed. Fence ids do not count, so a recording made under another run secret can be used.
 
     Args:
         path: The JSONL file.
-        inner: Asked for what the file does not hold, and recorded. Without it, that is an error.
+        inner: Chat that answers calls missing in the file; its answers are recorded. If None, a
+            missing call raises `UnseenPromptError`.
 
     Raises:
         DataError: The file cannot be read, or there is neither a file nor an inner chat.
@@ -136,31 +138,31 @@ class RecordedChat:
         key = call_key(request)
         line = self._lines.get(key)
         if line is not None:
-            return _completion(line["reply"])
-        asked = {
-            "messages": without_fence_ids(request.messages),
+            return completion_from_json(line["reply"])
+        call = {
+            "messages": normalize_fence_ids(request.messages),
             "schema": request.schema,
             "temperature": float(request.temperature),
             "max_tokens": request.max_tokens,
             "seed": request.seed,
         }
         if self.inner is None:
-            raise UnseenPromptError(self._unseen(asked))
+            raise UnseenPromptError(self._unseen(call))
         completion = await self.inner.complete(request)
-        return self._record(key, asked, completion)
+        return self._record(key, call, completion)
 
     async def aclose(self) -> None:
         if self.inner is not None:
             await self.inner.aclose()
 
-    def _record(self, key: str, asked: Mapping[str, Any], completion: Completion) -> Completion:
-        line = {"key": key, "name": self.name, **asked, "reply": _reply_line(completion)}
+    def _record(self, key: str, call: Mapping[str, Any], completion: Completion) -> Completion:
+        line = {"key": key, "name": self.name, **call, "reply": completion_to_json(completion)}
         with self._lock:
             if key in self._lines:
-                # The same was asked twice at once: both callers get the answer that the file will
-                # replay, but what the second one cost is the second one's.
-                kept = _completion(self._lines[key]["reply"])
-                return Completion(kept.text, completion.usage, kept.finish_reason, model=kept.model)
+                # Two equal calls were in flight: both callers get the answer that the file will
+                # replay, but the second one keeps its own usage.
+                first = completion_from_json(self._lines[key]["reply"])
+                return replace(first, usage=completion.usage)
             self._lines[key] = line
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +176,7 @@ class RecordedChat:
         if not self.path.exists():
             if self.inner is None:
                 raise DataError(
-                    f"no recording at {self.path}: check the path, or give an inner chat to record"
+                    f"no recording at {self.path}: check the path, or pass an inner chat to record"
                 )
             return {}
         try:
@@ -187,40 +189,42 @@ class RecordedChat:
                 continue
             try:
                 line = json.loads(row)
-                _completion(line["reply"])
+                completion_from_json(line["reply"])
                 lines[line["key"]] = line
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(rows):
                     raise DataError(
                         f"{self.path}:{number} is not a recorded call: {error!r}"
                     ) from error
-                self._cut_torn(row)
+                self._cut_incomplete(row)
                 return lines
         if rows[-1] and self.inner is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n")  # only the line's end was lost
         return lines
 
-    def _cut_torn(self, row: str) -> None:
+    def _cut_incomplete(self, row: str) -> None:
         # A recorder that was killed may leave half a line; the next append must not join it.
-        _log.warning("%s ends in a torn line, which is left out", self.path)
+        _log.warning("%s ends in an incomplete line, which is ignored", self.path)
         if self.inner is not None:
             with self.path.open("rb+") as file:
                 size = file.seek(0, 2)
                 file.truncate(size - len(row.encode()))
 
-    def _unseen(self, asked: Mapping[str, Any]) -> str:
+    def _unseen(self, call: Mapping[str, Any]) -> str:
         text = f"the recording {self.path} does not hold this prompt"
         if not self._lines:
             return f"{text}: it is empty"
-        wanted = _as_lines(asked)
-        bag = Counter(wanted)
+        wanted = _as_lines(call)
+        wanted_counts = Counter(wanted)
 
         def shared(lines: list[str]) -> tuple[int, int]:
-            return (Counter(lines) & bag).total(), -len(lines)
+            return (Counter(lines) & wanted_counts).total(), -len(lines)
 
         nearest = max((_as_lines(line) for line in self._lines.values()), key=shared)
-        delta = list(difflib.unified_diff(nearest, wanted, "recorded", "asked", n=0, lineterm=""))
+        delta = list(
+            difflib.unified_diff(nearest, wanted, "recorded", "requested", n=0, lineterm="")
+        )
         shown = [line if len(line) <= 160 else line[:159] + "…" for line in delta[:24]]
         if len(delta) > len(shown):
             shown.append(f"… and {len(delta) - len(shown)} more lines")
@@ -238,21 +242,3 @@ def _as_lines(call: Mapping[str, Any]) -> list[str]:
     for message in call["messages"]:
         lines += [f"[{message['role']}]", *message["content"].splitlines()]
     return lines
-
-
-def _reply_line(completion: Completion) -> dict[str, Any]:
-    return {
-        "text": completion.text,
-        "usage": completion.usage.model_dump(),
-        "finish_reason": completion.finish_reason,
-        "model": completion.model,
-    }
-
-
-def _completion(line: Mapping[str, Any]) -> Completion:
-    return Completion(
-        text=line["text"],
-        usage=Usage(**line["usage"]),
-        finish_reason=line["finish_reason"],
-        model=line.get("model", ""),
-    )

@@ -1,8 +1,8 @@
-"""How many requests may be in flight at one endpoint: a limit that follows what it can bear.
+"""Limit on the requests in flight at one endpoint, which adapts to the endpoint's capacity.
 
-Additive increase, multiplicative decrease, as TCP does it: a round of answered requests adds a
-step, an overload (429, 5xx, timeout) takes a fifth away, at most once per cooldown, since the
-requests that were already under way will fail for the same reason.
+Additive increase, multiplicative decrease, as in TCP: a round of answered requests adds a step; an
+overload (429, 5xx, timeout) takes a fifth away, at most once per cooldown, since the requests that
+are already under way will fail for the same reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Ticket:
 
 
 class AdmissionQueue:
-    """A queue, first come first served, that coroutines of several event loops may share.
+    """First-come-first-served queue that coroutines of several event loops may share.
 
     asyncio's own locks belong to one loop; the RM may run in the trainer's loop and the MRM in
     another thread, against one endpoint and one budget.
@@ -42,7 +42,7 @@ class AdmissionQueue:
         self._queue: deque[_Ticket] = deque()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who waits here does not wait in the copy. Not empty, else __setstate__ is skipped.
+        # Nobody waits in the copy. The state is not empty, or __setstate__ would be skipped.
         return {"version": 1}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -55,9 +55,9 @@ class AdmissionQueue:
         """Wait until `admit` is true.
 
         Args:
-            admit: Takes what there is to take, and says whether it could. Called under the lock,
-                maybe from another thread. What it raises is raised here.
-            undo: Gives it back; called where the caller was cancelled after it was admitted.
+            admit: Takes a place and returns True, or returns False. It is called under the lock,
+                possibly from another thread. Its exceptions are raised here.
+            undo: Returns the place; called if the caller was cancelled after it was admitted.
         """
         loop = asyncio.get_running_loop()
         with self.lock:
@@ -76,7 +76,7 @@ class AdmissionQueue:
             raise
 
     def advance(self) -> None:
-        """Admit from the head of the queue whom there is room for."""
+        """Admit callers from the head of the queue while there is room."""
         with self.lock:
             while self._queue:
                 ticket = self._queue[0]
@@ -92,11 +92,11 @@ class AdmissionQueue:
 
     def _wake(self, ticket: _Ticket, error: Exception | None) -> None:
         if asyncio._get_running_loop() is ticket.loop:
-            self._settle(ticket, error)  # no need to wake a loop that is awake: it costs two calls
+            self._settle(ticket, error)  # the loop is awake: waking it would cost two calls
             return
         try:
             ticket.loop.call_soon_threadsafe(self._settle, ticket, error)
-        except RuntimeError:  # its loop was closed: nobody is waiting any more
+        except RuntimeError:  # its loop is closed: nobody waits any more
             if error is None:
                 ticket.undo()
 
@@ -116,14 +116,14 @@ class Limiter:
     """The number of requests in flight at one endpoint, over all loops and threads.
 
     Args:
-        ceiling: Most requests in flight, and where the limit starts.
-        floor: The limit never falls below it.
-        cooldown_s: Seconds after a decrease in which nothing changes the limit.
-        clock: Seconds, for tests.
+        ceiling: Maximum number of requests in flight, and the initial limit.
+        floor: Minimum of the limit.
+        cooldown_s: Seconds after a decrease during which the limit does not change.
+        clock: Function that returns seconds; replaced in tests.
     """
 
     DECREASE = 0.8
-    """Factor of one overload."""
+    """Factor applied to the limit at an overload."""
 
     def __init__(
         self,
@@ -137,56 +137,56 @@ class Limiter:
         self.floor = min(floor, ceiling)
         self.cooldown_s = cooldown_s
         self.limit = float(ceiling)
-        """Requests that may be in flight now; its whole part counts."""
+        """Current limit; rounded down when compared."""
         self.in_flight = 0
         self.overloads = 0
-        """Overloads that were reported, those within a cooldown included."""
+        """Number of reported overloads, including those within a cooldown."""
         self._step = max(1.0, ceiling / 20)
         self._answered = 0
-        self._quiet_until = float("-inf")
+        self._fixed_until = float("-inf")
         self._clock = clock
-        self._turnstile = AdmissionQueue()
+        self._queue = AdmissionQueue()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"in_flight": 0, "_quiet_until": float("-inf")}
+        return self.__dict__ | {"in_flight": 0, "_fixed_until": float("-inf")}
 
     async def acquire(self) -> None:
         """Wait for a place."""
-        await self._turnstile.enter(self._take, self._give)
+        await self._queue.enter(self._take, self._give)
 
     def release(self) -> None:
-        """Give the place back, and let the next one in."""
-        with self._turnstile.lock:
+        """Return the place, and admit the next caller."""
+        with self._queue.lock:
             self._give()
-        if len(self._turnstile):
-            self._turnstile.advance()
+        if len(self._queue):
+            self._queue.advance()
 
     def succeeded(self) -> None:
-        """A request was answered: after as many as the limit, the limit grows by a step."""
-        with self._turnstile.lock:
-            if self.limit >= self.ceiling or self._clock() < self._quiet_until:
+        """Count an answered request. After as many as the limit, the limit grows by a step."""
+        with self._queue.lock:
+            if self.limit >= self.ceiling or self._clock() < self._fixed_until:
                 return
             self._answered += 1
             if self._answered < self.limit:
                 return
             self._answered = 0
             self.limit = min(float(self.ceiling), self.limit + self._step)
-        self._turnstile.advance()
+        self._queue.advance()
 
     def overloaded(self, wait_s: float = 0.0) -> None:
-        """The endpoint had too much to do: the limit shrinks, unless it just did.
+        """Reduce the limit after an overload, unless it was just reduced.
 
         Args:
-            wait_s: What the endpoint asked for in `Retry-After`; no growth before that.
+            wait_s: The endpoint's `Retry-After` in seconds; the limit does not grow before.
         """
-        with self._turnstile.lock:
+        with self._queue.lock:
             self.overloads += 1
             now = self._clock()
-            if now < self._quiet_until:
+            if now < self._fixed_until:
                 return
             self.limit = max(float(self.floor), self.limit * self.DECREASE)
             self._answered = 0
-            self._quiet_until = now + max(self.cooldown_s, wait_s)
+            self._fixed_until = now + max(self.cooldown_s, wait_s)
             _log.info("endpoint overloaded: at most %d requests in flight now", int(self.limit))
 
     def _take(self) -> bool:

@@ -5,16 +5,16 @@
     completion = await chat.complete(request)
     await chat.aclose()
 
-What it promises:
+Guarantees:
 
 - A call ends: every attempt has a timeout, and all attempts and waits together a deadline.
-- Overload (408, 409, 429, 5xx), broken connections, stalls and unreadable bodies are tried again,
-  with full jitter and as `Retry-After` asks (`retry.py`); what a repetition cannot mend (400, 401,
-  403, 404, 422, redirects) is not.
+- Overload (408, 409, 429, 5xx), broken connections, stalls and unreadable bodies are retried, with
+  full jitter and as `Retry-After` says (`replies.py`). Failures that a repetition cannot fix (400,
+  401, 403, 404, 422, redirects) are not.
 - The API key is read from the environment for each request. It is in no attribute, log line,
-  error or pickle of this package, and is blotted out where a server repeats it in an error.
-- One object may be used from several event loops. Each has connections of its own; the limit on
-  requests in flight holds for all of them together, and follows what the endpoint can bear.
+  error or pickle of this package, and is redacted if a server repeats it in an error.
+- One object may be used from several event loops. Each loop has its own connections; the limit on
+  requests in flight holds for all loops together, and adapts to the endpoint's capacity.
 
 The first word of an error's message is for statistics: `unreachable:`, `failed:`, `rejected:`,
 `malformed:`, `refused:`.
@@ -27,6 +27,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import replace
@@ -37,49 +38,61 @@ from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
 from .base import ChatRequest, Completion
 from .limiter import Limiter
-from .probe import NOT_TAKEN, TierFinder
-from .replies import clip, error_message, read_reply
-from .retry import OVERLOAD, Failure, Retry, retry_after, worth_retrying
+from .probe import FORMAT_REFUSED, Detector
+from .replies import (
+    OVERLOAD,
+    Failure,
+    Retry,
+    clip,
+    error_message,
+    is_retryable,
+    read_reply,
+    retry_after,
+)
 from .sessions import Sessions
-from .structured import Tier, ask_in_lines, read_lines, response_format, unwrap
+from .structured import StructuredOutput, ask_in_lines, read_lines, response_format, unwrap
 
 __all__ = ["OpenAIChat"]
 
 _log = logging.getLogger(__name__)
 
 _UNSUPPORTED = re.compile(r"[Uu]nsupported (?:parameter|value): '(\w+)'")
-"""OpenAI's words for a field that a model does not take."""
+"""OpenAI's message for a field that a model refuses."""
 
 _ENCODER = json.JSONEncoder(default=dict)
 
 _CONNECT_S = 10.0
-"""Longest wait for a connection, in seconds: a host that is silent for so long is down."""
+"""Longest wait for a connection, in seconds; a host that is silent for longer is down."""
 
 
 class OpenAIChat:
     """A model behind an OpenAI-compatible endpoint.
 
     Args:
-        base_url: Up to and including the version: `http://localhost:8000/v1`.
-        model: Name that the endpoint knows the model by.
+        base_url: URL up to and including the version: `http://localhost:8000/v1`.
+        model: The endpoint's name for the model.
         api_key_env: Environment variable with the API key; unset or empty sends none.
         timeout_s: Longest time for one attempt, in seconds.
-        deadline_s: Longest time for all attempts and waits of one call, in seconds, counted from
-            the moment the call has its place among those in flight.
+        deadline_s: Longest time for all attempts and waits of one call, in seconds. It starts when
+            the call gets its place among those in flight.
         retries: Attempts after the first.
-        backoff_s: Mean order of the first wait, in seconds; see `Retry`.
-        concurrency: Most requests in flight.
-        extra_body: Fields added to each request, for what only one server knows
-            (`{"chat_template_kwargs": {"enable_thinking": False}}`). None takes a field out:
+        backoff_s: Upper bound of the first wait, in seconds; see `Retry`.
+        concurrency: Maximum number of requests in flight.
+        extra_body: Fields added to each request, for options of one server
+            (`{"chat_template_kwargs": {"enable_thinking": False}}`). None removes a field:
             `{"temperature": None}` for models that refuse one.
-        max_tokens_field: What the endpoint calls it; OpenAI's newer models want
+        max_tokens_field: The endpoint's name for this field; OpenAI's newer models want
             `max_completion_tokens`.
-        tier: How a schema is asked for (`structured.py`). `auto` finds out with at most three
-            small calls before the first call that has a schema; that call's usage includes them.
-        tiers: What `auto` has found, by endpoint; give the same mapping to all chats of a process
+        structured_output: How an answer is held to a schema (`structured.py`). `auto` detects it
+            with at most three small calls before the first call that has a schema; that call's
+            usage includes them.
+        detected: Results of `auto` by endpoint. Pass the same mapping to all chats of a process,
             and each endpoint is probed once.
-        limiter: The limit on requests in flight; give the same to all chats of one endpoint. Made
-            from `concurrency` where there is none.
+        limiter: The limit on requests in flight. Pass the same one to all chats of an endpoint; by
+            default one is made from `concurrency`.
+
+    Raises:
+        ConfigError: An argument is invalid.
     """
 
     def __init__(
@@ -95,12 +108,12 @@ class OpenAIChat:
         concurrency: int = 64,
         extra_body: Mapping[str, Any] | None = None,
         max_tokens_field: str = "max_tokens",
-        tier: Tier | Literal["auto"] = "json_schema",
-        tiers: MutableMapping[str, Tier] | None = None,
+        structured_output: StructuredOutput | Literal["auto"] = "json_schema",
+        detected: MutableMapping[str, StructuredOutput] | None = None,
         limiter: Limiter | None = None,
     ) -> None:
         self.url = _endpoint(base_url)
-        """Where requests go."""
+        """URL of the requests."""
         self.model = model
         self.api_key_env = api_key_env
         self.timeout_s = timeout_s
@@ -110,15 +123,15 @@ class OpenAIChat:
         self.max_tokens_field = max_tokens_field
         if not api_key_env.isidentifier():
             raise ConfigError(  # most likely the key itself, so it is not repeated
-                "api_key_env is the name of an environment variable, like OPENAI_API_KEY; what it "
-                "was given is no such name. Put the key into the variable, not here"
+                "api_key_env must be the name of an environment variable, like OPENAI_API_KEY, and "
+                "the value is no such name. Put the key into the variable, not here"
             )
         if concurrency < 1:
             raise ConfigError(f"concurrency must be at least 1, not {concurrency!r}")
         self.limiter = limiter or Limiter(concurrency)
-        self.tier = tier
+        self.structured_output = structured_output
         endpoint = f"{self.shown_url} {model}"
-        self._finder = TierFinder(endpoint, tiers if tiers is not None else {})
+        self._detector = Detector(endpoint, detected if detected is not None else {})
         self._sessions = Sessions(self.url)
 
     def __repr__(self) -> str:
@@ -136,26 +149,99 @@ class OpenAIChat:
     async def complete(self, request: ChatRequest) -> Completion:
         schema = request.schema
         if schema is None:
-            return await self._ask(request, None)
-        tier, probing = self.tier, Usage()
-        if tier == "auto":
-            tier, probing = await self._finder.find(self._probe)
-        if tier == "lines":
+            return await self._completion(request, None)
+        output, probing = self.structured_output, Usage()
+        if output == "auto":
+            output, probing = await self._detector.find(self._probe)
+        if output == "lines":
             request = replace(request, messages=ask_in_lines(request.messages, schema))
-        completion = await self._ask(request, response_format(schema, tier))
+        completion = await self._completion(request, response_format(schema, output))
         if probing.calls:
             completion = replace(completion, usage=probing + completion.usage)
-        if completion.finish_reason != "stop" or tier not in ("json_object", "lines"):
+        if completion.finish_reason != "stop" or output not in ("json_object", "lines"):
             return completion
-        text = completion.text
-        return replace(
-            completion, text=unwrap(read_lines(text, schema) if tier == "lines" else text)
-        )
+        text = read_lines(completion.text, schema) if output == "lines" else completion.text
+        return replace(completion, text=unwrap(text))
 
     async def aclose(self) -> None:
         await self._sessions.aclose()
 
-    def _body(self, request: ChatRequest, format: str | None) -> bytes:
+    def check_reachable(self, timeout_s: float = 5.0) -> None:
+        """Open and close a connection. Makes no call, so it costs nothing.
+
+        Raises:
+            ChatTransportError: No server listens at the endpoint.
+        """
+        url = urlsplit(self.url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            socket.create_connection((url.hostname or "", port), timeout_s).close()
+        except OSError as error:
+            raise ChatTransportError(
+                f"unreachable: nobody answers at {self.shown_url} ({error}); is the server "
+                "running, and is chat.base_url right?"
+            ) from error
+
+    # ---------------------------------------------------------------------- one call
+
+    async def _completion(self, request: ChatRequest, format: str | None) -> Completion:
+        outcome = await self._send(request, format)
+        assert isinstance(outcome, Completion)  # no failure is accepted
+        return outcome
+
+    async def _probe(self, request: ChatRequest, output: StructuredOutput) -> Completion | Failure:
+        format = response_format(request.schema or {}, output)
+        return await self._send(request, format, accept=FORMAT_REFUSED)
+
+    async def _send(
+        self, request: ChatRequest, format: str | None, accept: Collection[int] = ()
+    ) -> Completion | Failure:
+        """Make attempts until one is answered or another attempt would be useless.
+
+        Args:
+            request: The call.
+            format: The `response_format`, as JSON; None sends none.
+            accept: Statuses of failures that are returned and not raised.
+
+        Raises:
+            ChatTransportError: The model could not be reached, or kept failing.
+            ChatReplyError: The reply is not a chat completion.
+        """
+        payload = self._payload(request, format)
+        await self.limiter.acquire()
+        try:
+            started, attempt = time.monotonic(), 1
+            while True:
+                time_left = self.deadline_s - (time.monotonic() - started)
+                outcome = await self._attempt(payload, min(self.timeout_s, time_left))
+                if isinstance(outcome, Completion):
+                    self.limiter.succeeded()
+                    return outcome
+                if outcome.status == 400:
+                    self._adapt(outcome)
+                    # Compared, since another call may have adapted the request before.
+                    adapted = self._payload(request, format)
+                    if adapted != payload:
+                        payload, started = adapted, time.monotonic()
+                        continue
+                if outcome.status in accept:
+                    return outcome
+                if outcome.overload:
+                    self.limiter.overloaded(outcome.wait_s or 0.0)
+                wait = self.retry.wait(attempt, outcome.wait_s)
+                elapsed = time.monotonic() - started
+                give_up = attempt > self.retry.retries or elapsed + wait >= self.deadline_s
+                if give_up or not outcome.retryable:
+                    raise ChatTransportError(self._explain(outcome, attempt, elapsed, wait))
+                _log.debug("%s; attempt %d, next in %.2f s", outcome.message, attempt, wait)
+                # The call keeps its place while it waits: a failed call must not make room for
+                # another that would fail too.
+                await asyncio.sleep(wait)
+                attempt += 1
+        finally:
+            self.limiter.release()
+
+    def _payload(self, request: ChatRequest, format: str | None) -> bytes:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": request.messages,
@@ -170,46 +256,14 @@ class OpenAIChat:
             text = f'{text[:-1]}, "response_format": {format}}}'
         return text.encode("ascii")
 
-    async def _probe(self, request: ChatRequest, tier: Tier) -> Completion | Failure:
-        format = response_format(request.schema or {}, tier)
-        return await self._adapting(request, format, NOT_TAKEN)
-
-    async def _ask(self, request: ChatRequest, format: str | None) -> Completion:
-        outcome = await self._adapting(request, format, (400,))
-        if isinstance(outcome, Failure):
-            raise ChatTransportError(self._explain(outcome, 1, 0.0, 0.0))
-        return outcome
-
-    async def _adapting(
-        self, request: ChatRequest, format: str | None, accept: Collection[int]
-    ) -> Completion | Failure:
-        """Ask, and again where the model only refused a field that can be written otherwise.
-
-        Args:
-            request: The call.
-            format: The `response_format`, as JSON.
-            accept: Statuses that come back as a failure.
-        """
-        payload = self._body(request, format)
-        while True:
-            outcome = await self._in_flight(payload, accept)
-            if isinstance(outcome, Completion):
-                return outcome
-            self._adapt(outcome)
-            # Compared, since another call may have been faster to find it out.
-            again = self._body(request, format)
-            if again == payload:
-                return outcome
-            payload = again
-
     def _adapt(self, failure: Failure) -> None:
-        """Take out what the model says that it does not take: OpenAI's newer ones want
+        """Leave out a field that the model refuses: OpenAI's newer models want
         `max_completion_tokens`, and no temperature."""
-        found = _UNSUPPORTED.search(failure.what)
-        if failure.status != 400 or found is None:
+        match = _UNSUPPORTED.search(failure.message)
+        if match is None:
             return
-        field = found[1]
-        if field == "max_tokens" and "max_completion_tokens" in failure.what:
+        field = match[1]
+        if field == "max_tokens" and "max_completion_tokens" in failure.message:
             self.max_tokens_field = "max_completion_tokens"
         elif field in ("temperature", "seed") and self.extra_body.get(field, 0) is not None:
             self.extra_body[field] = None
@@ -217,44 +271,8 @@ class OpenAIChat:
             return
         _log.info("%s, %s: requests go without %s from now on", self.shown_url, self.model, field)
 
-    async def _in_flight(
-        self, payload: bytes, accept: Collection[int] = ()
-    ) -> Completion | Failure:
-        await self.limiter.acquire()
-        try:
-            return await self._until_answered(payload, accept)
-        finally:
-            self.limiter.release()
-
-    async def _until_answered(
-        self, payload: bytes, accept: Collection[int]
-    ) -> Completion | Failure:
-        """Attempts until one is answered; a failure is returned only with an accepted status."""
-        started = time.monotonic()
-        attempt = 0
-        while True:
-            attempt += 1
-            left = self.deadline_s - (time.monotonic() - started)
-            outcome = await self._attempt(payload, min(self.timeout_s, left))
-            if isinstance(outcome, Completion):
-                self.limiter.succeeded()
-                return outcome
-            if outcome.status in accept:
-                return outcome
-            if outcome.overload:
-                self.limiter.overloaded(outcome.wait_s or 0.0)
-            wait = self.retry.wait(attempt, outcome.wait_s)
-            elapsed = time.monotonic() - started
-            tired = attempt > self.retry.retries or elapsed + wait >= self.deadline_s
-            if tired or not outcome.again:
-                raise ChatTransportError(self._explain(outcome, attempt, elapsed, wait))
-            _log.debug("%s; attempt %d, next in %.2f s", outcome.what, attempt, wait)
-            # The place in flight is kept while waiting: whoever failed does not make room for
-            # another request that would fail too.
-            await asyncio.sleep(wait)
-
     async def _attempt(self, payload: bytes, timeout_s: float) -> Completion | Failure:
-        """One request. Exceptions of aiohttp end here: they carry the headers, and so the key."""
+        """One request. Exceptions of aiohttp carry the headers, and so the key: they end here."""
         import aiohttp  # late: `import mpo` must stay quick
 
         session = self._sessions.get()
@@ -274,14 +292,14 @@ class OpenAIChat:
         except TimeoutError:
             return Failure(f"failed: no answer within {timeout_s:.3g} s", True, overload=True)
         except aiohttp.ClientConnectorCertificateError as error:
-            return Failure(f"unreachable: {self._line(error)}", False)
+            return Failure(f"unreachable: {self._error_text(error)}", False)
         except aiohttp.ClientConnectorError as error:
-            return Failure(f"unreachable: {self._line(error)}", True)
+            return Failure(f"unreachable: {self._error_text(error)}", True)
         except (aiohttp.ClientError, OSError) as error:
-            what = f"failed: the connection broke ({type(error).__name__}: {self._line(error)})"
-            return Failure(what, True)
+            cause = f"{type(error).__name__}: {self._error_text(error)}"
+            return Failure(f"failed: the connection broke ({cause})", True)
         if status != 200 or b'"choices"' not in raw or b'"error"' in raw:
-            raw = self._blot(raw)
+            raw = self._redact(raw)
         return self._read(status, raw, headers)
 
     def _read(self, status: int, raw: bytes, headers: Mapping[str, str]) -> Completion | Failure:
@@ -296,13 +314,13 @@ class OpenAIChat:
                 start = clip(raw[:80].decode("utf-8", "replace"))
                 return Failure(f"malformed: the reply is no JSON: {start!r}", True)
             return read_reply(body)
-        said = error_message(body) or clip(raw[:200].decode("utf-8", "replace"))
-        again = worth_retrying(status)
+        error = error_message(body) or clip(raw[:200].decode("utf-8", "replace"))
+        retryable = is_retryable(status)
         return Failure(
-            f"{'failed' if again else 'rejected'}: status {status}: {said}",
-            again,
+            f"{'failed' if retryable else 'rejected'}: status {status}: {error}",
+            retryable,
             overload=status in OVERLOAD or status >= 500,
-            wait_s=retry_after(headers) if again else None,
+            wait_s=retry_after(headers) if retryable else None,
             status=status,
         )
 
@@ -320,28 +338,28 @@ class OpenAIChat:
             raise ConfigError(f"the key in {self.api_key_env} has characters no header may have")
         return key
 
-    def _blot(self, raw: bytes) -> bytes:
-        """What a server says of an error, without the key: some repeat it when they refuse it.
+    def _redact(self, raw: bytes) -> bytes:
+        """A server's error message without the key, which some servers repeat.
 
-        Answers are left alone: `EMPTY` or `none` is a usual key for a server that wants none, and
-        a usual word too.
+        Answers and short keys are not redacted: `EMPTY` and `none` are usual keys for servers that
+        need none, and usual words too.
         """
         key = self._key().encode()
         return raw.replace(key, b"[API key]") if len(key) >= 8 else raw
 
-    def _line(self, error: Exception) -> str:
-        said = self._blot(str(error).encode("utf-8", "replace")).decode()
-        return clip(said) or type(error).__name__
+    def _error_text(self, error: Exception) -> str:
+        message = self._redact(str(error).encode("utf-8", "replace")).decode()
+        return clip(message) or type(error).__name__
 
     def _explain(self, failure: Failure, attempts: int, elapsed_s: float, wait_s: float) -> str:
         tried = "1 attempt" if attempts == 1 else f"{attempts} attempts in {elapsed_s:.1f} s"
-        text = f"{failure.what} ({self.shown_url}, model {self.model!r}, {tried})"
-        if failure.again and attempts <= self.retry.retries:
+        text = f"{failure.message} ({self.shown_url}, model {self.model!r}, {tried})"
+        if failure.retryable and attempts <= self.retry.retries:
             text += f"; the next attempt, {wait_s:.1f} s later, would be past deadline_s"
         return text + self._advice(failure)
 
     def _advice(self, failure: Failure) -> str:
-        if failure.what.startswith(("unreachable:", "malformed:")) or failure.status == 404:
+        if failure.message.startswith(("unreachable:", "malformed:")) or failure.status == 404:
             known = " and that it has this model" if failure.status == 404 else ""
             return (
                 f". Check that the server is running{known}, "
@@ -359,8 +377,8 @@ def _endpoint(base_url: str) -> str:
     parts = urlsplit(base_url)
     if parts.username or parts.password:
         raise ConfigError(
-            "base_url holds a user name or password; keys belong into an environment variable, "
-            "named by api_key_env"
+            "base_url holds a user name or password. Put the key into the environment variable "
+            "that api_key_env names"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(

@@ -1,8 +1,9 @@
-"""Finding out how an endpoint can be held to a shape.
+"""Detecting how an endpoint can be held to a shape.
 
-What a server says of itself is not to be had: some refuse `json_schema` with a 400 or a 500, some
-take it and ignore it in silence (transformers serve, several llama.cpp builds). So it is tried: the
-prompt asks for one word, and the schema allows only another. Who answers by the schema enforces it.
+Servers do not document it reliably: some refuse `json_schema` with a 400 or a 500, some accept and
+ignore it silently (transformers serve, several llama.cpp builds). So it is tried: the prompt asks
+for one word, and the schema allows only another. A server that answers with the schema's word
+enforces the schema.
 """
 
 from __future__ import annotations
@@ -17,43 +18,43 @@ from typing import Any
 from ..errors import ChatReplyError
 from ..records import Usage, content_hash
 from .base import ChatRequest, Completion, Message, Schema
-from .replies import clip
-from .retry import Failure
-from .structured import Tier, unwrap
+from .replies import Failure, clip
+from .structured import StructuredOutput, unwrap
 
-__all__ = ["NOT_TAKEN", "Probe", "TierFinder", "probe"]
+__all__ = ["FORMAT_REFUSED", "Detector", "ProbeResult", "probe"]
 
 _log = logging.getLogger(__name__)
 
-NOT_TAKEN = frozenset({400, 415, 422, 500, 501})
-"""Statuses with which servers refuse a `response_format` that they do not know. Others (429, 503,
-timeouts) say nothing about it and are tried again."""
+FORMAT_REFUSED = frozenset({400, 415, 422, 500, 501})
+"""Statuses with which servers refuse an unknown `response_format`. Others (429, 503, timeouts) do
+not tell whether the format is supported, and the call is retried."""
 
 PROBE_TOKENS = 512
 """Room for models that think first; an enforced answer stops after a dozen."""
 
-Ask = Callable[[ChatRequest, Tier], Awaitable[Completion | Failure]]
-"""Asks once in a tier; a `Failure` is one of `NOT_TAKEN`."""
+Ask = Callable[[ChatRequest, StructuredOutput], Awaitable[Completion | Failure]]
+"""Makes one call with the given output; a `Failure` has a status of `FORMAT_REFUSED`."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a probe found."""
+class ProbeResult:
+    """Result of probing one endpoint."""
 
-    tier: Tier
+    output: StructuredOutput
+    """The strictest output that the endpoint enforces."""
     usage: Usage
-    """Of all its calls; they are billed like any other."""
+    """Usage of all calls of the probe; they are billed like any other."""
     notes: tuple[str, ...]
-    """Why each stricter tier was not taken."""
+    """Reason why each stricter output was not taken."""
 
 
-async def probe(ask: Ask, salt: str = "") -> Probe:
-    """Try the tiers, strictest first.
+async def probe(ask: Ask, salt: str = "") -> ProbeResult:
+    """Try the outputs, strictest first.
 
     Args:
-        ask: Asks the endpoint.
-        salt: Something of the endpoint; the word that only the schema knows is drawn from it, so
-            that every process of a run asks the same.
+        ask: Makes one call to the endpoint.
+        salt: Name of the endpoint. The word that only the schema contains is derived from it, so
+            that every process of a run makes the same calls.
 
     Raises:
         ChatTransportError: The endpoint is down, or refuses for other reasons (key, model).
@@ -68,34 +69,37 @@ async def probe(ask: Ask, salt: str = "") -> Probe:
     }
     usage = Usage()
     notes: list[str] = []
-    tries: tuple[tuple[Tier, Any], ...] = (
+    tries: tuple[tuple[StructuredOutput, Any], ...] = (
         ("json_schema", {"word": word}),
         ("json_object_schema", {"word": word}),
         ("json_object", None),
     )
-    for tier, wanted in tries:
-        said = await _try(ask, tier, None if wanted is None else schema)
-        if isinstance(said, str):
-            notes.append(f"{tier}: {said}")
+    for output, expected in tries:
+        result = await _try(ask, output, None if expected is None else schema)
+        if isinstance(result, str):
+            notes.append(f"{output}: {result}")
             continue
-        usage = usage + said.usage
-        # As the client reads it: without a schema models like to wrap JSON in a code block.
-        answer = _object(said.text if wanted else unwrap(said.text))
-        if answer is not None and (wanted is None or answer == wanted):
-            return Probe(tier, usage, tuple(notes))
-        notes.append(f"{tier}: taken and not enforced, the answer was {clip(said.text, 60)!r}")
-    return Probe("lines", usage, tuple(notes))
+        usage = usage + result.usage
+        # Read as the client reads it: without a schema, models often wrap JSON in a code block.
+        answer = _object(result.text if expected else unwrap(result.text))
+        if answer is not None and (expected is None or answer == expected):
+            return ProbeResult(output, usage, tuple(notes))
+        notes.append(
+            f"{output}: accepted but not enforced, the answer was {clip(result.text, 60)!r}"
+        )
+    return ProbeResult("lines", usage, tuple(notes))
 
 
-async def _try(ask: Ask, tier: Tier, schema: Schema | None) -> Completion | str:
-    # "JSON" must stand in the prompt, else OpenAI refuses json_object.
-    wish = 'Reply with this JSON object and nothing else: {"word": "blue"}'
+async def _try(ask: Ask, output: StructuredOutput, schema: Schema | None) -> Completion | str:
+    """The completion, or the reason why there is none."""
+    # The prompt must contain "JSON", or OpenAI refuses json_object.
+    text = 'Reply with this JSON object and nothing else: {"word": "blue"}'
+    message = Message(role="user", content=text)
     try:
-        message = Message(role="user", content=wish)
-        said = await ask(ChatRequest((message,), schema, max_tokens=PROBE_TOKENS), tier)
+        outcome = await ask(ChatRequest((message,), schema, max_tokens=PROBE_TOKENS), output)
     except ChatReplyError as error:
         return clip(str(error), 120)
-    return clip(said.what, 120) if isinstance(said, Failure) else said
+    return clip(outcome.message, 120) if isinstance(outcome, Failure) else outcome
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -107,29 +111,28 @@ def _object(text: str) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-class TierFinder:
-    """The tier of one endpoint: given, or found out at the first call that needs it.
+class Detector:
+    """Probes one endpoint once, when the first call needs the result.
 
     Args:
-        endpoint: URL and model, the key in `memory`.
-        ask: Asks the endpoint.
-        memory: Tiers by endpoint, shared by the chats of one process.
+        endpoint: URL and model; the key in `detected`.
+        detected: Results by endpoint, shared by the chats of one process.
     """
 
-    def __init__(self, endpoint: str, memory: MutableMapping[str, Tier]) -> None:
+    def __init__(self, endpoint: str, detected: MutableMapping[str, StructuredOutput]) -> None:
         self.endpoint = endpoint
-        self.memory = memory
-        self._probing: dict[asyncio.AbstractEventLoop, asyncio.Task[Probe]] = {}
+        self.detected = detected
+        self._probing: dict[asyncio.AbstractEventLoop, asyncio.Task[ProbeResult]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"endpoint": self.endpoint, "memory": dict(self.memory)}
+        return {"endpoint": self.endpoint, "detected": dict(self.detected)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["endpoint"], state["memory"])  # type: ignore[misc]
+        self.__init__(state["endpoint"], state["detected"])  # type: ignore[misc]
 
-    async def find(self, ask: Ask) -> tuple[Tier, Usage]:
-        """The tier, and what finding it has cost this caller."""
-        known = self.memory.get(self.endpoint)
+    async def find(self, ask: Ask) -> tuple[StructuredOutput, Usage]:
+        """The endpoint's output, and the usage of the probe if this call has started it."""
+        known = self.detected.get(self.endpoint)
         if known is not None:
             return known, Usage()
         loop = asyncio.get_running_loop()
@@ -138,17 +141,17 @@ class TierFinder:
         if task is None:
             task = self._probing[loop] = loop.create_task(self._probe(ask))
             task.add_done_callback(lambda _: self._probing.pop(loop, None))
-        # Shielded: the first caller may be cancelled while others wait for the same answer.
-        found = await asyncio.shield(task)
-        return found.tier, found.usage if first else Usage()
+        # Shielded: the first caller may be cancelled while others wait for the same result.
+        result = await asyncio.shield(task)
+        return result.output, result.usage if first else Usage()
 
-    async def _probe(self, ask: Ask) -> Probe:
-        found = await probe(ask, self.endpoint)
-        self.memory[self.endpoint] = found.tier
+    async def _probe(self, ask: Ask) -> ProbeResult:
+        result = await probe(ask, self.endpoint)
+        self.detected[self.endpoint] = result.output
         _log.info(
-            "%s: answers are asked for as %s%s",
+            "%s: structured output is %s%s",
             self.endpoint,
-            found.tier,
-            f" ({'; '.join(found.notes)})" if found.notes else "",
+            result.output,
+            f" ({'; '.join(result.notes)})" if result.notes else "",
         )
-        return found
+        return result

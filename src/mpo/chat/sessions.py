@@ -1,4 +1,4 @@
-"""HTTP sessions, one for each event loop that asks."""
+"""HTTP sessions, one for each event loop that uses a client."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Sessions"]
 
 
 class Sessions:
-    """The connections to one endpoint, kept apart by loop, since a socket belongs to one.
+    """Connections to one endpoint, one session per event loop, since a socket belongs to a loop.
 
     Args:
-        url: The endpoint.
+        url: The endpoint's URL.
 
     Attributes:
-        proxy: What the environment says to go through.
+        proxy: URL of the proxy that the environment names for the endpoint; None if none.
     """
 
     def __init__(self, url: str) -> None:
@@ -32,7 +32,7 @@ class Sessions:
         self.proxy = _environment_proxy(url)
         self._lock = threading.Lock()
         self._by_loop: _ByLoop = weakref.WeakKeyDictionary()
-        # A script that ends without `aclose` loses nothing, so it is told nothing.
+        # A script that ends without `aclose` loses nothing, so no warning is shown.
         weakref.finalize(self, _close_ended, self._by_loop)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -42,13 +42,13 @@ class Sessions:
         self.__init__(state["url"])  # type: ignore[misc]
 
     def get(self) -> aiohttp.ClientSession:
-        """The running loop's session, opened where there is none yet."""
+        """The running loop's session, which is opened if there is none."""
         loop = asyncio.get_running_loop()
         session = self._by_loop.get(loop)
         if session is not None and not session.closed:
             return session
         with self._lock:
-            # A session holds its loop, so the weak keys alone would keep ended loops for ever.
+            # A session references its loop, so the weak keys alone would keep ended loops forever.
             _close_ended(self._by_loop)
             session = self._by_loop[loop] = _open()
         return session
@@ -64,7 +64,7 @@ class Sessions:
 def _open() -> aiohttp.ClientSession:
     import aiohttp  # late: `import mpo` must stay quick
 
-    # No limit here: the limiter has one, and a second queue would eat into the timeout.
+    # No limit here: the limiter has one, and waiting in a second queue would count as timeout.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
     # Calls are independent of each other, so no cookie of one is sent with another.
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
@@ -73,7 +73,7 @@ def _open() -> aiohttp.ClientSession:
 def _close_ended(by_loop: _ByLoop) -> None:
     for loop in [loop for loop in by_loop if loop.is_closed()]:
         closing = by_loop.pop(loop).close()
-        # In a closed loop there is nothing to wait for: one step does it.
+        # In a closed loop there is nothing to wait for: one step is enough.
         with contextlib.suppress(StopIteration, RuntimeError):
             closing.send(None)
         closing.close()
@@ -83,7 +83,7 @@ def _environment_proxy(url: str) -> str | None:
     """The proxy that the environment names for a URL.
 
     aiohttp's own look-up (`trust_env`) reads the environment and `~/.netrc` for each request, and
-    a `.netrc` entry would send a password that nobody asked for.
+    an entry of `.netrc` would send a password without the user's intent.
     """
     from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass

@@ -1,11 +1,11 @@
-"""Ways to ask for an answer of a given shape, from the strictest to the one that always works.
+"""Ways to request an answer of a given shape, from the strictest to the one that always works.
 
     json_schema          response_format json_schema: OpenAI, vLLM, SGLang, most hosts
     json_object_schema   json_object with the schema beside it: llama-cpp-python, Together
-    json_object          any JSON object; the shape is in the prompt alone: DeepSeek, GLM, ...
-    lines                one `name: value` line per field, asked for in the prompt and read back
+    json_object          any JSON object; only the prompt gives the shape: DeepSeek, GLM, ...
+    lines                one `name: value` line per field, as the prompt says; converted to JSON
 
-What comes back is JSON in every tier, and is still to be checked by the caller.
+The answer is JSON in every case. The caller still checks it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from .base import Message, Schema, schema_json
 
 __all__ = [
-    "TIERS",
-    "Tier",
+    "StructuredOutput",
     "ask_in_lines",
     "conforms",
     "read_lines",
@@ -28,33 +27,31 @@ __all__ = [
     "unwrap",
 ]
 
-Tier = Literal["json_schema", "json_object_schema", "json_object", "lines"]
-
-TIERS: tuple[Tier, ...] = get_args(Tier)
-"""From the strictest on."""
+StructuredOutput = Literal["json_schema", "json_object_schema", "json_object", "lines"]
+"""Ways to request a shape, strictest first."""
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 
 
-def response_format(schema: Schema, tier: Tier) -> str | None:
-    """The request's `response_format`, as JSON in ASCII; None where the tier sends none."""
-    if tier == "json_schema":
+def response_format(schema: Schema, output: StructuredOutput) -> str | None:
+    """The request's `response_format`, as JSON in ASCII; None for `lines`, which sends none."""
+    if output == "json_schema":
         # Servers take letters, digits, _ and -, at most 64.
         title = _NO_NAME.sub("_", str(schema.get("title", "")))[:64] or "answer"
         named = f'{{"name": "{title}", "strict": true, "schema": {schema_json(schema)}}}'
         return f'{{"type": "json_schema", "json_schema": {named}}}'
-    if tier == "json_object_schema":
+    if output == "json_object_schema":
         return f'{{"type": "json_object", "schema": {schema_json(schema)}}}'
-    if tier == "json_object":
+    if output == "json_object":
         return '{"type": "json_object"}'
     return None
 
 
 def unwrap(text: str) -> str:
-    """The inside of an answer that is one Markdown code block, as models like to write JSON.
+    """The content of an answer that is one Markdown code block, which models often write.
 
-    Nothing else is mended: whoever repairs JSON invents scores.
+    Nothing else is repaired: repairing JSON would invent scores.
     """
     match = _BLOCK.fullmatch(text)
     return match[1] if match and "```" not in match[1] else text
@@ -62,7 +59,7 @@ def unwrap(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Field:
-    """One value of a schema: `i1.score`, whole number, one of 0 to 5."""
+    """One value of a schema, for example `i1.score`: a whole number, one of 0 to 5."""
 
     path: tuple[str, ...]
     kind: str
@@ -73,10 +70,10 @@ class _Field:
         return ".".join(self.path)
 
     def read(self, text: str) -> Any:
-        """The value.
+        """The value in a text.
 
         Raises:
-            ValueError: The text is none.
+            KeyError, ValueError: The text is no such value.
         """
         if self.choices is not None:
             return {str(choice): choice for choice in self.choices}[text]
@@ -91,63 +88,67 @@ class _Field:
     def shown(self) -> str:
         if self.choices is not None:
             return f"{self.name}: <one of {', '.join(map(str, self.choices))}>"
-        what = {"string": "text in one line", "integer": "whole number", "boolean": "true or false"}
-        return f"{self.name}: <{what[self.kind]}>"
+        kinds = {
+            "string": "text in one line",
+            "integer": "whole number",
+            "boolean": "true or false",
+        }
+        return f"{self.name}: <{kinds[self.kind]}>"
 
 
 def ask_in_lines(messages: Sequence[Message], schema: Schema) -> tuple[Message, ...]:
-    """The messages, with the wish for lines at the end of the last one.
+    """The messages, with a request for lines at the end of the last one.
 
-    A schema with lists or free-form parts cannot be put in lines: the messages stay as they are,
-    and what they say of the shape has to do.
+    A schema with lists or free-form parts cannot be written as lines: the messages then stay as
+    they are, and their own description of the shape must suffice.
     """
     fields = _fields(schema)
     if fields is None or not messages:
         return tuple(messages)
     *others, last = messages
     form = "\n".join(field.shown() for field in fields)
-    wish = (
+    form_request = (
         "Answer in exactly these lines, in this order, and write nothing else; no JSON. Put "
         f"the value in the place of <...>:\n{form}"
     )
-    return (*others, Message(role=last["role"], content=f"{last['content']}\n\n{wish}"))
+    return (*others, Message(role=last["role"], content=f"{last['content']}\n\n{form_request}"))
 
 
 def read_lines(text: str, schema: Schema) -> str:
-    """The JSON of an answer in lines; the text itself where it is no such answer.
+    """The JSON of an answer in lines; the text itself if it is no such answer.
 
-    Each name of the schema must stand at the start of exactly one line. A line that repeats one
-    makes the answer void: one of the two may be a quotation.
+    Each name of the schema must stand at the start of exactly one line. A repeated name makes the
+    answer unusable, since one of the two lines may be a quotation.
     """
     fields = _fields(schema)
     if fields is None:
         return text
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     names = {field.name for field in fields}
     for line in text.split("\n"):
         name, colon, value = line.partition(":")
         if colon and name.strip() in names:
-            if name.strip() in found:
+            if name.strip() in values:
                 return text
-            found[name.strip()] = value.strip()
+            values[name.strip()] = value.strip()
     answer: dict[str, Any] = {}
     try:
         for field in fields:
-            _put(answer, field.path, field.read(found[field.name]))
+            _put(answer, field.path, field.read(values[field.name]))
     except (KeyError, ValueError):
         return text
     return json.dumps(answer, ensure_ascii=False)
 
 
 def conforms(text: str, schema: Schema) -> bool:
-    """Whether an answer is one JSON value of the schema's shape, each key once.
+    """True if an answer is one JSON value of the schema's shape, each key once.
 
-    For what is kept for later; whoever asked checks for itself, and more closely.
+    Decides if a stored answer can be used. Callers check answers themselves, more closely.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key stands twice")
+            raise ValueError("a key appears twice")
         return dict(pairs)
 
     try:
@@ -193,7 +194,7 @@ def _put(answer: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def _fields(schema: Schema) -> list[_Field] | None:
-    """The values that a schema asks for; None where it has parts that are no single values."""
+    """The values that a schema requires; None if it has parts that are not single values."""
     try:
         return list(_walk(schema, ()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is shown while runs work: a live table on a terminal, plain lines elsewhere, JSON lines
+"""Progress of runs: a live table on a terminal, plain lines elsewhere, JSON lines
 for a program. Progress goes to stderr, results to stdout (JSON progress too: it is for a program).
 """
 

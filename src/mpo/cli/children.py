@@ -21,22 +21,22 @@ from typing import Any
 __all__ = ["Job", "run_jobs"]
 
 Tell = Callable[[str, Mapping[str, Any]], None]
-"""Told an event of a job by its label."""
+"""Receives an event of a job, by its label."""
 
 _LINE = 2**20
 """Longest line of a child, in bytes."""
 _GRACE_S = 30.0
-"""Given to an interrupted child before it is killed: it may be writing a checkpoint."""
+"""Seconds until an interrupted child is killed: it may be writing a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be made."""
+    """One run to start."""
 
     label: str
     """`mpo-0`."""
     arguments: Sequence[str]
-    """Of `mpo`."""
+    """Arguments of `mpo`."""
     log: Path
     """Takes the child's stderr."""
 
@@ -98,7 +98,7 @@ async def _run(
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
     if crowded:
         # Two processes with a thread per core each are several times slower than one after the
-        # other (notes/cpu.md).
+        # other.
         environment["OMP_NUM_THREADS"] = "1"
     tell(job.label, {"kind": "status", "message": "starting"})
     with job.log.open("wb") as log:
@@ -128,7 +128,7 @@ async def _listen(label: str, child: asyncio.subprocess.Process, tell: Tell) -> 
             event = json.loads(line)
         except ValueError:
             continue  # a library that prints
-        # `done` is told when the process has ended well, not when it says so.
+        # `done` is reported when the process has ended well, not when it says so.
         if isinstance(event, dict) and event.get("kind") in ("status", "step", "meta"):
             tell(label, event)
 
@@ -152,7 +152,7 @@ def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
 
 
 def _last_error(log: Path, code: int) -> str:
-    """What a failed child said last: its `error:` line, else its last line."""
+    """Last words of a failed child: its `error:` line, else its last line."""
     with log.open(encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in deque(file, maxlen=200) if line.strip()]
     named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

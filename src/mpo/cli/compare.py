@@ -46,9 +46,9 @@ def compare(
     config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
     overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
     arms: str = typer.Option("fixed,mpo", help=f"Comma-separated, of {', '.join(ARMS)}."),
-    seeds: int = typer.Option(1, min=1, help="Seeds 0 … N-1 of each arm."),
-    name: str = typer.Option("", help="The folder is runs/NAME; from the config if empty."),
-    jobs: int = typer.Option(0, min=0, help="Runs at once; 0: two, or one on a single core."),
+    seeds: int = typer.Option(1, min=1, help="Number of seeds of each arm, from 0 on."),
+    name: str = typer.Option("", help="The folder is runs/NAME; the config's name if empty."),
+    jobs: int = typer.Option(0, min=0, help="Runs at once; 0 means two, or one on a single core."),
     progress: Literal["auto", "live", "plain"] = typer.Option(
         "auto", help="How progress is shown on stderr."
     ),
@@ -93,7 +93,7 @@ def _arms(text: str) -> list[str]:
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(f"unknown arm {arm!r}{hint}: there are {', '.join(ARMS)}")
     if not chosen:
-        raise ConfigError(f"--arms names none; there are {', '.join(ARMS)}")
+        raise ConfigError(f"--arms names no arm: choose among {', '.join(ARMS)}")
     return chosen
 
 
@@ -116,12 +116,12 @@ def _run_missing(
     missing = [label for label in labels if finished(folder / label) is None]
     if not missing:
         return {}, 0.0
-    given = given_rubrics(config, arms)
+    rubrics = given_rubrics(config, arms)
     # One clear line now, not one for each child.
-    check(config.model_copy(update={"arm": arms[0], "rubric": given[arms[0]]}))
+    check(config.model_copy(update={"arm": arms[0], "rubric": rubrics[arms[0]]}))
     task = load_task(config.task)
     for arm in arms:
-        path = arm_rubric(arm, task, given[arm])
+        path = arm_rubric(arm, task, rubrics[arm])
         if path is not None:
             task.check_rubric(read_rubric_file(path))
     started = time.monotonic()
@@ -135,7 +135,7 @@ def _run_missing(
         if plugin is not None:
             _make_policy(board, plugin, task.name)
         failed = run_jobs(
-            [_job(folder, label, config.budget, given) for label in missing],
+            [_job(folder, label, config.budget, rubrics) for label in missing],
             jobs or min(2, os.cpu_count() or 1),
             board.take,
         )
@@ -162,13 +162,13 @@ def given_rubrics(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
     return {arm: config.rubric if arm in takers else None for arm in arms}
 
 
-def _job(folder: Path, label: str, budget: BudgetConfig, given: dict[str, str | None]) -> Job:
+def _job(folder: Path, label: str, budget: BudgetConfig, rubrics: dict[str, str | None]) -> Job:
     arm, _, seed = label.rpartition("-")
     name = str((folder / label).relative_to(run_path("x").parent))
     arguments = [
         *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
-        f"rubric={json.dumps(given[arm])}",
-        # Maybe larger than the one that the comparison was begun with; each run has its own.
+        f"rubric={json.dumps(rubrics[arm])}",
+        # It may be larger than when the comparison began; each run has its own.
         f"budget={json.dumps(budget.model_dump())}",
         *("--name", name, "--progress", "json"),
     ]

@@ -1,4 +1,4 @@
-"""From options of the command line to a model that is asked, and to its price."""
+"""The model that the options of a command name, and its price."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ __all__ = ["endpoint", "read_price"]
 
 
 def endpoint(chat: str, model: str, api_key_env: str, concurrency: int = 64, seed: int = 0) -> Chat:
-    """The client of a model over HTTP, where somebody must listen; or of a plugin.
+    """The client of a model over HTTP, which must be reachable; or the chat of a plugin.
 
     Args:
         chat: `http://host:port/v1`, or the name of a plugin such as `sandbox`.
         model: The model's name there; empty for a plugin.
+        api_key_env: Environment variable with the API key.
+        concurrency: Largest number of requests in flight.
         seed: Random seed for a plugin's chat.
 
     Raises:
         ConfigError: The model's name is missing.
-        ChatTransportError: Nobody listens.
+        ChatTransportError: The endpoint cannot be reached.
     """
     if find_plugin(chat) is not None:
         return make_chat(ChatConfig(plugin=chat), seed)
     if not model:
-        raise ConfigError(f"--model is missing: which model of {chat} is to be asked?")
+        raise ConfigError(f"--model is missing: name the model to call at {chat}")
     config = ChatConfig(
         base_url=chat, model=model, api_key_env=api_key_env, concurrency=concurrency
     )
@@ -38,15 +40,17 @@ def endpoint(chat: str, model: str, api_key_env: str, concurrency: int = 64, see
 
 
 def read_price(option: str, text: str) -> list[float] | None:
-    """`2.5,10` or `2.5,10,0.25`: US dollars per million prompt, completion and cached prompt
-    tokens; a single number for all. None where nothing is given.
+    """Read a price: US dollars per million prompt, completion and cached prompt tokens.
 
     Args:
         option: Name of the option, for the message.
-        text: Its value.
+        text: `2.5,10` or `2.5,10,0.25`, or a single number for all.
+
+    Returns:
+        Two or three numbers; None for an empty text.
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: The text is no price.
     """
     if not text.strip():
         return None

@@ -1,7 +1,7 @@
-"""`mpo evaluate`: the group of what measures policies and judges.
+"""`mpo evaluate`: the group of commands that measure policies and judges.
 
-Each command is a module of its own, loaded when it is called: they need numpy, transformers and
-others, and `mpo evaluate --help` needs none of them.
+Their modules are loaded when a command is called: they need numpy, transformers and others, and
+`mpo evaluate --help` needs none of them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ COMMANDS = {
     "rouge": "Measure the overlap with reference summaries.",
     "judge": "Measure how good a rubric is with a reward model.",
 }
-"""By name, in the order of the help: the first line of each command's own help."""
+"""First line of each command's own help, by name, in the order of the help."""
+_MODULES = {"math": "references", "verdict": "references", "rouge": "references"}
+"""Ending of a command's module where it is not the command's name."""
 
 
 class EvaluateGroup(TyperGroup):
-    """Loads a command when it is called."""
+    """A group that loads a command when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -38,8 +40,11 @@ class EvaluateGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
-            module = importlib.import_module(f".evaluate_{args[0]}", __package__)
-            self.add_command(typer.main.get_command(module.app), args[0])
+            name = f".evaluate_{_MODULES.get(args[0], args[0])}"
+            command = typer.main.get_command(importlib.import_module(name, __package__).app)
+            if isinstance(command, TyperGroup):  # a module with several commands
+                command = command.commands[args[0]]
+            self.add_command(command, args[0])
         return super().resolve_command(ctx, args)
 
 

@@ -1,8 +1,9 @@
-"""What the commands of `mpo evaluate` share: reading rows, asking models, tables."""
+"""Parts that the commands of `mpo evaluate` share: options, rows, progress, tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..config import read_records
-from ..evaluation.answers import rows_of_run
-from ..evaluation.rows import Row, read_rows
+from ..evaluation.rows import Row, read_rows, rows_of_run
 from .runs import open_store
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SEED",
     "SOURCE",
     "Mode",
+    "Output",
     "bounds",
     "columns",
     "is_file",
@@ -32,23 +33,26 @@ __all__ = [
     "progress_bar",
     "rows_of_file",
     "rows_of_source",
+    "show",
     "table",
 ]
 
 Mode = Literal["auto", "train", "eval"]
+Output = Sequence[Table | str]
+"""Tables and lines for a person."""
 
-SOURCE: Any = typer.Argument(..., help="A generations file (JSONL, JSON), or a run.")
+SOURCE: Any = typer.Argument(..., help="A generations file (JSONL, JSON, Parquet), or a run.")
 MODE: Any = typer.Option(
     "auto",
-    help="Of a run: eval, the last evaluation; train, the last 10 steps; auto, either, in this "
-    "order.",
+    help="Rollouts of a run: eval, the last evaluation; train, the last 10 steps; auto, the "
+    "former if there are any, else the latter.",
 )
-SEED: Any = typer.Option(0, help="Of the bootstrap.")
+SEED: Any = typer.Option(0, help="Random seed for the bootstrap.")
 AS_JSON: Any = typer.Option(False, "--json", help="Print JSON.")
 
 
 def is_file(text: str) -> bool:
-    """Whether a person means a file of rows, not a run."""
+    """True if a person means a file of rows, not a run."""
     path = Path(text)
     if path.is_dir() or path.suffix == ".db":
         return False
@@ -60,7 +64,7 @@ def rows_of_file(path: Path) -> list[Row]:
     """The rows of a JSONL, JSON or Parquet file.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     return read_records(path) if path.suffix == ".parquet" else read_rows(path)
 
@@ -69,7 +73,7 @@ def rows_of_source(text: str, mode: Mode) -> list[Row]:
     """The rows of a file, or the rollouts of a run.
 
     Raises:
-        MPOError: There is no such file or run, or it has no rollouts.
+        MPOError: There is no such file or run, or the run has no rollouts.
     """
     if is_file(text):
         return rows_of_file(Path(text))
@@ -79,7 +83,7 @@ def rows_of_source(text: str, mode: Mode) -> list[Row]:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's stderr; what it yields is told how much is done, of how much."""
+    """A bar on a terminal's stderr; yields a function that takes the number done and the total."""
     console = Console(stderr=True)
     shown = (
         TextColumn("{task.description}"),
@@ -92,24 +96,36 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-# ---------------------------------------------------------------------- tables
+# ---------------------------------------------------------------------- output
+
+
+def show(body: Mapping[str, Any], output: Output, as_json: bool) -> None:
+    """Print a result, as JSON for a program or as tables and lines for a person."""
+    if as_json:
+        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        return
+    for part in output:
+        if isinstance(part, str):
+            typer.echo(part)
+        else:
+            Console().print(part)
 
 
 def table(title: str) -> Table:
     """A plain table; its first column is text."""
-    made = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
-    made.add_column("", no_wrap=True)
-    return made
+    new = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
+    new.add_column("", no_wrap=True)
+    return new
 
 
-def columns(made: Table, *names: str) -> None:
-    """Columns of figures; their names may be somebody's words."""
+def columns(target: Table, *names: str) -> None:
+    """Add columns of figures; their names may be a user's words."""
     for name in names:
-        made.add_column(plain(name), justify="right", no_wrap=True)
+        target.add_column(plain(name), justify="right", no_wrap=True)
 
 
 def plain(text: str) -> str:
-    """Somebody's words for a table: rich must not read `[red]` in them as markup."""
+    """A user's words for a table: rich must not read `[red]` in them as markup."""
     return escape(text)
 
 

@@ -23,34 +23,42 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 MAX_TOKENS = 400
-"""Where neither --max-tokens nor --task says it."""
+"""Longest completion in tokens where neither --max-tokens nor --task sets it."""
 
 
 @app.command()
 def generate(
-    test_set: Path = typer.Argument(..., help="With a prompt in each row: JSONL, JSON, Parquet."),
-    checkpoints: list[str] = typer.Argument(
-        ..., help="Folders, hub ids, runs (their newest checkpoint), or sandbox; maybe NAME=…"
+    test_set: Path = typer.Argument(
+        ..., help="File with a prompt in each row: JSONL, JSON, Parquet."
     ),
-    out: Path = typer.Option(Path("outputs"), help="Folder of the files, one per checkpoint."),
+    checkpoints: list[str] = typer.Argument(
+        ...,
+        help="Checkpoints, each as PLACE or NAME=PLACE: a folder, a hub id, a run (its newest "
+        "checkpoint), or a plugin such as sandbox.",
+    ),
+    out: Path = typer.Option(
+        Path("outputs"), help="Folder for the completions, one file per checkpoint."
+    ),
     task: str = typer.Option("", help="A task whose prompt template wraps the rows."),
-    limit: int = typer.Option(0, min=0, help="Only the first rows; 0 for all."),
+    limit: int = typer.Option(0, min=0, help="Use only the first rows; 0 for all."),
     max_tokens: int = typer.Option(
         0, min=0, help=f"Longest completion; 0 for the task's own, else {MAX_TOKENS}."
     ),
-    temperature: float = typer.Option(0.0, min=0, help="0: always the likeliest token."),
+    temperature: float = typer.Option(
+        0.0, min=0, help="Sampling temperature; 0 for greedy decoding."
+    ),
     top_p: float = typer.Option(1.0, min=0.01, max=1, help="Nucleus sampling."),
     template: bool = typer.Option(
         False, "--template", help="Wrap prompts in the tokenizer's chat template."
     ),
-    batch_size: int = typer.Option(16, min=1, help="Completions at once."),
-    seed: int = typer.Option(0, help="Of sampling."),
+    batch_size: int = typer.Option(16, min=1, help="Completions per batch."),
+    seed: int = typer.Option(0, help="Random seed for sampling."),
     as_json: bool = AS_JSON,
 ) -> None:
     """Complete a test set with one or more checkpoints.
 
-    Prompts are taken as they are, as the trainers do, unless --template is given. The same command
-    goes on where it was stopped; no row is generated twice.
+    Prompts are taken as they are, as the trainers do, unless --template is given. Run the
+    same command again to continue after a stop; no row is generated twice.
 
     Example: mpo evaluate generate test.jsonl base=Qwen/Qwen2.5-1.5B runs/essay-mpo-0 --task essay
     """
@@ -98,7 +106,7 @@ def _test_rows(path: Path, task: Task | None, limit: int) -> list[Row]:
 
 
 def _named(checkpoints: list[str], task: str) -> dict[str, str]:
-    """Folders or hub ids of the checkpoints, by the names of their files."""
+    """Folders or hub ids of the checkpoints, by the names of their output files."""
     named: dict[str, str] = {}
     for text in checkpoints:
         name, equals, place = text.rpartition("=")
@@ -106,7 +114,9 @@ def _named(checkpoints: list[str], task: str) -> dict[str, str]:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise ConfigError(f"{name!r} is no name for a file: write NAME={place}")
         if name in named:
-            raise ConfigError(f"two checkpoints are called {name!r}: name them apart, NAME={place}")
+            raise ConfigError(
+                f"two checkpoints are called {name!r}: give each another name, NAME={place}"
+            )
         named[name] = _resolve(place, task)
     return named
 

@@ -1,4 +1,4 @@
-"""`mpo evaluate rank` on generations: who plays whom, what it would cost, and asking."""
+"""`mpo evaluate rank` on generations: the games to play, their cost, and the judge's verdicts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import typer
 from ..chat import Chat, Price
 from ..config.plugins import find_plugin
 from ..errors import ConfigError
-from ..evaluation.outputs import Outputs, common_prompts, read_outputs
 from ..evaluation.pairwise import PairwiseJudge, Planned, Played, plan_games, read_pairwise_prompt
-from ..evaluation.rows import JsonlLog, Row
+from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outputs
 from ..records import content_hash
 from .endpoints import endpoint, read_price
 from .evaluate_common import progress_bar
 from .runs import open_store
 from .train import RUNS
 
-__all__ = ["Asking", "Judged", "Source", "judge_generations"]
+__all__ = ["JudgeOptions", "Judged", "Source", "judge_generations"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Source:
     """A file of the command line."""
 
     name: str
-    """That was given to it; empty if none was."""
+    """The name before `=`; empty if there is none."""
     path: Path
     rows: list[Row]
 
@@ -41,8 +40,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Who is asked about what; the options of the command line."""
+class JudgeOptions:
+    """Options of the command line for judging."""
 
     chat: str
     model: str
@@ -61,47 +60,49 @@ class Asking:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a judge said."""
+    """Result of judging."""
 
     judge: str
+    """Name of the judge."""
     verdicts: Path
+    """File of the verdicts."""
     played: Played
 
 
-def judge_generations(sources: Sequence[Source], asking: Asking) -> Judged:
+def judge_generations(sources: Sequence[Source], options: JudgeOptions) -> Judged:
     """Let a judge compare all models on their common prompts.
 
     Raises:
-        MPOError: The outputs cannot be compared, or nobody said yes to the price: nothing was
-            asked. Or the judge gave no verdict at all.
+        MPOError: The outputs cannot be compared, or nobody agreed to the price: nothing was sent.
+            Or the judge gave no verdict at all.
     """
-    if not asking.chat:
+    if not options.chat:
         raise ConfigError(
             "these files hold generations: say who compares them, --chat URL --model NAME"
         )
-    if find_plugin(asking.chat) is not None:
+    if find_plugin(options.chat) is not None:
         raise ConfigError(
             "the simulated model grades single texts and compares none: give the --chat URL of a "
             "real one"
         )
-    price = _price(asking.price)
+    price = _price(options.price)
     models = _outputs(sources)
-    common = common_prompts(models, only_common=asking.only_common)
-    prompts = common[: asking.limit or None]
-    plan = plan_games(models, prompts, baseline=asking.baseline or None, seed=asking.seed)
-    wording = read_pairwise_prompt(asking.prompt) if asking.prompt else read_pairwise_prompt()
-    judge = endpoint(asking.chat, asking.model, asking.api_key_env, asking.concurrency)
-    _warn_if_rm(judge.name, asking.run)
-    path = asking.verdicts
+    common = common_prompts(models, only_common=options.only_common)
+    prompts = common[: options.limit or None]
+    plan = plan_games(models, prompts, baseline=options.baseline or None, seed=options.seed)
+    wording = read_pairwise_prompt(options.prompt) if options.prompt else read_pairwise_prompt()
+    judge = endpoint(options.chat, options.model, options.api_key_env, options.concurrency)
+    _warn_if_rm(judge.name, options.run)
+    path = options.verdicts
     if path is None:
-        # Of the judge and the test set, not of the models: a further one pays only for itself.
+        # Named after the judge and the test set, so that one more model pays only for itself.
         name = content_hash([judge.name, wording.hash, common], 12)
         path = RUNS / "verdicts" / f"{name}.jsonl"
     with JsonlLog(path) as log:
         pairwise = PairwiseJudge(
-            judge, log, prompt=wording, concurrency=asking.concurrency, seed=asking.seed
+            judge, log, prompt=wording, concurrency=options.concurrency, seed=options.seed
         )
-        _agree(pairwise, plan, price, asking.yes)
+        _agree(pairwise, plan, price, options.yes)
         played = asyncio.run(_play(pairwise, judge, plan))
     return Judged(judge.name, path, played)
 
@@ -109,19 +110,19 @@ def judge_generations(sources: Sequence[Source], asking: Asking) -> Judged:
 def _outputs(sources: Sequence[Source]) -> list[Outputs]:
     models: list[Outputs] = []
     for source in sources:
-        found = read_outputs(source.rows, str(source.path), source.name or None, source.stem)
-        for outputs in found:
+        in_file = read_outputs(source.rows, str(source.path), source.name or None, source.stem)
+        for outputs in in_file:
             if outputs.repeated:
                 _say(
-                    f"{source.path}: {outputs.repeated} rows of {outputs.model!r} are of prompts "
-                    "that were there before; the first row of each prompt counts"
+                    f"{source.path}: {outputs.repeated} rows of {outputs.model!r} repeat a "
+                    "prompt; the first row of each prompt counts"
                 )
-        models += found
+        models += in_file
     return models
 
 
 def _warn_if_rm(judge: str, run: str) -> None:
-    """A policy that learnt to please a model is not to be ranked by it."""
+    """Warn if the judge is the model that the policy was trained to please."""
     if not run:
         return
     with open_store(run) as store:
@@ -129,24 +130,24 @@ def _warn_if_rm(judge: str, run: str) -> None:
         cases = [] if last is None else store.window(after_step=last - 10, cohort=None, scored=None)
     models = sorted({case.judgement.model for case in cases if case.judgement.model})
     if not models:
-        raise ConfigError(f"run {run!r} has no judgements: leave --run out, or name another")
+        raise ConfigError(f"run {run!r} has no judgements: leave --run out, or name another run")
     for model in models:
         # "org/name" and "name" are the same weights behind two servers.
         if model.rpartition("/")[2].lower() == judge.rpartition("/")[2].lower():
             _say(
                 f"warning: {judge!r} gave the reward of {run}, too: the policy was trained to "
-                "please it. Let another model judge"
+                "please it. Use another model as the judge"
             )
 
 
 def _agree(
     pairwise: PairwiseJudge, plan: Sequence[Planned], price: Price | None, yes: bool
 ) -> None:
-    """Say what it would cost, and go on only if that is wanted.
+    """Print the expected cost, and continue only with consent.
 
     Raises:
-        ConfigError: Nobody is there to be asked.
-        typer.Exit: It is not wanted.
+        ConfigError: There is no terminal to ask on, and no --yes.
+        typer.Exit: The answer is no.
     """
     estimate = pairwise.estimate(plan)
     if not estimate.calls:
@@ -161,10 +162,10 @@ def _agree(
     if yes:
         _say(text)
     elif sys.stdin.isatty() and sys.stderr.isatty():
-        if not typer.confirm(f"{text}. Go on?", err=True):
+        if not typer.confirm(f"{text}. Continue?", err=True):
             raise typer.Exit(1)
     else:
-        raise ConfigError(f"{text}: nothing was asked yet; add --yes to go on")
+        raise ConfigError(f"{text}: nothing was sent yet; add --yes to continue")
 
 
 async def _play(pairwise: PairwiseJudge, judge: Chat, plan: Sequence[Planned]) -> Played:

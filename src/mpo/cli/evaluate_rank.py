@@ -1,8 +1,7 @@
-"""`mpo evaluate rank`: from verdicts, or from generations that a judge compares."""
+"""`mpo evaluate rank`: a ranking from verdicts, or from generations that a judge compares."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +10,23 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError, DataError
-from ..evaluation.bootstrap import Interval
-from ..evaluation.elo import START, K, elo, merge
 from ..evaluation.games import Game, check_connected, read_games
-from ..evaluation.ranking import Ranking
+from ..evaluation.intervals import Interval
+from ..evaluation.ranking import START, K, Ranking, elo, merge
 from ..evaluation.ranking import rank as rank_games
 from . import offline
-from .evaluate_common import AS_JSON, SEED, bounds, columns, percent, plain, rows_of_file, table
-from .evaluate_judging import Asking, Judged, Source, judge_generations
+from .evaluate_common import (
+    AS_JSON,
+    SEED,
+    bounds,
+    columns,
+    percent,
+    plain,
+    rows_of_file,
+    show,
+    table,
+)
+from .evaluate_judging import Judged, JudgeOptions, Source, judge_generations
 
 __all__ = ["app"]
 
@@ -32,42 +40,47 @@ Files = Mapping[str, Sequence[Game]]
 @app.command()
 def rank(
     files: list[str] = typer.Argument(
-        ..., help="Verdict files; or generations files, one per model, maybe NAME=FILE."
+        ...,
+        help="Verdict files; or generations files, one per model, as FILE or NAME=FILE.",
     ),
-    method: Method = typer.Option("all", help="What --json prints, and what orders the table."),
-    k: float = typer.Option(K, min=0, help="Elo: most that one game moves a rating."),
+    method: Method = typer.Option(
+        "all", help="Ratings that --json prints, and that order the table."
+    ),
+    k: float = typer.Option(K, min=0, help="Elo: the most that one game moves a rating."),
     start: float = typer.Option(START, help="Elo: first rating. Bradley-Terry: mean rating."),
-    resamples: int = typer.Option(1000, min=10, help="Bootstrap draws over prompts."),
+    resamples: int = typer.Option(1000, min=10, help="Bootstrap resamples over prompts."),
     seed: int = SEED,
     chat: str = typer.Option("", "--chat", help="Endpoint of the judge: http://host:port/v1."),
     model: str = offline.MODEL,
     api_key_env: str = offline.API_KEY_ENV,
     concurrency: int = offline.CONCURRENCY,
-    run: str = typer.Option("", help="The policy's run: warn if its RM is the judge here, too."),
+    run: str = typer.Option(
+        "", help="The policy's run: warn if its reward model is the judge here, too."
+    ),
     verdicts: Path = typer.Option(
-        None, help="Where verdicts are kept; by default a file in runs/verdicts/."
+        None, help="File in which verdicts are kept; by default one in runs/verdicts/."
     ),
     baseline: str = typer.Option("", help="Compare with this model only, instead of all pairs."),
     limit: int = typer.Option(0, min=0, help="Only the first prompts; 0 for all."),
     only_common: bool = typer.Option(
         False, "--only-common", help="Leave out prompts that some model did not answer."
     ),
-    prompt: Path = typer.Option(None, help="The judge's prompt, a file of your own."),
+    prompt: Path = typer.Option(None, help="A prompt file of your own for the judge."),
     price: str = typer.Option(
         "",
         "--price",
         "--price-per-mtok",
         help="US dollars per million tokens, for the estimate: PROMPT,COMPLETION.",
     ),
-    yes: bool = typer.Option(False, "--yes", help="Go on without asking about the price."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask about the price."),
     as_json: bool = AS_JSON,
 ) -> None:
     """Rank models by pairwise verdicts of a judge.
 
     Files with query, model_a, model_b and winner are ranked as they are. Several are runs of one
     tournament: Elo is their mean and population standard deviation, Bradley-Terry pools them.
-    Files with prompt and completion are judged first, each pair in both orders. What was judged
-    once is kept, and never asked again.
+    Files with prompt and completion are judged first, each pair in both orders. Verdicts are kept,
+    and none is paid for twice.
 
     Examples: mpo evaluate rank verdicts.jsonl.gz --method elo --k 4 --start 1000 --json
 
@@ -78,7 +91,7 @@ def rank(
     if any("winner" in source.rows[0] for source in sources):
         games, unjudged = _verdicts(sources)
     else:
-        asking = Asking(
+        options = JudgeOptions(
             chat=chat,
             model=model,
             api_key_env=api_key_env,
@@ -93,17 +106,17 @@ def rank(
             yes=yes,
             seed=seed,
         )
-        judged = judge_generations(sources, asking)
+        judged = judge_generations(sources, options)
         games = {str(judged.verdicts): judged.played.games}
         unjudged = len(judged.played.failures)
     pooled = [game for part in games.values() for game in part]
     check_connected((game.first, game.second) for game in pooled)
     body: dict[str, Any] = {} if method == "bt" and as_json else _elo(games, k, start)
     if not (method == "elo" and as_json):
-        options: dict[str, Any] = {"start": start, "resamples": resamples, "seed": seed}
-        whole = rank_games(pooled, **options)
+        settings: dict[str, Any] = {"start": start, "resamples": resamples, "seed": seed}
+        whole = rank_games(pooled, **settings)
         if len(games) > 1:
-            parts = {name: _bt(part, options) for name, part in games.items()}
+            parts = {name: _bt(part, settings) for name, part in games.items()}
             body["files"] = {n: {**body.get("files", {}).get(n, {}), **parts[n]} for n in parts}
         body = {**body, **whole.to_json(), "unjudged": unjudged}
         if not as_json:
@@ -112,12 +125,15 @@ def rank(
         body["judged"] = _judged(judged)
         _print_judged(judged)
     if as_json:
-        shown = body if method == "all" else {n: body[n] for n in _KEYS[method] if n in body}
-        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        show(body if method == "all" else _part(body, method), [], True)
 
 
 _KEYS = {"elo": ("elo", "elo_std", "files"), "bt": ("bt", "files")}
-"""What --json prints with one method."""
+"""Keys that --json prints with one method."""
+
+
+def _part(body: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    return {name: body[name] for name in _KEYS[method] if name in body}
 
 
 def _source(text: str) -> Source:
@@ -131,17 +147,18 @@ def _source(text: str) -> Source:
 
 
 def _verdicts(sources: Sequence[Source]) -> tuple[dict[str, list[Game]], int]:
-    """The games of verdict files, and how many rows have none."""
+    """The games of verdict files, and the number of rows without a verdict."""
     games: dict[str, list[Game]] = {}
     unjudged = 0
     for source in sources:
         if "winner" not in source.rows[0]:
             raise DataError(
-                f"{source.path} holds no verdicts, and other files do: rank those, or judge these"
+                f"{source.path} holds no verdicts, and other files do: rank verdicts and "
+                "generations by two commands"
             )
         name = source.name or str(source.path)
         if name in games:
-            raise ConfigError(f"{name} was given twice")
+            raise ConfigError(f"{name} is given twice: name each file once")
         games[name], missing = read_games(source.rows, str(source.path))
         unjudged += missing
     return games, unjudged
@@ -157,10 +174,10 @@ def _elo(games: Files, k: float, start: float) -> dict[str, Any]:
     return {"elo": means, "elo_std": deviations, "files": files}
 
 
-def _bt(games: Sequence[Game], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one of several files; it may well hold parts of the tournament that never met."""
+def _bt(games: Sequence[Game], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Ratings of one of several files; null where some of its models never met."""
     try:
-        return {"bt": rank_games(games, **options).to_json()["bt"], "games": len(games)}
+        return {"bt": rank_games(games, **settings).to_json()["bt"], "games": len(games)}
     except DataError:
         return {"bt": None, "games": len(games)}
 
@@ -170,7 +187,7 @@ def _judged(judged: Judged) -> dict[str, Any]:
     return {
         "judge": judged.judge,
         "verdicts": str(judged.verdicts),
-        "asked": played.asked,
+        "calls": played.calls,
         "failures": len(played.failures),
         "first_failure": played.failures[0] if played.failures else None,
         "usage": played.usage.model_dump(),
@@ -182,18 +199,18 @@ def _judged(judged: Judged) -> dict[str, Any]:
 
 def _print(games: Files, body: Mapping[str, Any], whole: Ranking, method: Method) -> None:
     console = Console()
-    made = table(
+    shown = table(
         f"{whole.games} games of {len(whole.models)} models on {whole.prompts} prompts"
         + (f", in {len(games)} files" if len(games) > 1 else "")
     )
-    columns(made, "BT", "95 %", "Elo", *(["sd"] if "elo_std" in body else []))
-    columns(made, "win rate", "95 %", "at equal length")
+    columns(shown, "BT", "95 %", "Elo", *(["sd"] if "elo_std" in body else []))
+    columns(shown, "win rate", "95 %", "at equal length")
     names = whole.models
     if method == "elo":
         names = tuple(sorted(names, key=lambda name: -body["elo"][name]))
     for name in names:
-        made.add_row(plain(name), *_cells(name, body, whole))
-    console.print(made)
+        shown.add_row(plain(name), *_cells(name, body, whole))
+    console.print(shown)
     if len(games) > 1:
         _print_files(console, body, names)
     for line in _remarks(whole, int(body["unjudged"])):
@@ -220,8 +237,8 @@ def _bounds(interval: Interval, scale: float = 1.0) -> str:
 
 
 def _print_files(console: Console, body: Mapping[str, Any], names: Sequence[str]) -> None:
-    made = table("by file: Bradley-Terry with its interval, and Elo")
-    columns(made, "games", *names)
+    shown = table("by file: Bradley-Terry with its interval, and Elo")
+    columns(shown, "games", *names)
     for file, part in body["files"].items():
         cells = []
         for name in names:
@@ -229,8 +246,8 @@ def _print_files(console: Console, body: Mapping[str, Any], names: Sequence[str]
             rating = "–" if bt is None else f"{bt['rating']:.1f} [{_of(bt)}]"
             score = part["elo"].get(name)
             cells.append(f"{rating}  {'–' if score is None else f'{score:.1f}'}")
-        made.add_row(plain(Path(file).name), str(part["games"]), *map(plain, cells))
-    console.print(made)
+        shown.add_row(plain(Path(file).name), str(part["games"]), *map(plain, cells))
+    console.print(shown)
 
 
 def _of(bt: Mapping[str, float | None]) -> str:
@@ -238,24 +255,26 @@ def _of(bt: Mapping[str, float | None]) -> str:
 
 
 def _remarks(whole: Ranking, unjudged: int) -> list[str]:
-    """What one must know to trust the table."""
+    """Remarks on how far the table can be trusted."""
     swaps = whole.swaps
     lines = [f"the response shown first won {percent(whole.first_wins)}, ties: {whole.ties}"]
     if swaps.pairs:
         lines.append(
-            f"swapped, the judge said the same of {swaps.same} of {swaps.pairs} pairs "
+            f"swapped, the judge gave the same verdict on {swaps.same} of {swaps.pairs} pairs "
             f"({percent(swaps.rate)})"
         )
     else:
-        lines.append("no pair was judged in both orders: position bias cannot be told apart")
+        lines.append("no pair was judged in both orders: position bias cannot be measured")
     if whole.length is not None:
         lines.append(f"the longer response won {percent(whole.length.longer_wins)}")
         if whole.length.confounded > 0.9:
-            lines.append("models differ so much in length that the control for it says little")
+            lines.append(
+                "models differ so much in length that the length-controlled win rates say little"
+            )
     if whole.unbounded:
         lines.append(
-            f"no finite rating for {', '.join(whole.unbounded)}: all games against some others "
-            "were won or lost"
+            f"no finite rating for {', '.join(whole.unbounded)}: some models won or lost "
+            "all games against the others"
         )
     if unjudged:
         lines.append(f"{unjudged} games have no verdict and are left out")
@@ -266,12 +285,13 @@ def _print_judged(judged: Judged) -> None:
     played = judged.played
     usage = played.usage
     lines = [
-        f"verdicts of {judged.judge}: {judged.verdicts} ({played.asked} asked now, "
+        f"verdicts of {judged.judge}: {judged.verdicts} ({played.calls} new calls, "
         f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion tokens)"
     ]
     if played.failures:
         lines.append(
             f"{len(played.failures)} without a usable answer, the first because of: "
-            f"{' '.join(played.failures[0].split())[:200]}; the same command asks them again"
+            f"{' '.join(played.failures[0].split())[:200]}; run the same command again to retry "
+            "them"
         )
     typer.echo("\n".join(lines), err=True)

@@ -13,7 +13,7 @@ import typer
 
 from ..config import write_text
 from ..errors import ConfigError, StoreError
-from ..evaluation.metrics import arm_seed_summary
+from ..evaluation.run_metrics import arm_seed_summary
 from ..importers import Experiment, Imported, read_experiment, write_experiment
 from ..store import Store
 from ..training.files import write_rubrics
@@ -24,7 +24,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 SHOWN = 20
-"""Unparsed rows that are printed; `--json` has all."""
+"""Unparsed rows that are printed; `--json` prints all."""
 
 
 @app.command("import")
@@ -35,49 +35,52 @@ def import_(
 ) -> None:
     """Read a run of the published MPO code.
 
-    Report, rubric and replay work on it as on any other run. Answers are read strictly: a row
-    whose scores do not fit its rubric, or do not add up, is listed and stays unscored.
+    The commands report, rubric and replay work on it as on any other run. Answers are read
+    strictly: a row whose scores do not fit its rubric, or do not add up, is listed and stays
+    unscored.
 
     Example: mpo import models/mpo_essay_writing --name theirs
     """
     target = run_path(name)
     if target.exists():
-        raise ConfigError(f"{target} exists: choose another --name, nothing is overwritten")
+        raise ConfigError(f"{target} exists: choose another --name, runs are never overwritten")
     experiment = read_experiment(folder)
-    found = _write(target, experiment)
+    imported = _write(target, experiment)
     if as_json:
-        typer.echo(json.dumps({**_counts(found), "run": str(target)}, ensure_ascii=False, indent=2))
+        typer.echo(
+            json.dumps({**_counts(imported), "run": str(target)}, ensure_ascii=False, indent=2)
+        )
         return
     typer.echo(
-        f"{target}: {found.rollouts} rollouts, {found.rubrics} rubrics, "
-        f"{found.meta_evaluations} analyses, {len(found.unparsed)} unparsed"
+        f"{target}: {imported.rollouts} rollouts, {imported.rubrics} rubrics, "
+        f"{imported.meta_evaluations} analyses, {len(imported.unparsed)} unparsed"
     )
-    for row in found.unparsed[:SHOWN]:
+    for row in imported.unparsed[:SHOWN]:
         typer.echo(
             f"unparsed: update {row['update']}, rank {row['rank']}, row {row['index']}: "
             f"{row['reason']}"
         )
-    if len(found.unparsed) > SHOWN:
-        reasons = Counter(row["reason"].partition(":")[0] for row in found.unparsed)
+    if len(imported.unparsed) > SHOWN:
+        reasons = Counter(row["reason"].partition(":")[0] for row in imported.unparsed)
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-        typer.echo(f"unparsed in all: {counts}; --json lists each")
-    for note in found.notes[:SHOWN]:
+        typer.echo(f"unparsed in total: {counts}; --json lists each")
+    for note in imported.notes[:SHOWN]:
         typer.echo(f"note: {note}")
     typer.echo(f"next: mpo report {target}")
 
 
-def _counts(found: Imported) -> dict[str, Any]:
+def _counts(imported: Imported) -> dict[str, Any]:
     return {
-        "rollouts": found.rollouts,
-        "rubrics": found.rubrics,
-        "meta_evaluations": found.meta_evaluations,
-        "unparsed": [dict(row) for row in found.unparsed],
-        "notes": list(found.notes),
+        "rollouts": imported.rollouts,
+        "rubrics": imported.rubrics,
+        "meta_evaluations": imported.meta_evaluations,
+        "unparsed": [dict(row) for row in imported.unparsed],
+        "notes": list(imported.notes),
     }
 
 
 def _write(target: Path, experiment: Experiment) -> Imported:
-    """The run's folder, whole or not at all."""
+    """Write the run's folder, whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -85,13 +88,13 @@ def _write(target: Path, experiment: Experiment) -> Imported:
         raise StoreError(f"{target.parent}: cannot be written: {error.strerror}") from error
     try:
         with Store(work / "mpo.db") as store:
-            found = write_experiment(experiment, store)
+            imported = write_experiment(experiment, store)
             write_rubrics(work / "rubrics", store)
             summary = {
                 "arm": "imported",
                 **arm_seed_summary(store),
                 "unscored": store.unscored(),
-                "imported": {"from": str(experiment.folder.resolve()), **_counts(found)},
+                "imported": {"from": str(experiment.folder.resolve()), **_counts(imported)},
             }
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(work / "summary.json", text + "\n")
@@ -100,5 +103,5 @@ def _write(target: Path, experiment: Experiment) -> Imported:
     except OSError as error:
         raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)  # it is gone already where all went well
-    return found
+        shutil.rmtree(work, ignore_errors=True)  # gone already unless something failed
+    return imported

@@ -23,11 +23,11 @@ from ..training.start import start
 __all__ = ["check_ranks", "costs", "follow"]
 
 PATIENCE_S = 5
-"""Before a follower says what it waits for."""
+"""Seconds until a follower says what it waits for."""
 
 
 def check_ranks(config: Config) -> None:
-    """Whether this config can be trained in as many processes as there are.
+    """Refuse a config that cannot be trained in as many processes as there are.
 
     Raises:
         ConfigError: Its arm does not train, or it has a cap, at which several processes cannot stop
@@ -73,21 +73,21 @@ def follow(config: Config, folder: Path) -> None:
 
 def _wait(path: Path) -> None:
     # Without a limit: where the main process fails, the launcher ends this one.
-    started, told = time.monotonic(), False
+    started, reported = time.monotonic(), False
     while not path.exists():
-        if not told and time.monotonic() - started > PATIENCE_S:
+        if not reported and time.monotonic() - started > PATIENCE_S:
             typer.echo(f"waiting until the process of rank 0 has made {path}", err=True)
-            told = True
+            reported = True
         time.sleep(0.2)
 
 
 def costs(parts: Parts) -> Mapping[str, Any]:
-    """What each role has used; of several processes, from the store that they share."""
+    """Use by role; with several processes, from the store that they share."""
     if processes() == 1:
         return parts.chats.costs()
-    found = {}
+    roles = {}
     for role, usage in parts.reward.store.usage().items():
         price = parts.chats.prices.get(role)
         usd = None if price is None else round(price.of(usage), 6)
-        found[role] = {**usage.model_dump(), "usd": usd}
-    return found
+        roles[role] = {**usage.model_dump(), "usd": usd}
+    return roles

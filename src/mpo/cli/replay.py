@@ -1,4 +1,4 @@
-"""`mpo replay`: what another rubric of the lineage would have said."""
+"""`mpo replay`: stored rollouts under another rubric of the lineage."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 CHUNK = 32
-"""Rollouts per progress update; they are asked at once."""
+"""Rollouts per progress update; they are scored at once."""
 TASK = "essay"
-"""Of a run that was imported: its files do not name one."""
+"""Model of an imported run, whose files do not name one."""
 
 
 @dataclass(frozen=True)
 class _Grader:
-    """Who grades: as in the run, or as the options say."""
+    """Model that grades: that of the run, or of the options."""
 
     task: Task
     chat: Chat
@@ -57,19 +57,27 @@ class _Grader:
 @app.command()
 def replay(
     run: str = typer.Argument(..., help="A run's folder or name."),
-    rubric: str = typer.Option(..., "--rubric", help="Number in the lineage (seed 0), or an id."),
-    limit: int = typer.Option(None, min=1, help="Only this many rollouts, spread over the run."),
-    cohort: str = typer.Option("", help="The cohort whose rollouts and lineage are meant."),
-    chat: str = typer.Option("", "--chat", help="http://host:port/v1, or sandbox; else the run's."),
+    rubric: str = typer.Option(
+        ..., "--rubric", help="The rubric: its number in the lineage (the seed is 0), or its id."
+    ),
+    limit: int = typer.Option(
+        None, min=1, help="Number of rollouts, spread evenly over the run; all if left out."
+    ),
+    cohort: str = typer.Option("", help="Cohort whose rollouts and lineage to take."),
+    chat: str = typer.Option(
+        "", "--chat", help="http://host:port/v1, or a plugin; the run's if empty."
+    ),
     model: str = typer.Option("", "--model", help="Name of the model at that endpoint."),
-    api_key_env: str = typer.Option("OPENAI_API_KEY", help="Variable with the API key."),
-    task: str = typer.Option("", "--task", help="Where the run has no config: essay if left out."),
+    api_key_env: str = typer.Option(
+        "OPENAI_API_KEY", help="Environment variable with the API key."
+    ),
+    task: str = typer.Option("", "--task", help="Task of a run without a config; essay if empty."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Score stored rollouts under another rubric of the run.
 
-    What the run or an earlier replay has paid for is not asked again. New judgements are kept in
-    RUN/replay/: the run's own evidence, lineage and means stay as they are.
+    Judgements that the run or an earlier replay has paid for are not made again. New judgements
+    are kept in RUN/replay/: the run's own evidence, lineage and means stay as they are.
 
     Example: mpo replay runs/essay-mpo-0 --rubric 0 --limit 200
     """
@@ -81,17 +89,17 @@ def replay(
             where = f" of cohort {cohort!r}" if cohort else ""
             raise ConfigError(f"run {run!r} has no stored rollouts{where} to replay")
         grader = _grader(folder, chat, model, api_key_env, task)
-        now, asked = asyncio.run(_replay(folder, store, grader, target, cases))
+        now, fresh = asyncio.run(_replay(folder, store, grader, target, cases))
         then = {case.judgement.rubric_id for case in cases}
         rubrics = {id: store.rubric(id) for id in then}
-    result = {**_compare(cases, now, rubrics, target), "asked": asked}
+    result = {**_compare(cases, now, rubrics, target), "asked": fresh}
     if as_json:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         _print(result)
 
 
-# ---------------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------------- rubric and model
 
 
 def _folder(run: str) -> Path:
@@ -102,7 +110,7 @@ def _folder(run: str) -> Path:
 
 
 def _rubric(store: Store, which: str, cohort: str) -> Rubric:
-    """A rubric that was in force, by its number in the lineage or the first digits of its id.
+    """A rubric that was in effect, by its number in the lineage or the first digits of its id.
 
     Raises:
         ConfigError: It never was.
@@ -118,10 +126,10 @@ def _rubric(store: Store, which: str, cohort: str) -> Rubric:
                 f"--rubric {which}: the lineage has rubrics 0 (the seed) to {len(lineage) - 1}"
             )
         return store.rubric(lineage[int(which)])
-    found = store.rubric(lineage[0] if which == "seed" else which)
-    if found.id not in ids:
-        raise ConfigError(f"--rubric {which}: {found.id} never was in force in this run")
-    return found
+    rubric = store.rubric(lineage[0] if which == "seed" else which)
+    if rubric.id not in ids:
+        raise ConfigError(f"--rubric {which}: {rubric.id} was never in effect in this run")
+    return rubric
 
 
 def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
@@ -160,7 +168,7 @@ def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) ->
 async def _replay(
     folder: Path, store: Store, grader: _Grader, rubric: Rubric, cases: Sequence[Case]
 ) -> tuple[dict[str, Judgement], int]:
-    """Judgements under the rubric by rollout id, and how many were asked for."""
+    """Judgements under the rubric by rollout id, and how many are new."""
     answers = BoxedAnswers() if grader.task.spec.rm.answer_check != "off" else None
     grader.task.check_rubric(rubric)
     with Store(_side(folder, rubric)) as side:
@@ -173,7 +181,7 @@ async def _replay(
             side,
             model,
             Normalized(),
-            lambda cohort: rubric,
+            rubric,
             on_injection=grader.on_injection,
             max_unscored=1.0,  # who is missing is said in the result
             seed=grader.seed,
@@ -181,11 +189,11 @@ async def _replay(
         side.append(list(_paid(store, cases, rubric, model)))
         known = {case.rollout.id for case in side.window(cohort=None)}
         try:
-            found = await _ask(scorer, [case.rollout for case in cases])
+            judgements = await _ask(scorer, [case.rollout for case in cases])
         finally:
             chats.keep()
             await grader.chat.aclose()
-    return found, sum(case.rollout.id not in known for case in cases)
+    return judgements, sum(case.rollout.id not in known for case in cases)
 
 
 def _side(folder: Path, rubric: Rubric) -> Path:
@@ -201,7 +209,7 @@ def _side(folder: Path, rubric: Rubric) -> Path:
 def _paid(
     store: Store, cases: Sequence[Case], rubric: Rubric, model: RewardModel
 ) -> Iterator[Case]:
-    """What the run itself has asked under the rubric."""
+    """Judgements of the run itself under the rubric."""
     for case in cases:
         for judgement in store.judgements_of(case.rollout.id):
             if (
@@ -213,23 +221,23 @@ def _paid(
 
 
 async def _ask(scorer: Scorer, rollouts: Sequence[Rollout]) -> dict[str, Judgement]:
-    found: dict[str, Judgement] = {}
+    judgements: dict[str, Judgement] = {}
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("scoring", total=len(rollouts))
         for start in range(0, len(rollouts), CHUNK):
             chunk = rollouts[start : start + CHUNK]
             for judgement in await scorer.score(chunk):
-                found[judgement.rollout_id] = judgement
+                judgements[judgement.rollout_id] = judgement
             progress.advance(bar, len(chunk))
-            if all(j.reward is None for j in found.values()):
+            if all(j.reward is None for j in judgements.values()):
                 # Going on would ask a dead endpoint for every rollout, with all its retries.
-                first = next(iter(found.values()))
+                first = next(iter(judgements.values()))
                 raise ChatTransportError(
-                    f"none of the first {len(found)} rollouts could be scored; the first because "
-                    f"of: {first.unscored}"
+                    f"none of the first {len(judgements)} rollouts could be scored; the first "
+                    f"because of: {first.unscored}"
                 )
-    return found
+    return judgements
 
 
 # ---------------------------------------------------------------------- comparing
@@ -272,11 +280,11 @@ def _compare(
         "steps": [
             {
                 "step": step,
-                "n": len(found),
-                "then": fmean(a for a, _ in found),
-                "now": fmean(b for _, b in found),
+                "n": len(pairs),
+                "then": fmean(a for a, _ in pairs),
+                "now": fmean(b for _, b in pairs),
             }
-            for step, found in sorted(by_step.items())
+            for step, pairs in sorted(by_step.items())
         ],
     }
 

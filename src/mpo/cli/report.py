@@ -21,8 +21,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def report(
     runs: list[str] = typer.Argument(..., help="Folders or names of runs or comparisons."),
-    out: Path = typer.Option(None, help="The file; by default report.html in the runs' folder."),
-    open_it: bool = typer.Option(False, "--open", help="Open it in a browser."),
+    out: Path = typer.Option(
+        None, help="File to write; report.html in the runs' folder if left out."
+    ),
+    open_it: bool = typer.Option(False, "--open", help="Open the file in a browser."),
 ) -> None:
     """Write one HTML file about one or more runs.
 
@@ -49,7 +51,7 @@ def _comparison(folder: Path) -> dict[str, Any] | None:
 
 
 def _place(folders: list[Path], paths: list[Path]) -> Path:
-    """The folder that was named, or what several have in common."""
+    """The folder that was named, or the one that several have in common."""
     if len(folders) == 1:
         return folders[0] if folders[0].is_dir() else folders[0].parent
     return Path(os.path.commonpath([path.resolve() for path in paths]))

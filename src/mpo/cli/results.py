@@ -1,4 +1,4 @@
-"""What a comparison came to: `compare.json`, the table, what to do next."""
+"""Results of a comparison: `compare.json`, the table, and the commands to go on with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["cost_lines", "gather", "next_commands", "report_or_why", "results_ta
 
 
 def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
-    """What each role has used and cost, one line each; the body of `summary.json`'s `cost`."""
+    """Use and cost by role, one line each; the body of `summary.json`'s `cost`."""
     lines = []
     for role, spent in costs.items():
         cached = f" ({spent['cached_tokens']:,} cached)" if spent["cached_tokens"] else ""
@@ -28,7 +28,7 @@ def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
             f"{role}: {spent['calls']:,} calls, {spent['prompt_tokens']:,} prompt tokens{cached}, "
             f"{spent['completion_tokens']:,} completion tokens, {usd}"
         )
-    return "\n".join(lines) or "no model was asked"
+    return "\n".join(lines) or "no model was called"
 
 
 def report_or_why(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | None = None) -> str:
@@ -42,11 +42,11 @@ def report_or_why(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | 
 
 def gather(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Arms and seeds that are finished, from their `summary.json`: the body of `compare.json`."""
-    found: dict[str, Any] = {}
+    body: dict[str, Any] = {}
     for arm in arms:
         summaries = [finished(folder / f"{arm}-{seed}") for seed in seeds]
-        found[arm] = {"seeds": [_seed(summary) for summary in summaries if summary is not None]}
-    return found
+        body[arm] = {"seeds": [_seed(summary) for summary in summaries if summary is not None]}
+    return body
 
 
 def _seed(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _cells(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _measure(compare: Mapping[str, Any]) -> str:
-    """What the columns beside the reward are: gold, or what the sandbox measures for the task."""
+    """Name of the columns beside the reward: gold, or what the sandbox measures for the task."""
     seeds = [seed for body in compare["arms"].values() for seed in body["seeds"]]
     return next((str(seed["measure"]) for seed in seeds if seed.get("measure")), "gold")
 

@@ -1,4 +1,4 @@
-"""`mpo rubric`: look at the rubrics of a run."""
+"""`mpo rubric`: show, compare, check and roll back the rubrics of a run."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def show(
         with open_store(run) as store:
             _print_lineage(store, as_json)
         return
-    found = _resolve(run, which)
+    rubric = _resolve(run, which)
     if as_json:
-        typer.echo(json.dumps({"id": found.id, **found.model_dump(mode="json")}, indent=2))
+        typer.echo(json.dumps({"id": rubric.id, **rubric.model_dump(mode="json")}, indent=2))
     else:
-        typer.echo(found.to_markdown(), nl=False)
+        typer.echo(rubric.to_markdown(), nl=False)
 
 
 @app.command()
@@ -75,8 +75,8 @@ def diff(
 @app.command()
 def lint(
     file: Path = typer.Argument(..., help="A rubric file, in any form that can be read."),
-    task: str = typer.Option("", "--task", help="A built-in task or folder: gives the limits."),
-    parent: Path = typer.Option(None, "--parent", help="The rubric file that it is to follow."),
+    task: str = typer.Option("", "--task", help="A built-in task or a folder, for its limits."),
+    parent: Path = typer.Option(None, "--parent", help="Rubric file to compare with."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Find faults of a rubric without a model. Exit code 1 on an error, 0 with warnings.
@@ -94,8 +94,8 @@ def lint(
     )
     bad = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        found = [finding.to_dict() for finding in findings]
-        typer.echo(json.dumps({"ok": not bad, "findings": found}, indent=2, ensure_ascii=False))
+        rows = [finding.to_dict() for finding in findings]
+        typer.echo(json.dumps({"ok": not bad, "findings": rows}, indent=2, ensure_ascii=False))
     else:
         for finding in findings:
             typer.echo(str(finding))
@@ -108,9 +108,9 @@ def lint(
 def rollback(
     run: str = typer.Argument(..., help="A run's folder or name, or its mpo.db."),
     which: str = typer.Argument(..., help="seed, or the first digits of a rubric's id."),
-    reason: str = typer.Option("by hand", help="For the record."),
+    reason: str = typer.Option("by hand", help="Reason to record with the decision."),
 ) -> None:
-    """Put an earlier rubric back in force, as a decision of its own. Nothing is deleted.
+    """Put an earlier rubric back into effect, as a decision of its own. Nothing is deleted.
 
     A run that is training picks it up with its next update.
 
@@ -124,7 +124,7 @@ def rollback(
         decision = roll_back(
             store, seed if which == "seed" else which, 0 if last is None else last + 1, reason
         )
-    typer.echo(f"rubric {decision.proposed} is in force again, after {decision.parent}")
+    typer.echo(f"rubric {decision.proposed} is in effect again, after {decision.parent}")
 
 
 def _counted(n: int, word: str) -> str:
@@ -164,7 +164,7 @@ def _print_lineage(store: Store, as_json: bool) -> None:
         return
     for d in decisions:
         same = d.proposed is not None and d.proposed == d.parent
-        verdict = "in force" if d.accepted else "unchanged" if same else "refused"
+        verdict = "in effect" if d.accepted else "unchanged" if same else "refused"
         typer.echo(f"step {d.step:>5}  {d.kind:<8}  {d.proposed or '-':<16}  {verdict}: {d.reason}")
         if d.refinement is not None and d.refinement.reasons:
             typer.echo(f"            {' '.join(d.refinement.reasons.split())}")

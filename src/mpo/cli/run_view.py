@@ -1,4 +1,4 @@
-"""What is known of a run while it works: events, and the view that they add up to.
+"""A run's state while it works: events, and the view that they add up to.
 
 A run speaks in events, JSON objects with a `kind`:
 
@@ -25,22 +25,22 @@ Event = Mapping[str, Any]
 
 
 class Age(NamedTuple):
-    """A rubric in force."""
+    """A rubric in effect."""
 
     number: int
-    """In the order in which the run's rubrics came into force first; 0 is the seed, as in
+    """Place in the order in which the run's rubrics first took effect; 0 is the seed, as in
     `mpo replay` and the report."""
     since: int
-    """Update after which it came into force."""
+    """Update after which it took effect."""
     title: str
     """At most 40 printable characters: a model may have written it."""
 
 
 class Ages:
-    """Which rubric is in force and since when, also in a run that was continued.
+    """Number, beginning and title of the rubric in effect, also in a run that was continued.
 
     Args:
-        store: Of the run.
+        store: The run's store.
     """
 
     def __init__(self, store: Store) -> None:
@@ -71,9 +71,9 @@ def step_event(
     """A step of the trainer as an event. Without long texts of a model: it must fit a line.
 
     Args:
-        report: Of the trainer.
-        ages: Of the run's rubrics.
-        costs: What each role has used since the run began.
+        report: The trainer's report of the step.
+        ages: Ages of the run's rubrics.
+        costs: Use by role since the run began.
     """
     decision = report.decision
     age = ages.of(report.rubric_id)
@@ -100,7 +100,7 @@ def step_event(
 
 @dataclass(frozen=True)
 class Spending:
-    """What all roles have used together."""
+    """Use of all roles together."""
 
     calls: float = 0
     tokens: float = 0
@@ -149,7 +149,7 @@ def short(value: float) -> str:
 
 @dataclass
 class RunView:
-    """What is known of one run."""
+    """State of one run."""
 
     label: str
     state: str = "waiting"
@@ -163,9 +163,9 @@ class RunView:
     words: float | None = None
     kl: float | None = None
     rubric: int | None = None
-    """Number of the rubric in force, 0 for the seed; None before the first step."""
+    """Number of the rubric in effect, 0 for the seed; None before the first step."""
     since: int = 0
-    """Step at which it came into force."""
+    """Step at which it took effect."""
     title: str = ""
     meta: list[int] = field(default_factory=list)
     """Updates whose meta step is under way."""
@@ -203,12 +203,12 @@ class RunView:
 
     @property
     def age(self) -> str:
-        """Which rubric is in force and for how many steps: `#2, 14 steps`."""
+        """Rubric in effect and for how many steps: `#2, 14 steps`."""
         return f"#{self.rubric}, {self.step - self.since} steps" if self.rubric is not None else ""
 
     @property
     def projected(self) -> Spending:
-        """What the run will have used in the end, if it goes on as it did."""
+        """Use at the end of the run, if it goes on as it did."""
         return self.spent * (self.steps / self.step) if self.step else self.spent
 
     @property
@@ -230,8 +230,8 @@ class MetaSteps:
     for cannot tell of itself.
 
     Args:
-        reward: Of the run.
-        tell: Told the updates whose meta step is under way, whenever they change.
+        reward: The run's reward.
+        tell: Receives the updates whose meta step is under way, whenever they change.
         every_s: Seconds between two looks; a shorter meta step may be missed.
     """
 
@@ -252,7 +252,7 @@ class MetaSteps:
     def _watch(self) -> None:
         known: list[int] = []
         while not self._over.wait(self._every_s):
-            due = self._reward.under_way
+            due = self._reward.pending_steps
             if due != known:
                 self._tell(due)
                 known = due

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +15,13 @@ from rich.table import Table
 
 from ..config import write_text
 from ..records import Judgement
+from ..rubric import Rubric
 from .board import number
-from .estimate import estimate, say_estimate
-from .offline import Offline, Options, offline_command, open_offline, score_in_chunks
-from .offline_rows import GIVEN
+from .evaluate_common import plain
+from .offline.options import Options, offline_command
+from .offline.pricing import estimate_cost, print_estimate
+from .offline.rows import FROM_FILE
+from .offline.session import open_session, score_in_chunks
 from .results import cost_lines
 
 __all__ = ["app"]
@@ -35,51 +37,41 @@ def score(
 ) -> None:
     """Score the completions of a JSONL file, without a trainer.
 
-    A row without a usable answer is unscored: its reward is null, never 0. The same command asks
-    again only for what has no score yet; --estimate says what that would cost.
+    A row without a usable answer is unscored: its reward is null, never 0. The same command, run
+    again, pays only for rows without a score; --estimate prints what that would cost.
 
     Examples: mpo score rollouts.jsonl --chat http://localhost:8000/v1 --model m --out s.jsonl
 
     mpo score rollouts.jsonl --chat http://localhost:8000/v1 --model m --price 0.15,0.6 --estimate
     """
-    opened = open_offline(options)
-    known = opened.judgements()
-    done = {id for id, j in known.items() if j.reward is not None and j.protocol != GIVEN}
-    missing = sum(row.rollout.id not in done for row in opened.rows)
-    found = estimate(opened, missing)
+    session = open_session(options)
+    known = session.judgements()
+    done = {id for id, j in known.items() if j.reward is not None and j.protocol != FROM_FILE}
+    missing = sum(row.rollout.id not in done for row in session.rows)
+    if missing or options.estimate:
+        estimate = estimate_cost(session, missing)
+        print_estimate(estimate, as_json=options.estimate and as_json)
     if options.estimate:
-        if as_json:
-            typer.echo(json.dumps(found, indent=2))
-        else:
-            say_estimate(found)
         return
-    if missing:
-        say_estimate(found)
-    judgements = asyncio.run(_score(opened))
+    rollouts = [row.rollout for row in session.rows]
+    judgements = session.run(score_in_chunks(session.reward.score, rollouts))
     lines = [
         json.dumps(_scored(row.columns, judgement), ensure_ascii=False)
-        for row, judgement in zip(opened.rows, judgements, strict=True)
+        for row, judgement in zip(session.rows, judgements, strict=True)
     ]
     if out is not None:
         write_text(out, "\n".join(lines) + "\n")
     if as_json:
         typer.echo("\n".join(lines))
         return
-    typer.echo(_title(opened, len(judgements)))
-    Console().print(_table(opened, judgements))
-    typer.echo(cost_lines(opened.chats.costs()))
-    typer.echo(f"store: {opened.reward.store.path}")
+    rubric = session.reward.rubric()
+    sandbox = "sandbox: " if session.sandbox else ""
+    typer.echo(f"{sandbox}{len(judgements)} completions under {rubric.title!r} ({rubric.id})")
+    Console().print(_table(rubric, judgements))
+    typer.echo(cost_lines(session.chats.costs()))
+    typer.echo(f"store: {session.reward.store.path}")
     if out is not None:
         typer.echo(f"scores: {out}")
-
-
-async def _score(opened: Offline) -> list[Judgement]:
-    rollouts = [row.rollout for row in opened.rows]
-    try:
-        return await score_in_chunks(opened.reward.score, rollouts)
-    finally:
-        opened.chats.keep()
-        await opened.reward.aclose()
 
 
 def _scored(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
@@ -94,14 +86,7 @@ def _scored(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _title(opened: Offline, count: int) -> str:
-    rubric = opened.reward.rubric()
-    sandbox = "sandbox: " if opened.sandbox else ""
-    return f"{sandbox}{count} completions under {rubric.title!r} ({rubric.id})"
-
-
-def _table(opened: Offline, judgements: Sequence[Judgement]) -> Table:
-    rubric = opened.reward.rubric()
+def _table(rubric: Rubric, judgements: Sequence[Judgement]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in ("mean", "low", "high"):
@@ -110,10 +95,10 @@ def _table(opened: Offline, judgements: Sequence[Judgement]) -> Table:
     table.add_row("reward", *_spread(rewards))
     for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True):
         scores = [float(s.score) for j in judgements for s in j.scores if s.criterion == key]
-        table.add_row(_plain(criterion.name), *_spread(scores))
+        table.add_row(plain(criterion.name), *_spread(scores))
     unscored = Counter(j.unscored.partition(":")[0] for j in judgements if j.unscored)
     for reason, count in unscored.most_common():
-        table.add_row(f"unscored: {_plain(reason)}", str(count))
+        table.add_row(f"unscored: {plain(reason)}", str(count))
     rules = Counter(j.rule for j in judgements if j.rule)
     for rule, count in rules.most_common():
         table.add_row(f"rule {rule}", str(count))
@@ -124,10 +109,3 @@ def _spread(values: Sequence[float]) -> tuple[str, str, str]:
     if not values:
         return "–", "–", "–"
     return number(fmean(values)), number(min(values)), number(max(values))
-
-
-def _plain(text: str) -> Any:
-    """A model's words for a table: rich must not read `[red]` in them as markup."""
-    from rich.markup import escape
-
-    return escape(text)

@@ -23,22 +23,22 @@ def serve(
     config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
     overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
     name: str = typer.Option("", help="The run's folder is runs/NAME; from the config if empty."),
-    host: str = typer.Option("127.0.0.1", help="Address to bind; others want MPO_TOKEN."),
-    port: int = typer.Option(8000, min=0, max=65535, help="0 picks a free one."),
+    host: str = typer.Option("127.0.0.1", help="Address to bind; any other needs MPO_TOKEN."),
+    port: int = typer.Option(8000, min=0, max=65535, help="Port to bind; 0 picks a free one."),
 ) -> None:
     """Serve the reward to other engines over HTTP.
 
-    State lies in the run's folder: the same command continues it, also after a crash. The config's
-    model and data are the engine's business, and not looked at.
+    All state is in the run's folder: the same command continues the run, also after a crash. The
+    config's model, data and trainer belong to the engine and are ignored.
 
     Example: mpo serve config.yaml service.every_items=640 --name a --port 8000
     """
-    # The meta steps' log is what a person looks for here; access logs are not.
+    # For the log of the meta steps; access logs would hide it.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
-    # How the service is driven may change between two starts of one run; what it grades, not.
+    # The service and the engine may change between two starts of one run, the reward may not.
     with RunFolder(run_path(label), loaded, ignore=("service", "model", "data", "trainer")) as run:
         served = build_served(loaded, run.path)
         service = RewardService(
@@ -51,7 +51,7 @@ def serve(
         sandbox = " (sandbox)" if loaded.is_sandbox else ""
 
         def ready(url: str) -> None:
-            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
+            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}; see {url}/docs")
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
     typer.echo(f"stopped; the same command continues {run.path}")

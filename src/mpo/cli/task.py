@@ -1,4 +1,4 @@
-"""`mpo task`: look after task folders, and the cohorts of their data."""
+"""`mpo task`: write and check task folders, and build the cohorts of their data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
 DEFAULT_CLUSTERS = 3
-"""Per subject, as in the paper (App. F.5.3), where a task does not say."""
+"""Clusters per subject where a task does not say; as in the paper (App. F.5.3)."""
 
 
 @app.callback()
@@ -42,8 +42,8 @@ def check(
             f"no task {str(folder)!r}: neither a folder nor a built-in task "
             f"({', '.join(builtin_tasks())})"
         )
-    found, faults = check_task(place)
-    notes = list(found.seed.notes) if found is not None else []
+    checked, faults = check_task(place)
+    notes = list(checked.seed.notes) if checked is not None else []
     if as_json:
         typer.echo(json.dumps({"ok": not faults, "faults": faults, "notes": notes}, indent=2))
     else:
@@ -53,9 +53,9 @@ def check(
             typer.echo(fault, err=True)
     if faults:
         raise TaskError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}")
-    if found is not None and not as_json:
-        criteria = len(found.rubric.criteria)
-        typer.echo(f"{found.name}: ok ({criteria} criteria, {len(found.prompts)} prompts)")
+    if checked is not None and not as_json:
+        criteria = len(checked.rubric.criteria)
+        typer.echo(f"{checked.name}: ok ({criteria} criteria, {len(checked.prompts)} prompts)")
 
 
 @app.command()
@@ -76,16 +76,18 @@ def cohorts(
     data: Path = typer.Argument(..., help="The dataset: .jsonl, .json or .parquet."),
     task: str = typer.Option(..., "--task", help="A built-in task, or a task folder."),
     clusters: int = typer.Option(
-        None, min=1, help="For each value of the column; the task's own if left out."
+        None, min=1, help="Clusters for each value of the column; the task's number if left out."
     ),
-    column: str = typer.Option("", help="Rows that differ in it are never together."),
-    method: Method = typer.Option("auto", help="What likeness is taken from."),
-    seed: int = typer.Option(0, min=0, help="Of the clustering."),
+    column: str = typer.Option(
+        "", help="Column whose values are never mixed in one cohort; the task's if empty."
+    ),
+    method: Method = typer.Option("auto", help="How prompts are compared."),
+    seed: int = typer.Option(0, min=0, help="Random seed for the clustering."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Split a dataset into cohorts, each with a rubric of its own, and save them beside it.
 
-    By the column first, then by likeness of the prompts: with sentence embeddings where
+    By the column first, then by similar prompts: with sentence embeddings where
     sentence-transformers is installed, with TF-IDF otherwise.
 
     Example: mpo task cohorts train.jsonl --task math --clusters 3
@@ -105,13 +107,13 @@ def cohorts(
     built.save(path)
     sizes = Counter(built.assign(row) for row in rows)
     if as_json:
-        found = {
+        result = {
             "file": str(path),
             "column": by,
             "method": built.method,
             "cohorts": {name: sizes[name] for name in built.names},
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     for name in built.names:
         typer.echo(f"{sizes[name]:>6}  {name}")

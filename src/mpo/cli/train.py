@@ -10,7 +10,7 @@ from typing import Any, Literal
 import typer
 
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
-from ..evaluation.metrics import arm_seed_summary
+from ..evaluation.run_metrics import arm_seed_summary
 from ..report import versions
 from ..training.model import is_main
 from ..training.start import start as run_training
@@ -33,8 +33,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def train(
     config: str = typer.Argument(..., help="A YAML file, or a preset such as sandbox/essay."),
     overrides: list[str] = typer.Argument(None, metavar="KEY=VALUE", help="Config overrides."),
-    name: str = typer.Option("", help="The run's folder is runs/NAME; from the config if empty."),
-    arm: str = typer.Option("", help=f"{', '.join(ARMS)}; the config's own if empty."),
+    name: str = typer.Option(
+        "", help="The run's folder is runs/NAME; made from task, arm and seed if empty."
+    ),
+    arm: str = typer.Option("", help=f"One of {', '.join(ARMS)}; the config's if empty."),
     progress: Literal["auto", "live", "plain", "json"] = typer.Option(
         "auto", help="How progress is shown; json prints one object per line."
     ),

@@ -23,9 +23,9 @@ class Arm:
     summary: str
     """One line, for tables and help."""
     evolves: bool = False
-    """Whether meta steps are held while the policy trains."""
+    """True if meta steps are held while the policy trains."""
     blind: bool = False
-    """Whether the rubric is first rewritten, as often as `mpo` would, on the untrained policy's
+    """True if the rubric is first rewritten, as often as by `mpo`, on the untrained policy's
     texts."""
     trains: bool = True
     """Without it the untrained policy's texts are scored, and that is all."""
@@ -37,11 +37,13 @@ class Arm:
 
 ARMS: Mapping[str, Arm] = {
     "base": Arm("no training: the untrained policy's texts are scored", trains=False),
-    "fixed": Arm("the seed rubric stays in force"),
-    "expert": Arm("a rubric after public scales of writing traits stays in force", rubric="expert"),
-    "oracle": Arm("a rubric written against known reward hacking stays in force", rubric="oracle"),
+    "fixed": Arm("the seed rubric stays in effect"),
+    "expert": Arm(
+        "a rubric after public scales of writing traits stays in effect", rubric="expert"
+    ),
+    "oracle": Arm("a rubric written against known reward hacking stays in effect", rubric="oracle"),
     "autoprompt": Arm(
-        "a rubric from an offline prompt optimiser (`rubric: FILE`) stays in force",
+        "a rubric from an offline prompt optimiser (`rubric: FILE`) stays in effect",
         rubric="autoprompt",
         given=True,
     ),
@@ -51,23 +53,23 @@ ARMS: Mapping[str, Arm] = {
 """In the order of tables."""
 
 
-def arm_rubric(arm: str, task: Task, given: str | None) -> Path | None:
+def arm_rubric(arm: str, task: Task, rubric: str | None) -> Path | None:
     """File of the rubric that an arm starts with; None for the task's own.
 
     Args:
-        given: The config's `rubric`.
+        rubric: The config's `rubric`.
 
     Raises:
         ConfigError: The arm runs with a rubric of its own, and the task has none, or another one
             is given.
     """
     name = ARMS[arm].rubric
-    if name is None or (given and ARMS[arm].given):
-        return Path(given) if given else None
-    if given:
+    if name is None or (rubric and ARMS[arm].given):
+        return Path(rubric) if rubric else None
+    if rubric:
         raise ConfigError(
-            f"arm {arm!r} runs with the task's own {name}.md, and rubric={given} would not be "
-            "used: leave it out, or take arm=fixed to keep a rubric of yours in force"
+            f"arm {arm!r} runs with the task's own {name}.md, and rubric={rubric} would not be "
+            "used: leave it out, or take arm=fixed to keep a rubric of yours in effect"
         )
     folder = task.folder / "rubrics"
     path = folder / f"{name}.md"

@@ -93,7 +93,7 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         say: Receives a line about what takes long.
 
     Raises:
-        MPOError: Task, rubric, rows or endpoint cannot be used; nothing was asked or trained.
+        MPOError: Task, rubric, rows or endpoint cannot be used; nothing was called or trained.
     """
     checked = check(config)
     plugin, model = find_plugin(config.model), config.model
@@ -133,7 +133,7 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
         chat: Chat to ask instead of the config's models.
 
     Raises:
-        MPOError: Task, rubric or endpoint cannot be used; nothing was asked.
+        MPOError: Task, rubric or endpoint cannot be used; nothing was called.
     """
     if ARMS[config.arm].blind:
         raise ConfigError("arm 'blind' rewrites its rubric before training: it cannot be served")
@@ -149,7 +149,7 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
 
 
 def check(config: Config) -> Checked:
-    """Task, rubric, rows and endpoints of a config; nothing is trained, asked or written.
+    """Task, rubric, rows and endpoints of a config; nothing is trained, called or written.
 
     Raises:
         MPOError: One of them cannot be used.

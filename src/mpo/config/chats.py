@@ -1,37 +1,32 @@
-"""From config to chats: the client for an endpoint, and what is put around it.
+"""From config to chats: the client for an endpoint, and its wrappers.
 
     raw = make_chat(config.chat, config.seed, Endpoints())
     chats = compose(raw, raw, config.budget, store, cache=config.cache)
     ...
-    chats.keep()         # what was spent, in the store: a resumed run goes on from it
+    chats.keep()         # writes the amount spent into the store; a resumed run continues from it
     chats.costs()
 
-The order of what is put around a client is that of `mpo.chat`.
+Wrappers nest in the order that `mpo.chat` gives.
 """
 
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..chat import (
     TIMINGS,
     Budget,
     CachedChat,
     Chat,
-    DedupedChat,
     Limiter,
     OpenAIChat,
     Price,
-    Tier,
-    TimedChat,
+    StructuredOutput,
     Timing,
 )
-from ..errors import ChatTransportError, ConfigError
+from ..errors import ConfigError
 from ..records import Usage
 from ..store import Store
 from .plugins import is_free, load_plugin
@@ -40,18 +35,20 @@ from .schema import BudgetConfig, ChatConfig
 __all__ = ["Chats", "Endpoints", "check_prices", "compose", "make_chat", "reachable"]
 
 LEDGER = "budget"
-"""Under this key the store keeps what each role has spent."""
+"""Key under which the store keeps the amount each role has spent."""
 
 
 @dataclass
 class Endpoints:
-    """What the chats of one run share: a limit for each endpoint, and what it enforces."""
+    """State shared by the chats of one run: a limit for each endpoint, and what it enforces."""
 
     limiters: dict[str, Limiter] = field(default_factory=dict)
-    tiers: dict[str, Tier] = field(default_factory=dict)
+    """Limits by base URL."""
+    detected: dict[str, StructuredOutput] = field(default_factory=dict)
+    """Results of the probes, by URL and model."""
 
     def limiter(self, base_url: str, concurrency: int) -> Limiter:
-        """The endpoint's own; where two chats want different limits, the higher one counts."""
+        """The endpoint's limiter; if two chats want different limits, the higher one counts."""
         limiter = self.limiters.setdefault(base_url, Limiter(concurrency))
         if limiter.ceiling < concurrency:  # nothing is in flight yet
             limiter.ceiling, limiter.limit = concurrency, float(concurrency)
@@ -62,8 +59,9 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
     """The client for an endpoint, or the chat that a plugin brings.
 
     Args:
+        chat: Settings of the endpoint, or of the plugin.
         seed: The run's seed; only a plugin's chat uses it.
-        endpoints: Shared by the chats of a run.
+        endpoints: State shared by the chats of a run.
     """
     if chat.plugin is not None:
         return load_plugin(chat.plugin).chat(seed, chat.options)
@@ -77,49 +75,41 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
         timeout_s=chat.timeout_s,
         retries=chat.retries,
         concurrency=chat.concurrency,
-        tier=chat.structured_output,
-        tiers=shared.tiers,
+        structured_output=chat.structured_output,
+        detected=shared.detected,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )
 
 
 def reachable(chat: Chat, timeout_s: float = 5.0) -> None:
-    """Find out that an endpoint is down before models are loaded. Asks nothing, so costs nothing.
+    """Check that an endpoint is up before models are loaded. Makes no call, so it costs nothing.
 
     Raises:
-        ChatTransportError: Nobody listens there.
+        ChatTransportError: No server listens at the endpoint.
     """
-    if not isinstance(chat, OpenAIChat):
-        return
-    url = urlsplit(chat.url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((url.hostname or "", port), timeout_s).close()
-    except OSError as error:
-        raise ChatTransportError(
-            f"unreachable: nobody answers at {chat.shown_url} ({error}); is the server running, "
-            "and is chat.base_url right?"
-        ) from error
+    check = getattr(chat, "check_reachable", None)  # chats without an endpoint have none
+    if check is not None:
+        check(timeout_s)
 
 
-# ---------------------------------------------------------------------- what is put around it
+# ---------------------------------------------------------------------- wrappers
 
 
 @dataclass(frozen=True)
 class Chats:
-    """RM, MRM and maybe a second RM, ready to be asked, and what they may spend together."""
+    """The RM, the MRM and the optional second judge, with the budget that they share."""
 
     rm: Chat
     mrm: Chat
     audit: Chat | None
-    """The second RM; None where nobody audits."""
+    """The second judge; None if there is none."""
     budget: Budget
     prices: dict[str, Price | None]
-    """By role; None where it is not known."""
+    """Price of each role's model; None if it is not known."""
     store: Store
-    clocks: dict[str, TimedChat]
-    """By role; what is innermost of each chat but its client."""
-    timed_before: dict[str, Any]
+    cached: dict[str, CachedChat]
+    """Chats that share and keep answers, by role."""
+    timings_before: dict[str, Any]
     """`timings` of the run before it was stopped."""
 
     def keep(self) -> None:
@@ -130,25 +120,36 @@ class Chats:
                 self.store.set_meta(key, text)
 
     def timings(self) -> dict[str, dict[str, Any]]:
-        """How long answers took since the run began, and how many calls were spared.
+        """Answer times since the run began, and the number of calls that were saved.
 
         Returns:
-            By role: the fields of `Timing`, and `cached` (answers that were known) and `shared`
-            (asked twice at once), None where the chat keeps no answers.
+            By role: the fields of `Timing`, `cached` (answers that were known; None if the chat
+            keeps no answers) and `shared` (equal calls at the same time; None if not shared).
         """
-        chats = {"rm": self.rm, "mrm": self.mrm, "audit": self.audit}
         return {
-            role: {**asdict(clock.timing), **_spared(chats[role], self.timed_before.get(role, {}))}
-            for role, clock in self.clocks.items()
+            role: {**asdict(timing), **self._saved_calls(role)}
+            for role, timing in self.budget.timings.items()
+        }
+
+    def _saved_calls(self, role: str) -> dict[str, int | None]:
+        """Calls that cost nothing, those before a resume included."""
+        chat, before = self.cached.get(role), self.timings_before.get(role, {})
+        counts = {
+            "cached": chat.hits if chat is not None and chat.cache is not None else None,
+            "shared": chat.shared if chat is not None else None,
+        }
+        return {
+            name: None if count is None else count + (before.get(name) or 0)
+            for name, count in counts.items()
         }
 
     def costs(self) -> dict[str, dict[str, Any]]:
-        """What each role has used since the run began; `usd` is None without a price."""
-        found = {}
+        """Usage of each role since the run began; `usd` is None without a price."""
+        costs = {}
         for role, spent in self.budget.ledger.items():
             usd = None if self.prices.get(role) is None else round(spent.usd, 6)
-            found[role] = {**spent.usage.model_dump(), "usd": usd}
-        return found
+            costs[role] = {**spent.usage.model_dump(), "usd": usd}
+        return costs
 
 
 def compose(
@@ -160,57 +161,44 @@ def compose(
     cache: bool,
     second_judge: Chat | None = None,
 ) -> Chats:
-    """Chats that spend from one budget, ask nothing twice at once, and remember.
+    """Chats that spend from one budget, share equal calls, and keep answers.
 
-    A chat that is free only keeps its ledger: it answers faster than any cache.
+    A free chat is only counted: it answers faster than any cache.
 
     Args:
         chat: The RM.
-        meta_chat: The MRM; maybe the same.
+        meta_chat: The MRM; it may be the same chat.
         budget: Caps and prices.
-        store: Keeps answers and ledger; what the run has spent before is read from it.
-        cache: Whether answers are kept.
-        second_judge: The second RM, if there is one.
+        store: Keeps answers and the ledger; the run's earlier spending is read from it.
+        cache: True to keep answers.
+        second_judge: The second judge, if there is one.
 
     Raises:
-        ConfigError: A cap in dollars, and a model without a price.
+        ConfigError: There is a cap in dollars, and a model without a price.
     """
     roles = {"rm": chat, "mrm": meta_chat} | ({"audit": second_judge} if second_judge else {})
     check_prices(budget, *roles.values())
     prices = {role: _price(inner, budget) for role, inner in roles.items()}
-    spending = Budget(usd=budget.usd, tokens=budget.tokens, calls=budget.calls)
-    spending.restore(_spent_before(store, prices))
-    spending.watch(partial(_spent_before, store, prices))
-    timed: dict[str, Any] = json.loads(store.meta(TIMINGS) or "{}")
-    clocks = {role: TimedChat(inner, _timing(timed.get(role))) for role, inner in roles.items()}
-
-    def around(inner: Chat, role: str) -> Chat:
-        spender = spending.chat(clocks[role], role, prices[role])
-        if is_free(inner):
-            return spender
-        deduped = DedupedChat(spender)
-        return CachedChat(deduped, store) if cache else deduped
-
-    ready = {role: around(inner, role) for role, inner in roles.items()}
+    account = Budget(usd=budget.usd, tokens=budget.tokens, calls=budget.calls)
+    account.restore(_spent_before(store, prices))
+    timings: dict[str, Any] = json.loads(store.meta(TIMINGS) or "{}")
+    account.timings = {
+        role: Timing(timings[role]["calls"], timings[role]["seconds"], timings[role]["slowest_s"])
+        for role in roles
+        if timings.get(role)
+    }
+    ready: dict[str, Chat] = {}
+    cached: dict[str, CachedChat] = {}
+    for role, inner in roles.items():
+        ready[role] = account.chat(inner, role, prices[role])
+        if not is_free(inner):
+            ready[role] = cached[role] = CachedChat(ready[role], store if cache else None)
     rm, mrm, audit = ready["rm"], ready["mrm"], ready.get("audit")
-    return Chats(rm, mrm, audit, spending, prices, store, clocks, timed)
-
-
-def _timing(kept: dict[str, Any] | None) -> Timing | None:
-    return Timing(kept["calls"], kept["seconds"], kept["slowest_s"]) if kept else None
-
-
-def _spared(chat: Chat | None, before: dict[str, Any]) -> dict[str, int | None]:
-    """Calls that cost nothing, those before a resume included."""
-    deduped = chat.inner if isinstance(chat, CachedChat) else chat
-    cached = chat.hits if isinstance(chat, CachedChat) else None
-    shared = deduped.shared if isinstance(deduped, DedupedChat) else None
-    now = {"cached": cached, "shared": shared}
-    return {name: None if n is None else n + (before.get(name) or 0) for name, n in now.items()}
+    return Chats(rm, mrm, audit, account, prices, store, cached, timings)
 
 
 def check_prices(budget: BudgetConfig, *chats: Chat) -> None:
-    """Raises an error where dollars are to be counted and a price is not known.
+    """Check that every model has a price if dollars are capped.
 
     Raises:
         ConfigError: A model has no price.
@@ -232,16 +220,16 @@ def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
 
 
 def _spent_before(store: Store, prices: dict[str, Price | None]) -> dict[str, Any]:
-    """The ledger that was kept, brought up to date: a killed run could not write its last one.
+    """The stored ledger, brought up to date, since a killed run could not write its last one.
 
-    What the store's judgements and decisions have cost is known to the last commit. The ledger
-    knows more only where an answer was paid for and could not be used.
+    The cost of the store's judgements and decisions is known up to the last commit. The ledger
+    has more only if an answer was paid for and could not be used.
     """
-    kept: dict[str, Any] = json.loads(store.meta(LEDGER) or "{}")
+    ledger: dict[str, Any] = json.loads(store.meta(LEDGER) or "{}")
     for role, usage in store.usage().items():
-        known = Usage(**kept[role]["usage"]) if role in kept else Usage()
+        known = Usage(**ledger[role]["usage"]) if role in ledger else Usage()
         if usage.calls > known.calls:
             price = prices.get(role)
             usd = price.of(usage) if price is not None else 0.0
-            kept[role] = {"usage": usage.model_dump(), "usd": usd}
-    return kept
+            ledger[role] = {"usage": usage.model_dump(), "usd": usd}
+    return ledger

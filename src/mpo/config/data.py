@@ -91,7 +91,7 @@ def _path(config: Config, task: Task) -> Path:
 
 
 def is_local(config: Config, task: Task) -> bool:
-    """Whether the rows can be had without a network."""
+    """True if the rows can be read without a network."""
     if find_plugin(config.data.path) is not None:
         return True
     path = _path(config, task)

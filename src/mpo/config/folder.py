@@ -23,7 +23,7 @@ __all__ = ["RunFolder", "finished", "read_run_config", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: whoever reads sees the old text or the new one.
+    """Write a file whole or not at all: a reader sees the old text or the new one.
 
     Raises:
         StoreError: It cannot be written (disk full, no permission).
@@ -70,7 +70,7 @@ class RunFolder:
 
     Args:
         path: Made where it is missing.
-        config: Of the run; written into a new folder.
+        config: The run's config; written into a new folder.
         ignore: Top-level keys in which an existing folder's config may differ.
 
     Raises:
@@ -100,7 +100,7 @@ class RunFolder:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(
-                f"{self.path} holds something, but no config.yaml: it is not the folder of a run; "
+                f"{self.path} has files in it, but no config.yaml: it is not the folder of a run; "
                 "choose another --name"
             )
         elif self.path.exists() and not self.path.is_dir():

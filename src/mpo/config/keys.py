@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .schema import ChatConfig, Config, part_of
+from .schema import LIKE_CHAT, Config, part_of
 
 __all__ = ["Key", "config_keys", "keys_markdown"]
 
@@ -33,9 +33,6 @@ _PLAIN: Mapping[object, str] = {
 }
 _BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
 
-_LIKE_CHAT = ("meta_chat", "second_judge")
-"""Parts that have the keys of `chat`."""
-
 
 @dataclass(frozen=True)
 class Key:
@@ -48,7 +45,7 @@ class Key:
     default: str
     """Default as YAML writes it; `required` where there is none."""
     description: str
-    """What it is for, on one line."""
+    """Its purpose, on one line."""
 
 
 def config_keys() -> list[Key]:
@@ -63,9 +60,9 @@ def keys_markdown() -> str:
         "# Config keys",
         "",
         "This page is generated: `mpo config keys --markdown`. A key is set in the YAML file",
-        "(`trainer: {steps: 20}`) or on the command line (`trainer.steps=20`), which wins. An unknown",
-        "key is an error that names the nearest known one. `mpo config new` writes a file to start",
-        "from.",
+        "(`trainer: {steps: 20}`) or on the command line (`trainer.steps=20`), which wins. An",
+        "unknown key is an error that names the nearest known one. `mpo config new` writes a file",
+        "to start from.",
     ]
     part = None
     for key in config_keys():
@@ -89,7 +86,7 @@ def _keys(model: type[BaseModel], prefix: str) -> list[Key]:
     parts: list[Key] = []
     for name, field in model.model_fields.items():
         part = part_of(field.annotation)
-        if part is None or (part is ChatConfig and name in _LIKE_CHAT):
+        if part is None or name in LIKE_CHAT:
             kind = "keys of `chat`, or null" if part else _type(field)
             leaves.append(Key(prefix + name, kind, _default(field), texts.get(name, "")))
         else:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import ConfigError
 from ..records import content_hash
 from .plugins import load_plugin, plugin_names
-from .schema import Config, leaf_keys, part_of
+from .schema import LIKE_CHAT, Config, leaf_keys, part_of
 
 __all__ = ["PRESETS", "config_hash", "differences", "load_config", "preset_names", "to_yaml"]
 
@@ -43,8 +43,9 @@ RENAMED = {
     "reward.flags": "reward.on_injection",
     "sandbox.judge": "chat.options.judge",
 }
-"""Keys of earlier versions, and their names now. Those of `chat` are also those of `meta_chat` and
-`second_judge`."""
+"""Keys of earlier versions, and their names now. Keys of `chat` are keys of `meta_chat` and
+`second_judge` too. PPO's keys were in `trainer.extra`, under the names that they have in
+`trainer.ppo`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -134,15 +135,27 @@ def _find(source: str | Path) -> Path:
 
 def _renamed(data: Mapping[str, Any]) -> list[str]:
     """A line for each key of an earlier version."""
-    lines = []
-    for key in _flat(data):
-        for old, new in RENAMED.items():
-            for chat in ("chat", "meta_chat", "second_judge") if old.startswith("chat.") else ("",):
-                mine = old.replace("chat.", f"{chat}.", 1) if chat else old
-                if key == mine or key.startswith(f"{mine}."):
-                    name = new.replace("chat.", f"{chat}.") if chat else new
-                    lines.append(f"key {mine!r} has a new name: write {name}")
-    return list(dict.fromkeys(lines))
+    trainer = data.get("trainer")
+    algorithm = trainer.get("algorithm") if isinstance(trainer, Mapping) else None
+    names = dict(RENAMED)
+    for old, new in RENAMED.items():
+        if old.startswith("chat."):
+            names |= {
+                old.replace("chat.", f"{chat}."): new.replace("chat.", f"{chat}.")
+                for chat in LIKE_CHAT
+            }
+    if algorithm == "ppo":
+        names |= {f"trainer.extra.{key}": f"trainer.ppo.{key}" for key in _ppo_keys()}
+    return [
+        f"key {old!r} has a new name: write {new}"
+        for old, new in names.items()
+        if any(key == old or key.startswith(f"{old}.") for key in _flat(data))
+    ]
+
+
+def _ppo_keys() -> list[str]:
+    prefix = "trainer.ppo."
+    return [key.removeprefix(prefix) for key in leaf_keys() if key.startswith(prefix)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Plugin:
     name: str = ""
     """Name that a config reaches it by; set when the plugin is loaded."""
     simulated: bool = False
-    """Whether its numbers are not about real models: all that is printed then says "sandbox"."""
+    """True if its numbers are not about real models: all that is printed then says "sandbox"."""
     presets: Path | None = None
     """Folder of YAML files: `NAME.yaml` is the preset `PLUGIN/NAME`."""
 
@@ -152,7 +152,7 @@ def load_plugin(name: str) -> Plugin:
 
 
 def is_free(chat: Chat) -> bool:
-    """Whether a chat costs nothing: it says so itself, by the attribute `free`."""
+    """True for a chat that costs nothing: it says so itself, by the attribute `free`."""
     return getattr(chat, "free", False) is True
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..chat import Tier
+from ..chat import StructuredOutput
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
 from ..service.service import ServiceSettings
@@ -28,6 +28,10 @@ __all__ = [
     "DataConfig",
     "leaf_keys",
 ]
+
+
+LIKE_CHAT = ("meta_chat", "second_judge")
+"""Parts of a config that have the keys of `chat`."""
 
 
 class _Part(BaseModel):
@@ -69,9 +73,9 @@ class ChatConfig(_Part):
     """Number of attempts after the first."""
     concurrency: int = Field(default=64, ge=1)
     """Most requests in flight at once."""
-    structured_output: Tier | Literal["auto"] = "auto"
-    """How the endpoint is held to a schema: `json_schema`, `json_object` or `lines`; `auto` finds
-    out what it enforces."""
+    structured_output: StructuredOutput | Literal["auto"] = "auto"
+    """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
+    `lines`; `auto` detects what it enforces."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChatConfig:
@@ -152,7 +156,7 @@ class Config(_Part):
 
     @property
     def is_sandbox(self) -> bool:
-        """Whether any number of this run is simulated: all it prints then says "sandbox"."""
+        """True if any number of this run is simulated: all that it prints then says "sandbox"."""
         chats = (self.chat, self.meta_chat, self.second_judge)
         names = (self.model, self.data.path, *(chat.plugin for chat in chats if chat is not None))
         return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)

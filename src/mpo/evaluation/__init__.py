@@ -1,1 +1,1 @@
-"""Evaluation: what a run came to, from its store."""
+"""Evaluation: rankings, agreement, accuracy and the metrics of a run, from files and stores."""

@@ -1,7 +1,7 @@
 """Agreement of two judges: Krippendorff's alpha, quadratic kappa, rank correlations.
 
-Alpha and kappa fall where nearly all scores are the same, however often the judges agree; so the
-plain share of equal scores and the spread of scores stand beside them.
+Alpha (by `krippendorff`) and kappa fall where nearly all scores are equal, however often the judges
+agree; so the plain share of equal scores and the spread of scores stand beside them.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from ..errors import DataError, MissingExtraError
 from ..records import Case, Judgement
-from .numeric import Floats, np
+from .intervals import Floats, np
 
 __all__ = [
     "Agreement",
@@ -28,71 +28,76 @@ __all__ = [
 ]
 
 MOST_VALUES = 300
-"""Different values up to which they are taken for the grades of a scale. Rewards that are means of
-many scores have more, and only their ranks are compared."""
+"""Number of different values up to which they are taken for the grades of a scale. Rewards that are
+means of many scores have more, and only their ranks are compared."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two judges on the same units. A figure is None where it is not defined: one of the
-    judges always says the same, or there are too many different values for a scale."""
+    """Agreement of two judges on the same units.
+
+    A figure is None where it is not defined: one of the judges always gives the same score, or
+    there are too many different values for a scale.
+    """
 
     n: int
-    """Units that both judged."""
+    """Number of units that both judges scored."""
+    unscored: int
+    """Number of units that one of the judges, or both, did not score. They are in no figure."""
     exact: float
-    """Share of equal scores."""
+    """Share of equal scores, 0 to 1."""
     alpha_nominal: float | None
     alpha_ordinal: float | None
     kappa_quadratic: float | None
     spearman: float | None
     kendall: float | None
-    """Tau-b."""
+    """Kendall's tau-b."""
     means: tuple[float, float]
     commonest: tuple[float, float]
     """Share of each judge's most frequent score: near 1, alpha and kappa say little."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {
-            "n": self.n,
-            "exact": self.exact,
-            "alpha_nominal": self.alpha_nominal,
-            "alpha_ordinal": self.alpha_ordinal,
-            "kappa_quadratic": self.kappa_quadratic,
-            "spearman": self.spearman,
-            "kendall": self.kendall,
-            "means": list(self.means),
-            "commonest": list(self.commonest),
-        }
+        return {**asdict(self), "means": list(self.means), "commonest": list(self.commonest)}
 
 
-def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement:
-    """All of it.
+def agreement(one: Sequence[float | None], other: Sequence[float | None]) -> Agreement:
+    """Compare two judges by all figures.
 
     Args:
-        one: Scores of the first judge.
-        other: Scores of the second, of the same units in the same order.
+        one: Scores of the first judge; None where it did not score a unit.
+        other: Scores of the second judge on the same units in the same order.
 
     Raises:
-        DataError: No units.
-        MissingExtraError: scipy is not installed.
+        DataError: There is no unit that both judges scored.
+        MissingExtraError: scipy or krippendorff is not installed.
     """
-    if not one:
-        raise DataError("there is nothing that both judges scored")
-    scores = np.array([one, other], dtype=np.float64)
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    if not both:
+        raise DataError(
+            f"there is nothing that both judges scored: of {len(one)} units the first scored "
+            f"{_count(one)} and the second {_count(other)}"
+        )
+    first, second = [a for a, _ in both], [b for _, b in both]
+    scores = np.array([first, second], dtype=np.float64)
     graded = len(np.unique(scores)) <= MOST_VALUES
-    spearman, kendall = rank_correlations(one, other)
+    spearman, kendall = rank_correlations(first, second)
     return Agreement(
-        n=len(one),
+        n=len(both),
+        unscored=len(one) - len(both),
         exact=float((scores[0] == scores[1]).mean()),
         alpha_nominal=krippendorff_alpha(scores, "nominal") if graded else None,
         alpha_ordinal=krippendorff_alpha(scores, "ordinal") if graded else None,
-        kappa_quadratic=quadratic_kappa(one, other),
+        kappa_quadratic=quadratic_kappa(first, second),
         spearman=spearman,
         kendall=kendall,
         means=(float(scores[0].mean()), float(scores[1].mean())),
-        commonest=(_commonest(one), _commonest(other)),
+        commonest=(_commonest(first), _commonest(second)),
     )
+
+
+def _count(scores: Sequence[float | None]) -> int:
+    return sum(score is not None for score in scores)
 
 
 def _commonest(scores: Sequence[float]) -> float:
@@ -105,44 +110,24 @@ def krippendorff_alpha(
     """Krippendorff's alpha.
 
     Args:
-        scores: [raters, units]; NaN where a rater did not score a unit.
-        level: Of measurement.
+        scores: Scores of shape [raters, units]; NaN where a rater did not score a unit.
+        level: Level of measurement.
 
     Returns:
-        At most 1; None where no unit has two scores, or all of them are the same.
+        At most 1; None where no unit has two scores, or all scores of such units are equal.
+
+    Raises:
+        MissingExtraError: krippendorff is not installed.
     """
-    values, codes = np.unique(scores, return_inverse=True)
-    values = values[~np.isnan(values)]
-    codes = codes.reshape(scores.shape)
-    units = scores.shape[1]
-    counts = np.zeros((units, len(values) + 1))
-    np.add.at(
-        counts, (np.broadcast_to(np.arange(units), codes.shape), np.minimum(codes, len(values))), 1
-    )
-    counts = counts[:, : len(values)]  # without the column of NaN
-    paired = counts[counts.sum(1) > 1]
-    if not len(paired):
-        return None
-    weight = 1 / (paired.sum(1) - 1)
-    coincidences = (paired * weight[:, None]).T @ paired - np.diag(weight @ paired)
-    margins = coincidences.sum(1)
-    distances = _distances(values, margins, level)
-    expected = float(margins @ distances @ margins)
-    if not expected:
-        return None
-    observed = float((coincidences * distances).sum())
-    return 1 - (float(margins.sum()) - 1) * observed / expected
+    if find_spec("krippendorff") is None:
+        raise MissingExtraError("krippendorff", "eval")
+    import krippendorff
 
-
-def _distances(values: Floats, margins: Floats, level: str) -> Floats:
-    """Squared differences between values."""
-    if level == "nominal":
-        different: Floats = 1 - np.eye(len(values))
-        return different
-    # On an ordinal scale values are as far apart as there are scores between them.
-    place = np.cumsum(margins) - margins / 2 if level == "ordinal" else values
-    squared: Floats = (place[:, None] - place[None, :]) ** 2
-    return squared
+    # Alpha sees only units with two scores. The library raises an error where those do not differ.
+    paired = scores[:, (~np.isnan(scores)).sum(0) > 1]
+    if len(np.unique(paired[~np.isnan(paired)])) < 2:
+        return None
+    return float(krippendorff.alpha(reliability_data=paired, level_of_measurement=level))
 
 
 def quadratic_kappa(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -153,7 +138,7 @@ def quadratic_kappa(one: Sequence[float], other: Sequence[float]) -> float | Non
     """
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     observed = float(((a - b) ** 2).mean())
-    # The mean over all pairs of a score of one and a score of the other.
+    # The mean over all pairs of a score by one judge and a score by the other.
     expected = float(a.var() + b.var() + (a.mean() - b.mean()) ** 2)
     return 1 - observed / expected if expected else None
 
@@ -161,7 +146,7 @@ def quadratic_kappa(one: Sequence[float], other: Sequence[float]) -> float | Non
 def rank_correlations(
     one: Sequence[float], other: Sequence[float]
 ) -> tuple[float | None, float | None]:
-    """Spearman's rho and Kendall's tau-b; None where one of the two always says the same.
+    """Spearman's rho and Kendall's tau-b; None where one of the two is constant.
 
     Raises:
         MissingExtraError: scipy is not installed.
@@ -178,12 +163,12 @@ def rank_correlations(
 
 @dataclass(frozen=True)
 class CaseAgreement:
-    """Of two judges on the same responses."""
+    """Agreement of two judges on the same responses."""
 
     reward: Agreement
-    """Of the normalized rewards."""
+    """Agreement of the normalized rewards."""
     criteria: dict[str, Agreement]
-    """Of the scores by criterion; empty where the judges had different rubrics."""
+    """Agreement of the scores by criterion; empty where the judges had different rubrics."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -192,44 +177,44 @@ class CaseAgreement:
 
 
 def case_agreement(one: Sequence[Case], other: Sequence[Case]) -> CaseAgreement:
-    """Agreement on the responses that both judges scored.
+    """Agreement on the responses that both judges saw.
 
     Args:
-        one: Cases of the first judge; of several of one response the last counts.
-        other: Cases of the second.
+        one: Cases of the first judge; of several on one response the last scored one counts.
+        other: Cases of the second judge.
 
     Raises:
-        DataError: No response is common to both.
+        DataError: No response was scored by both judges.
+        MissingExtraError: scipy or krippendorff is not installed.
     """
     first, second = _by_response(one), _by_response(other)
     both = [(first[key], second[key]) for key in first if key in second]
-    if not both:
+    if not any(
+        a.normalized_reward is not None and b.normalized_reward is not None for a, b in both
+    ):
         raise DataError(
-            f"the two judges have no response in common ({len(first)} and {len(second)} scored)"
+            "the two judges have no response in common that both scored "
+            f"({len(first)} and {len(second)} responses, {len(both)} in common)"
         )
-    rewards = [
-        (a.normalized_reward, b.normalized_reward)
-        for a, b in both
-        if a.normalized_reward is not None and b.normalized_reward is not None
-    ]
-    scores: dict[str, list[tuple[float, float]]] = {}
+    scores: dict[str, tuple[list[float], list[float]]] = {}
     for a, b in both:
         if a.rubric_id == b.rubric_id:
             for x, y in zip(a.scores, b.scores, strict=False):
-                scores.setdefault(x.criterion, []).append((float(x.score), float(y.score)))
+                columns = scores.setdefault(x.criterion, ([], []))
+                columns[0].append(float(x.score))
+                columns[1].append(float(y.score))
     return CaseAgreement(
-        reward=_of_pairs(rewards),
-        criteria={name: _of_pairs(pairs) for name, pairs in scores.items()},
+        reward=agreement(
+            [a.normalized_reward for a, _ in both], [b.normalized_reward for _, b in both]
+        ),
+        criteria={name: agreement(*columns) for name, columns in scores.items()},
     )
 
 
 def _by_response(cases: Sequence[Case]) -> dict[tuple[str, str], Judgement]:
-    return {
-        (case.rollout.prompt, case.rollout.completion): case.judgement
-        for case in cases
-        if case.judgement.normalized_reward is not None
-    }
-
-
-def _of_pairs(pairs: Sequence[tuple[float, float]]) -> Agreement:
-    return agreement([a for a, _ in pairs], [b for _, b in pairs])
+    judgements: dict[tuple[str, str], Judgement] = {}
+    for case in cases:
+        key = (case.rollout.prompt, case.rollout.completion)
+        if case.judgement.normalized_reward is not None or key not in judgements:
+            judgements[key] = case.judgement
+    return judgements

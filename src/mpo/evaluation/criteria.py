@@ -1,13 +1,11 @@
-"""What each criterion of a rubric contributes, from the judgements of a run.
+"""Contribution of each criterion of a rubric, from the judgements of a run.
 
-    discrimination   correlation of a criterion with the others' sum: below 0.2 it measures
-                     something else, or nothing
-    redundancy       its strongest correlation with another criterion: above 0.95 one of the two
-                     can go
-    saturation       share of judgements at its highest and at its lowest score: above 0.97 it no
-                     longer tells anything apart
-
-Thresholds are those of notes/judge.md §7.
+discrimination   correlation of a criterion with the others' sum: below 0.2 it measures
+                 something else, or nothing
+redundancy       its strongest correlation with another criterion: above 0.95 one of the two
+                 can go
+saturation       share of judgements at its highest and at its lowest score: above 0.97 it no
+                 longer tells anything apart
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from typing import Any
 from ..errors import StoreError
 from ..records import Case
 from ..rubric import Rubric
-from .numeric import Floats, np
+from .intervals import Floats, np
 
 __all__ = ["Criteria", "CriterionFigures", "criteria_figures"]
 
@@ -30,52 +28,53 @@ SATURATED = 0.97
 
 @dataclass(frozen=True)
 class CriterionFigures:
-    """Of one criterion. A correlation is None where one of the two never varies."""
+    """Figures of one criterion. A correlation is None where one of the two sides never varies."""
 
     name: str
     mean: float
-    """In the criterion's own scores."""
+    """Mean of the criterion's own scores."""
     at_highest: float
+    """Share of judgements at the highest score, 0 to 1."""
     at_lowest: float
-    """Shares of judgements."""
+    """Share of judgements at the lowest score, 0 to 1."""
     discrimination: float | None
-    like: str | None
-    """The criterion that it is most like."""
-    likeness: float | None
+    most_similar: str | None
+    """Name of the criterion with which it correlates most."""
+    similarity: float | None
     """The correlation with that one."""
     gold: float | None
-    """Correlation with the audit's score; None where there is none."""
+    """Correlation with gold; None where gold is not known."""
 
     @property
     def faults(self) -> list[str]:
-        """In single words: saturated, weak, redundant, misaligned."""
-        found = []
+        """Faults in single words: saturated, weak, redundant, misaligned."""
+        faults = []
         if max(self.at_highest, self.at_lowest) > SATURATED:
-            found.append("saturated")
+            faults.append("saturated")
         if self.discrimination is not None and self.discrimination < WEAK:
-            found.append("weak")
-        if self.likeness is not None and self.likeness > REDUNDANT:
-            found.append("redundant")
+            faults.append("weak")
+        if self.similarity is not None and self.similarity > REDUNDANT:
+            faults.append("redundant")
         if self.gold is not None and self.gold <= 0:
-            found.append("misaligned")
-        return found
+            faults.append("misaligned")
+        return faults
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """Of a whole rubric."""
+    """Figures of all criteria of a rubric."""
 
     rubric: Rubric
     n: int
-    """Judgements with a score for every criterion."""
+    """Number of judgements with a score for every criterion."""
     figures: tuple[CriterionFigures, ...]
-    """In the rubric's order."""
+    """Figures of the criteria in the rubric's order."""
     effective: float
-    """As many independent criteria as its criteria amount to: (Σλ)² / Σλ² over the eigenvalues of
-    their correlations."""
+    """Number of independent criteria to which its criteria amount: (Σλ)² / Σλ² over the eigenvalues
+    of their correlations."""
     dead_groups: float | None
-    """Share of groups of at least two completions that all got the same reward: they teach a
-    policy nothing. None where there is no group."""
+    """Share of groups of at least two completions that all got the same reward, 0 to 1: they teach
+    a policy nothing. None where there is no group."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -94,31 +93,32 @@ def criteria_figures(
     """Figures of a rubric's criteria.
 
     Args:
-        cases: Those judged under another rubric, unscored or decided by a rule are left out.
+        cases: Judged rollouts. Those under another rubric, unscored, or decided by a rule are left
+            out.
         rubric: The rubric.
-        gold: Scores from outside by rollout id.
+        gold: Gold by rollout id; None where it is not known.
 
     Raises:
-        StoreError: No judgement is left.
+        StoreError: There is no judgement under the rubric.
     """
-    kept = [c for c in cases if c.judgement.rubric_id == rubric.id and c.judgement.scores]
-    if not kept:
+    judged = [c for c in cases if c.judgement.rubric_id == rubric.id and c.judgement.scores]
+    if not judged:
         raise StoreError(
             f"there are no judgements under rubric {rubric.id} ({rubric.title!r}): score something "
             "with it first"
         )
-    scores = np.array([[s.score for s in c.judgement.scores] for c in kept], dtype=np.float64)
+    scores = np.array([[s.score for s in c.judgement.scores] for c in judged], dtype=np.float64)
     low = np.array([c.scores[0] for c in rubric.criteria], dtype=np.float64)
     high = np.array([c.scores[-1] for c in rubric.criteria], dtype=np.float64)
     weighted = (scores - low) * np.array([c.weight for c in rubric.criteria])
     rest = weighted.sum(1, keepdims=True) - weighted
-    likeness = _correlations(scores)
-    audited = [(n, (gold or {}).get(c.rollout.id)) for n, c in enumerate(kept)]
-    known = [(n, value) for n, value in audited if value is not None]
-    outside = np.array([value for _, value in known], dtype=np.float64)
+    similarities = _correlations(scores)
+    gold_by_row = [(n, (gold or {}).get(c.rollout.id)) for n, c in enumerate(judged)]
+    known = [(n, value) for n, value in gold_by_row if value is not None]
+    gold_values = np.array([value for _, value in known], dtype=np.float64)
     figures = []
     for n, criterion in enumerate(rubric.criteria):
-        like, strength = _most_like(likeness, n)
+        other, strength = _most_similar(similarities, n)
         figures.append(
             CriterionFigures(
                 name=criterion.name,
@@ -126,34 +126,34 @@ def criteria_figures(
                 at_highest=float((scores[:, n] == high[n]).mean()),
                 at_lowest=float((scores[:, n] == low[n]).mean()),
                 discrimination=_correlation(scores[:, n], rest[:, n]),
-                like=None if like is None else rubric.criteria[like].name,
-                likeness=strength,
-                gold=_correlation(scores[[i for i, _ in known], n], outside) if known else None,
+                most_similar=None if other is None else rubric.criteria[other].name,
+                similarity=strength,
+                gold=_correlation(scores[[i for i, _ in known], n], gold_values) if known else None,
             )
         )
-    values = np.linalg.eigvalsh(np.nan_to_num(likeness) + np.eye(len(figures)))
+    values = np.linalg.eigvalsh(np.nan_to_num(similarities) + np.eye(len(figures)))
     return Criteria(
         rubric=rubric,
-        n=len(kept),
+        n=len(judged),
         figures=tuple(figures),
         effective=float(values.sum() ** 2 / (values**2).sum()),
-        dead_groups=_dead_groups(kept),
+        dead_groups=_dead_groups(judged),
     )
 
 
 def _correlations(scores: Floats) -> Floats:
-    """Between criteria; NaN where one never varies, and 0 on the diagonal."""
+    """Correlations between criteria; NaN where one never varies, and 0 on the diagonal."""
     centred = scores - scores.mean(0)
     norms = np.sqrt((centred**2).sum(0))
     norms[norms < 1e-9] = np.nan
     scaled = centred / norms
-    found: Floats = scaled.T @ scaled
-    np.fill_diagonal(found, 0.0)
-    return found
+    correlations: Floats = scaled.T @ scaled
+    np.fill_diagonal(correlations, 0.0)
+    return correlations
 
 
-def _most_like(likeness: Floats, n: int) -> tuple[int | None, float | None]:
-    row = np.delete(likeness[n], n)
+def _most_similar(similarities: Floats, n: int) -> tuple[int | None, float | None]:
+    row = np.delete(similarities[n], n)
     if not len(row) or np.isnan(row).all():
         return None, None
     best = int(np.nanargmax(row))

@@ -1,4 +1,4 @@
-"""Games: one verdict each of a judge on two models' responses to one prompt."""
+"""Games: each is one verdict of a judge on the responses of two models to one prompt."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _SIDES = {"a": 0, "b": 1, "model_a": 0, "model_b": 1, "modela": 0, "modelb": 1}
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One verdict. The first model is the one that the judge was shown first."""
+    """One verdict. The first model is the one whose response the judge saw first."""
 
     query: str
     first: str
     second: str
     score: float
-    """Of the first model: 1 won, 0.5 tie, 0 lost."""
+    """Score of the first model: 1 won, 0.5 tie, 0 lost."""
     first_response: str | None = None
     second_response: str | None = None
 
 
 def read_games(rows: Sequence[Row], where: str) -> tuple[list[Game], int]:
-    """The games of a verdict file, in play order, and how many rows have no verdict.
+    """The games of a verdict file, in play order, and the number of rows without a verdict.
 
     A row has `query`, `model_a` (shown first), `model_b`, `winner`, and may have the two
     `model_a_response` and `model_b_response`. The winner is a model's name, `A` or `B`, `tie` or
-    `draw`; null says that the judge gave no usable answer, which is no tie and is left out.
+    `draw`; null means that the judge gave no usable answer, which is no tie and is left out.
 
     Raises:
-        DataError: No rows, a column missing, or a winner that is none of the two.
+        DataError: There are no rows, a column is missing, or a winner is neither of the two.
     """
     if not rows:
         raise DataError(f"{where} is empty: it has no verdicts")
@@ -67,10 +67,10 @@ def _game(row: Mapping[str, Any], where: str) -> Game | None:
 
 
 def _score(winner: Any, first: str, second: str, where: str) -> float:
-    # A model may be called "A" or "tie": names go before the other ways to say it.
-    for said in (winner, winner.strip() if isinstance(winner, str) else winner):
-        if said in (first, second):
-            return float(said == first)
+    # A model may be called "A" or "tie": names go before the other words.
+    for name in (winner, winner.strip() if isinstance(winner, str) else winner):
+        if name in (first, second):
+            return float(name == first)
     word = winner.strip().lower() if isinstance(winner, str) else None
     if word in _TIES:
         return 0.5
@@ -88,7 +88,7 @@ def models_of(games: Iterable[Game]) -> list[str]:
 
 
 def check_connected(pairs: Iterable[tuple[str, str]]) -> None:
-    """Every model must have met every other one, be it through others.
+    """Check that every model met every other one, directly or through others.
 
     Raises:
         DataError: The models fall into parts that never met: no rating could compare them.

@@ -1,11 +1,10 @@
-"""How good is a rubric with this reward model? How often it prefers what people preferred.
+"""Quality of a rubric with a reward model: how often it prefers what people preferred.
 
     pairs = read_pairs(rows, "llmbar.json", subset="Natural")
     outcomes = await score_pairs(reward, pairs)
     accuracy(outcomes).to_json()
 
-Beside it stand the two figures without which it says nothing: how far the longer response alone
-would get, and a judge that always calls it a tie.
+Beside it stand two baselines: always preferring the longer response, and always calling it a tie.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ..errors import ChatTransportError, DataError
 from ..records import Judgement, Rollout
 from ..reward import EvolvingReward
 from ..sanitize import count_words
-from .bootstrap import Interval, mean_interval
+from .intervals import Interval, mean_interval
 from .rows import Row, text_column
 
 __all__ = ["Outcome", "Pair", "PairAccuracy", "accuracy", "read_pairs", "score_pairs"]
 
 CHUNK = 32
-"""Pairs per progress update; they are asked at once."""
+"""Pairs that are scored at once, and per progress update."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the rewards said of a pair."""
+    """A pair with the judgements of both responses."""
 
     pair: Pair
     chosen: Judgement
@@ -47,8 +46,10 @@ class Outcome:
 
     @property
     def credit(self) -> float | None:
-        """1 where the chosen one got the higher reward, 0.5 for a tie; None where one of the two
-        is unscored, which is neither right nor wrong."""
+        """1 where the chosen response got the higher reward, 0.5 for a tie, 0 otherwise.
+
+        None where one of the two is unscored, which is neither right nor wrong.
+        """
         if self.chosen.normalized_reward is None or self.rejected.normalized_reward is None:
             return None
         return _credit(self.chosen.normalized_reward, self.rejected.normalized_reward)
@@ -56,19 +57,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PairAccuracy:
-    """Of some pairs. Ties count half, as a coin would."""
+    """Accuracy on some pairs. A tie counts half."""
 
     pairs: int
     n: int
-    """Of them, those with both rewards."""
+    """Number of pairs with both rewards."""
     ties: int
     interval: Interval | None
-    """The accuracy; None where nothing was scored."""
+    """Accuracy, 0 to 1; None where nothing was scored."""
     length: float
-    """Accuracy of whoever prefers the longer response, over all pairs."""
+    """Accuracy of always preferring the longer response, over all pairs."""
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; shares 0 to 1."""
+        """JSON values; accuracies are 0 to 1."""
         value = self.interval
         strict = None if value is None else value.value - 0.5 * self.ties / self.n
         return {
@@ -88,13 +89,13 @@ def read_pairs(rows: Sequence[Row], where: str, subset: str = "") -> list[Pair]:
     """Preference pairs in either of two forms.
 
     Args:
-        rows: `prompt`, `chosen`, `rejected`; or, as in LLMBar, `input`, `output_1`, `output_2` and
-            `label` (1 or 2, the better one). Maybe `subset`.
+        rows: Rows with `prompt`, `chosen`, `rejected`; or, as in LLMBar, `input`, `output_1`,
+            `output_2` and `label` (1 or 2, the better one). `subset` is optional.
         where: The file, for messages.
-        subset: Of rows that name none.
+        subset: Subset of the rows that name none.
 
     Raises:
-        DataError: No rows, a column missing, or another label.
+        DataError: There are no rows, a column is missing, or a label is neither 1 nor 2.
     """
     if not rows:
         raise DataError(f"{where} is empty: it has no preference pairs")
@@ -119,18 +120,18 @@ async def score_pairs(
     pairs: Sequence[Pair],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Score both sides of every pair under the rubric in force, each by itself.
+    """Score both responses of every pair under the rubric in effect, each by itself.
 
-    What the reward's store holds is not asked again.
+    Judgements that the reward's store holds are reused.
 
     Args:
-        reward: Its `max_unscored` should be 1, else a few failures end it.
-        pairs: To be scored.
-        progress: Told how many pairs are done, of how many.
+        reward: The reward. Set its `max_unscored` to 1, else a few failures end the scoring.
+        pairs: Pairs to score.
+        progress: Called with the number of pairs that are done, and of all pairs.
 
     Raises:
         ChatTransportError: None of the first pairs could be scored.
-        MPOError: As `EvolvingReward.score`.
+        MPOError: Any error of `EvolvingReward.score`.
     """
     outcomes: list[Outcome] = []
     for start in range(0, len(pairs), CHUNK):
@@ -140,12 +141,12 @@ async def score_pairs(
             for pair in chunk
             for text in (pair.chosen, pair.rejected)
         ]
-        found = await reward.score(rollouts)
-        outcomes += [Outcome(pair, *found[2 * n : 2 * n + 2]) for n, pair in enumerate(chunk)]
+        judgements = await reward.score(rollouts)
+        outcomes += [Outcome(pair, *judgements[2 * n : 2 * n + 2]) for n, pair in enumerate(chunk)]
         if progress is not None:
             progress(len(outcomes), len(pairs))
         if all(o.chosen.reward is None and o.rejected.reward is None for o in outcomes):
-            # Going on would ask a dead endpoint for every pair, with all its retries.
+            # To continue would send every pair to a dead endpoint, with all retries.
             raise ChatTransportError(
                 f"none of the first {len(outcomes)} pairs could be scored; the first because of: "
                 f"{outcomes[0].chosen.unscored}"
@@ -154,11 +155,11 @@ async def score_pairs(
 
 
 def accuracy(outcomes: Sequence[Outcome], seed: int = 0) -> PairAccuracy:
-    """How often the rewards prefer what people preferred.
+    """Share of pairs on which the rewards prefer what people preferred.
 
     Args:
-        outcomes: At least one.
-        seed: Of the bootstrap over prompts.
+        outcomes: At least one outcome.
+        seed: Random seed for the bootstrap over prompts.
     """
     known = [(o.credit, o.pair.prompt) for o in outcomes if o.credit is not None]
     credits = [credit for credit, _ in known if credit is not None]

@@ -1,15 +1,15 @@
-"""Pairwise judging: which of two responses to one prompt is better, asked in both orders.
+"""Pairwise judging: which of two responses to one prompt is better, in both orders.
 
     plan = plan_games(models, prompts, seed=0)
     with JsonlLog(Path("verdicts.jsonl")) as log:
         judge = PairwiseJudge(chat, log)
-        estimate = judge.estimate(plan)           # before anything is paid
-        result = await judge.play(plan)           # asks what the log does not hold
+        estimate = judge.estimate(plan)           # before anything is paid for
+        result = await judge.play(plan)           # calls the judge for what the log lacks
     rank(result.games)
 
 A verdict is kept under the hash of everything that it depends on: judge, prompt file, prompt and
-the two responses in their order, not the models' names. So what was asked once is never asked
-again, however the models are called and whatever else is compared.
+the two responses in their order, not the models' names. So no verdict is paid for twice, whatever
+the models are called and whatever else is compared.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from ..records import Usage, content_hash
 from ..sanitize import clean, fence
 from ..task import PromptFile, placeholders
 from .games import Game
-from .outputs import Outputs
-from .rows import JsonlLog, Row
+from .rows import JsonlLog, Outputs, Row
 
 __all__ = [
     "SCHEMA",
@@ -56,19 +55,19 @@ SCHEMA: Schema = {
 }
 MAX_TOKENS = 512
 TYPICAL_TOKENS = 80
-"""Of an answer, for the estimate: a JSON object with one or two sentences."""
+"""Tokens of an answer, for the estimate: a JSON object with one or two sentences."""
 _SCORES = {"A": 1.0, "B": 0.0, "tie": 0.5}
 _PLACEHOLDERS = ("prompt", "response_a", "response_b")
 _FILE = Path(__file__).parent / "prompts" / "pairwise.md"
 
 ALL_FAILED = 16
-"""Failures from the start on, without one verdict among them, after which nobody is asked any
-more: going on would ask a dead endpoint for every game, with all its retries."""
+"""Number of failures at the start, without one verdict among them, after which judging stops: to
+continue would send every game to a dead endpoint, with all retries."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A game that is to be played: `first` is shown as A."""
+    """A game without a verdict yet: `first` is shown as A."""
 
     query: str
     first: str
@@ -84,32 +83,33 @@ class Planned:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What judging would cost."""
+    """Expected cost of judging."""
 
     games: int
     known: int
-    """Of them, those that need no call: judged before, asked for twice, or of equal texts."""
+    """Number of games that need no call: judged before, planned twice, or of equal texts."""
     calls: int
     prompt_tokens: int
-    """About: a quarter of the prompts' bytes."""
+    """Estimated tokens: a quarter of the prompts' bytes."""
     completion_tokens: int
-    """About: 80 for each call."""
+    """Estimated tokens: 80 for each call."""
 
     def usd(self, price: Price) -> float:
-        """US dollars."""
+        """Cost in US dollars."""
         tokens = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
         return price.of(Usage(calls=self.calls, **tokens))
 
 
 @dataclass
 class Played:
-    """What judging came to."""
+    """Result of judging."""
 
     games: list[Game] = field(default_factory=list)
-    """In play order, whatever the order in which the answers came in."""
-    asked: int = 0
+    """Games with a verdict, in play order, whatever the order in which the answers arrived."""
+    calls: int = 0
+    """Number of games for which the judge was called."""
     failures: list[str] = field(default_factory=list)
-    """Why games have no verdict; they are left out, never ties, and asked again next time."""
+    """Reasons why games have no verdict. They are left out, never ties, and retried next time."""
     usage: Usage = field(default_factory=Usage)
 
 
@@ -119,10 +119,10 @@ def plan_games(
     """Every pair on every prompt in both orders, shuffled: Elo depends on the order of play.
 
     Args:
-        models: Whose outputs are compared.
-        prompts: That all of them answered.
-        baseline: Only pairs with this model; all pairs if None.
-        seed: Of the order.
+        models: Outputs of the models to compare.
+        prompts: Prompts that all models answered.
+        baseline: Play only pairs with this model; all pairs if None.
+        seed: Random seed for the order.
 
     Raises:
         DataError: There is no such baseline.
@@ -146,7 +146,8 @@ def read_pairwise_prompt(path: Path = _FILE) -> PromptFile:
     `{{response_a}}` and `{{response_b}}`.
 
     Raises:
-        TemplateError: No such file, a section missing, or a placeholder missing or unknown.
+        TemplateError: The file cannot be read, a section is missing, or a placeholder is missing or
+            unknown.
     """
     try:
         text = path.read_text("utf-8")
@@ -166,14 +167,14 @@ def read_pairwise_prompt(path: Path = _FILE) -> PromptFile:
 
 
 class PairwiseJudge:
-    """Asks a model for verdicts, and keeps them.
+    """Calls a model for verdicts, and keeps them.
 
     Args:
         chat: The judge; another model than the one that gave the reward.
-        log: Where verdicts are kept, with the columns that `read_games` reads.
+        log: File of the verdicts, with the columns that `read_games` reads.
         prompt: The judge's prompt file; the package's own if None.
-        concurrency: Most games in flight.
-        seed: Passed to servers that take one.
+        concurrency: The most games in flight.
+        seed: Random seed for servers that take one.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class PairwiseJudge:
         self._secret = secrets.token_bytes(32)
 
     def estimate(self, plan: Sequence[Planned]) -> Estimate:
-        """What `play` would ask for, without asking."""
+        """Estimate the calls that `play` would make, without making any."""
         missing = self._missing(plan)
         sizes = [
             len(message["content"].encode("utf-8", "surrogatepass"))
@@ -213,18 +214,18 @@ class PairwiseJudge:
     async def play(
         self, plan: Sequence[Planned], progress: Callable[[int, int], None] | None = None
     ) -> Played:
-        """Ask for what is not known yet, and return all games that have a verdict.
+        """Get the verdicts that the log lacks, and return all games that have one.
 
         Args:
-            plan: In play order.
-            progress: Told how many calls are done, of how many.
+            plan: Games in play order.
+            progress: Called with the number of calls that are done, and of all calls.
 
         Raises:
             ChatError: None of the first games got a verdict.
-            MPOError: The budget is used up, or the log cannot be written; what was judged is kept.
+            MPOError: The budget is used up, or the log cannot be written; verdicts so far are kept.
         """
         played = Played()
-        await self._ask_all(self._missing(plan), played, progress)
+        await self._judge_all(self._missing(plan), played, progress)
         logged = {_game_id(row): _SCORES[row["winner_side"]] for row in self._verdicts()}
         known = {str(row["key"]): row for row in self._verdicts()}
         for place, planned in enumerate(plan):
@@ -236,29 +237,29 @@ class PairwiseJudge:
                 played.games.append(planned.game(score))
         return played
 
-    def _free(self, place: int, planned: Planned, like: Row | None) -> float | None:
-        """The verdict of a game that nobody is paid for, put into the log so that it is whole."""
+    def _free(self, place: int, planned: Planned, equal: Row | None) -> float | None:
+        """The verdict of a game that needs no call, also written to the log to make it complete."""
         if planned.first_response == planned.second_response:
             winner, reason = "tie", "the responses are equal"
-        elif like is not None:
-            winner, reason = str(like["winner_side"]), str(like["reason"])
+        elif equal is not None:
+            winner, reason = str(equal["winner_side"]), str(equal["reason"])
         else:
             return None
         self._log.append(self._row(place, planned, winner, reason, Usage()))
         return _SCORES[winner]
 
-    # ------------------------------------------------------------------ what is known
+    # ------------------------------------------------------------------ the log
 
     def _key(self, planned: Planned) -> str:
         texts = (planned.query, planned.first_response, planned.second_response)
         return content_hash([self._chat.name, self._prompt.hash, *texts])
 
     def _verdicts(self) -> list[Row]:
-        """The log's rows that are ours."""
+        """The rows of the log that a `PairwiseJudge` wrote."""
         return [r for r in self._log.rows if "key" in r and r.get("winner_side") in _SCORES]
 
     def _missing(self, plan: Sequence[Planned]) -> dict[str, tuple[int, Planned]]:
-        """What has to be asked, each thing once, by key, with its place in the plan."""
+        """The games that need a call, each once, by key, with their place in the plan."""
         known = {str(row["key"]) for row in self._verdicts()}
         missing: dict[str, tuple[int, Planned]] = {}
         for place, planned in enumerate(plan):
@@ -267,9 +268,9 @@ class PairwiseJudge:
                 missing.setdefault(key, (place, planned))
         return missing
 
-    # ------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------ calls
 
-    async def _ask_all(
+    async def _judge_all(
         self,
         missing: Mapping[str, tuple[int, Planned]],
         played: Played,
@@ -279,9 +280,9 @@ class PairwiseJudge:
 
         async def worker() -> None:
             for place, planned in waiting:
-                await self._ask_one(place, planned, played)
+                await self._judge_one(place, planned, played)
                 if progress is not None:
-                    progress(played.asked, len(missing))
+                    progress(played.calls, len(missing))
 
         count = min(self._concurrency, len(missing))
         workers = [asyncio.create_task(worker()) for _ in range(count)]
@@ -291,26 +292,26 @@ class PairwiseJudge:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        if played.asked and len(played.failures) == played.asked:
-            raise _nothing(played)
+        if played.calls and len(played.failures) == played.calls:
+            raise _no_verdicts(played)
 
-    async def _ask_one(self, place: int, planned: Planned, played: Played) -> None:
+    async def _judge_one(self, place: int, planned: Planned, played: Played) -> None:
         meter = Metered(self._chat)
         try:
             winner, reason = await self._verdict(meter, planned)
         except ChatError as error:
-            played.asked += 1
+            played.calls += 1
             played.failures.append(str(error))
-            if len(played.failures) == played.asked >= ALL_FAILED:
-                raise _nothing(played) from error
+            if len(played.failures) == played.calls >= ALL_FAILED:
+                raise _no_verdicts(played) from error
             return
         finally:
             played.usage = played.usage + meter.usage
-        played.asked += 1
+        played.calls += 1
         self._log.append(self._row(place, planned, winner, reason, meter.usage))
 
     async def _verdict(self, chat: Chat, planned: Planned) -> tuple[str, str]:
-        """Ask, and once more if the answer could not be used."""
+        """Call the judge, and once more if its answer could not be used."""
         messages = self._messages(planned)
         for attempt in (0, 1):
             try:
@@ -322,11 +323,11 @@ class PairwiseJudge:
             except ChatReplyError as error:
                 if attempt:
                     raise
-                # Only our own word for the fault: the answer may carry the policy's text.
+                # Only our own code for the fault: the answer may carry the policy's text.
                 note = f"Your last answer could not be used ({str(error).partition(':')[0]})."
                 last = messages[-1]
-                asked = f"{last['content']}\n\n{note} Answer again, with the JSON object only."
-                messages = [*messages[:-1], Message(role=last["role"], content=asked)]
+                content = f"{last['content']}\n\n{note} Answer again, with the JSON object only."
+                messages = [*messages[:-1], Message(role=last["role"], content=content)]
         raise AssertionError("unreachable")
 
     def _messages(self, planned: Planned) -> list[Message]:
@@ -363,9 +364,9 @@ def _game_id(row: Row) -> tuple[str, str, str]:
     return str(row["key"]), str(row["model_a"]), str(row["model_b"])
 
 
-def _nothing(played: Played) -> ChatError:
+def _no_verdicts(played: Played) -> ChatError:
     return ChatError(
-        f"none of the first {played.asked} games got a verdict; the first because of: "
+        f"none of the first {played.calls} games got a verdict; the first because of: "
         f"{played.failures[0]}"
     )
 
@@ -374,7 +375,7 @@ def _read_verdict(text: str) -> tuple[str, str]:
     """Winner and reason, taken from their places and from nowhere else.
 
     Raises:
-        ChatReplyError: No JSON object of the asked shape.
+        ChatReplyError: The text is no JSON object of the expected shape.
     """
     answer = parse_json(text)
     winner, reason = answer.get("winner"), answer.get("reason")

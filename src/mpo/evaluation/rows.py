@@ -1,5 +1,7 @@
-"""Rows of evaluation files, in any of the dresses in which they are handed around: JSONL or one
-JSON list, packed with gzip or not, whatever the name says. And files that grow row by row."""
+"""Rows of evaluation files and of runs, files that grow row by row, and what models wrote.
+
+A file may be JSONL or one JSON list, compressed with gzip or not, whatever its name says.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,41 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from ..errors import ConfigError, DataError, StoreError
+from ..records import Case
+from ..store import Store
 
-__all__ = ["JsonlLog", "Row", "read_rows", "text_column"]
+__all__ = [
+    "JsonlLog",
+    "Outputs",
+    "Row",
+    "common_prompts",
+    "completed_rows",
+    "read_outputs",
+    "read_rows",
+    "rows_of_run",
+    "text_column",
+]
 
 Row = dict[str, Any]
+
+PROMPT = ("prompt", "query")
+COMPLETION = ("completion", "model_response", "response")
+"""Columns, of which the first that a row has counts; the later ones are the published code's."""
+LAST_STEPS = 10
+"""Steps at a run's end that count where the run has no evaluation rollouts."""
 
 
 def read_rows(path: Path) -> list[Row]:
     """The objects of a file.
 
     Raises:
-        DataError: No such file, not readable, or something in it that is no JSON object.
+        DataError: The file is missing, cannot be read, or holds something else than JSON objects.
     """
     try:
         raw = path.read_bytes()
@@ -65,7 +86,7 @@ def text_column(row: Mapping[str, Any], names: Sequence[str], where: str) -> str
     """The text of the first of these columns that the row has.
 
     Raises:
-        DataError: It has none of them, or it holds no text.
+        DataError: The row has none of them, or the column holds no text.
     """
     for name in names:
         if name in row:
@@ -80,12 +101,12 @@ class JsonlLog:
     """A JSONL file that grows row by row, held by one process; a killed one leaves whole rows.
 
     Args:
-        path: Made where it is missing, with its folder.
+        path: The file; made where it is missing, with its folder.
 
     Raises:
-        ConfigError: Another process writes it.
-        DataError: It holds something that is no row.
-        StoreError: It cannot be opened.
+        ConfigError: Another process writes the file.
+        DataError: The file holds something that is no row.
+        StoreError: The file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,8 +145,8 @@ class JsonlLog:
         return file
 
     def append(self, row: Row) -> None:
-        """Write one row, and hand it to the system at once."""
-        # Not ensure_ascii=False: a lone surrogate of a policy could not be encoded.
+        """Write one row, and hand it to the operating system at once."""
+        # Not ensure_ascii=False: a lone surrogate by a policy could not be encoded.
         line = json.dumps(row, allow_nan=False) + "\n"
         try:
             self._file.write(line.encode("ascii"))
@@ -145,7 +166,7 @@ class JsonlLog:
         self.rows = ordered
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, so that another process may write it."""
         self._file.close()
 
     def __enter__(self) -> JsonlLog:
@@ -153,3 +174,138 @@ class JsonlLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+# ---------------------------------------------------------------------- completions
+
+
+def completed_rows(rows: Sequence[Row], where: str) -> list[Row]:
+    """The rows, each with its completion under `completion`.
+
+    Raises:
+        DataError: There are no rows, or one has no completion.
+    """
+    if not rows:
+        raise DataError(f"{where} is empty: it has no row with a completion")
+    return [
+        {**row, "completion": text_column(row, COMPLETION, f"{where}, row {number}")}
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def rows_of_run(store: Store, mode: Literal["auto", "train", "eval"] = "auto") -> list[Row]:
+    """The rollouts of a run as rows: prompt, completion, step, and the dataset's other columns.
+
+    Args:
+        store: The run's store.
+        mode: `eval`: the rollouts of the last evaluation. `train`: those of the last 10 training
+            steps. `auto`: the former where there are any, else the latter.
+
+    Raises:
+        StoreError: The run has no such rollouts.
+    """
+    last = store.last_step()
+    evaluated = [] if mode == "train" else store.window(cohort=None, mode="eval", scored=None)
+    if evaluated:
+        newest = max(case.rollout.step for case in evaluated)
+        return _rows([case for case in evaluated if case.rollout.step == newest])
+    trained = []
+    if mode != "eval" and last is not None:
+        steps = [summary.step for summary in store.steps()][-LAST_STEPS:]
+        after = steps[0] - 1 if steps else last
+        trained = store.window(after_step=after, cohort=None, scored=None)
+    if not trained:
+        raise StoreError(f"{store.path} has no {'' if mode == 'auto' else mode + ' '}rollouts yet")
+    return _rows(trained)
+
+
+def _rows(cases: Sequence[Case]) -> list[Row]:
+    # Once per rollout: it may have been scored under several rubrics.
+    rollouts = {case.rollout.id: case.rollout for case in cases}
+    return [
+        {**r.columns, "prompt": r.prompt, "completion": r.completion, "step": r.step}
+        for r in rollouts.values()
+    ]
+
+
+# ---------------------------------------------------------------------- outputs of models
+
+
+@dataclass
+class Outputs:
+    """One model's completions."""
+
+    model: str
+    completions: dict[str, str] = field(default_factory=dict)
+    """Completions by prompt, in the file's order."""
+    repeated: int = 0
+    """Number of rows left out, since an earlier row has the same prompt."""
+
+
+def read_outputs(rows: Sequence[Row], where: str, name: str | None, stem: str) -> list[Outputs]:
+    """The models of a generations file, in order of appearance.
+
+    Args:
+        rows: Rows with `prompt` and `completion` (or `query` and `model_response`), and optionally
+            `model`.
+        where: The file, for messages.
+        name: The model's name, whatever the rows say.
+        stem: The model's name where neither `name` nor the rows have one.
+
+    Raises:
+        DataError: There are no rows, or one has no prompt or no completion.
+    """
+    if not rows:
+        raise DataError(f"{where} is empty: model {name or stem!r} has no outputs")
+    models: dict[str, Outputs] = {}
+    for number, row in enumerate(rows, start=1):
+        at = f"{where}, row {number}"
+        prompt, completion = text_column(row, PROMPT, at), text_column(row, COMPLETION, at)
+        column = row.get("model")
+        model = name or (column if isinstance(column, str) and column else stem)
+        outputs = models.setdefault(model, Outputs(model))
+        if prompt in outputs.completions:
+            outputs.repeated += 1
+        else:
+            outputs.completions[prompt] = completion
+    return list(models.values())
+
+
+def common_prompts(models: Sequence[Outputs], *, only_common: bool = False) -> list[str]:
+    """The prompts on which all models are compared, in the first model's order.
+
+    Args:
+        models: At least two models with different names.
+        only_common: Leave out prompts that some model did not answer, instead of refusing them.
+
+    Raises:
+        DataError: There are fewer than two models, two have one name, or the prompts differ.
+    """
+    names = [outputs.model for outputs in models]
+    if len(names) < 2:
+        raise DataError(
+            f"a ranking needs at least two models; there is {', '.join(names) or 'none'}"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"two files hold a model called {twice[0]!r}: give each another name, NAME=FILE"
+        )
+    shared = [p for p in models[0].completions if all(p in m.completions for m in models)]
+    if not shared:
+        raise DataError(f"no prompt is common to {', '.join(names)}: they answered different tests")
+    if not only_common:
+        _check_complete({m.model: m.completions for m in models})
+    return shared
+
+
+def _check_complete(models: Mapping[str, Iterable[str]]) -> None:
+    every = dict.fromkeys(prompt for prompts in models.values() for prompt in prompts)
+    for name, prompts in models.items():
+        missing = [prompt for prompt in every if prompt not in prompts]
+        if missing:
+            raise DataError(
+                f"model {name!r} has no output for {len(missing)} of {len(every)} prompts that "
+                f"others answered, e.g. {' '.join(missing[0].split())[:60]!r}: generate them, or "
+                "rank on the common prompts (--only-common)"
+            )

@@ -1,7 +1,7 @@
-"""Evidence: what a meta step looks at, frozen when it is due.
+"""Evidence: the cases that a meta step looks at.
 
-    frozen = freeze(store, "", due=120, since=110)       # what was there; reads the store once
-    evidence = await choose(frozen, selection, model, parent, …)
+    snapshot = take_snapshot(store, "", due=120, since=110)    # reads the store once
+    evidence = choose(snapshot, selection, labels, seed=0, samples=16, baseline_cases=6)
 
 The two are apart because a meta step may run in the background, where the store goes on growing,
 and because a resumed run has to choose again, and the same.
@@ -9,32 +9,29 @@ and because a resumed run has to choose again, and the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..records import Case
-from ..rubric import Rubric
 from ..store import Store
-from .meta_reward_model import MetaRewardModel
-from .mrm_cases import Evidence
-from .schedule import Prescreened, Selection, seeded
+from .schedule import Selection, seeded
 
-__all__ = ["EvidenceSnapshot", "choose", "freeze", "log_choices"]
+__all__ = ["Evidence", "EvidenceSnapshot", "choose", "log_choices", "take_snapshot"]
 
 
 @dataclass(frozen=True)
 class EvidenceSnapshot:
-    """What the store held for one cohort when a meta step was due."""
+    """Content of the store for one cohort when a meta step was due."""
 
     cohort: str
     due: int
-    """Update after which the meta step was due; rollouts of steps below it are in it."""
+    """Update after which the meta step was due; rollouts of steps below it are in the snapshot."""
     recent: Sequence[Case]
     """Scored train rollouts since the last meta step."""
     first: Sequence[Case]
     """Those of the cohort's first step: the policy before it had learned."""
     hint: str = ""
-    """A monitor's alarm, in words."""
+    """A monitor's alarm, in words; empty if there is none."""
 
     @property
     def known(self) -> list[Case]:
@@ -42,12 +39,33 @@ class EvidenceSnapshot:
         return list({case.rollout.id: case for case in [*self.first, *self.recent]}.values())
 
 
-def freeze(store: Store, cohort: str, *, due: int, since: int, hint: str = "") -> EvidenceSnapshot:
+@dataclass(frozen=True)
+class Evidence:
+    """Cases that the MRM is shown in one meta step."""
+
+    cases: tuple[Case, ...]
+    """The sample, in the order of selection."""
+    baseline: tuple[Case, ...] = ()
+    """Cases from the start of the run, for comparison; may have another rubric."""
+    hint: str = ""
+    """A monitor's alarm, in words; empty if there is none."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Prescreen labels by rollout id, where the prescreen ran."""
+    skipped: tuple[str, ...] = ()
+    """Cases that got no label, each with the reason."""
+
+
+def take_snapshot(
+    store: Store, cohort: str, *, due: int, since: int, hint: str = ""
+) -> EvidenceSnapshot:
     """Read what a meta step may look at.
 
     Args:
-        due: Update after which it is due.
-        since: The update after which the last one was due; 0 if there was none.
+        store: The run's store.
+        cohort: The cohort whose rubric may change.
+        due: Update after which the meta step is due.
+        since: Update after which the last one was due; 0 if there was none.
+        hint: A monitor's alarm, in words.
     """
     first = store.first_step(cohort) or 0
     return EvidenceSnapshot(
@@ -59,50 +77,43 @@ def freeze(store: Store, cohort: str, *, due: int, since: int, hint: str = "") -
     )
 
 
-async def choose(
-    frozen: EvidenceSnapshot,
+def choose(
+    snapshot: EvidenceSnapshot,
     selection: Selection,
-    model: MetaRewardModel,
-    parent: Rubric,
+    labels: Mapping[str, str],
+    skipped: tuple[str, ...] = (),
     *,
     seed: int,
     samples: int,
-    others: int,
-    earlier: int,
+    baseline_cases: int,
 ) -> Evidence:
-    """Sample the evidence; the same again from the same frozen cases.
+    """Sample the evidence; the same again from the same snapshot.
 
     Args:
-        selection: How `samples` cases are picked from the recent ones.
-        model: Labels all of them first, where the selection prescreens.
-        earlier: Cases of the first step that are shown for comparison.
-
-    Raises:
-        MetaStepError: The prescreen got no label at all.
+        snapshot: The cases to choose from.
+        selection: Picks `samples` of the recent cases.
+        labels: Prescreen labels by rollout id; empty where the selection needs none.
+        skipped: Cases that got no label, each with the reason.
+        seed: The run's random seed.
+        samples: Most cases to pick.
+        baseline_cases: Most cases of the first step to add for comparison.
     """
-    rng = seeded(seed, "evidence", frozen.cohort, frozen.due)
-    labels: dict[str, str] = {}
-    skipped: tuple[str, ...] = ()
-    if isinstance(selection, Prescreened):
-        labels, skipped = await model.prescreen_all(frozen.recent, parent, seed=frozen.due * 1000)
-        picked = selection.pick(frozen.recent, samples, rng, labels)
-    else:
-        picked = selection.pick(frozen.recent, samples, rng)
+    rng = seeded(seed, "evidence", snapshot.cohort, snapshot.due)
+    picked = selection.pick(snapshot.recent, samples, rng, labels)
     chosen = {case.rollout.id for case in picked}
-    pool = [case for case in frozen.first if case.rollout.id not in chosen]
-    rng = seeded(seed, "earlier", frozen.cohort, frozen.due)
+    pool = [case for case in snapshot.first if case.rollout.id not in chosen]
+    rng = seeded(seed, "earlier", snapshot.cohort, snapshot.due)
     return Evidence(
         cases=tuple(picked),
-        earlier=tuple(rng.sample(pool, min(earlier, len(pool)))),
-        others=others,
-        hint=frozen.hint,
+        baseline=tuple(rng.sample(pool, min(baseline_cases, len(pool)))),
+        hint=snapshot.hint,
         labels=labels,
         skipped=skipped,
     )
 
 
-def log_choices(store: Store, frozen: EvidenceSnapshot, evidence: Evidence, seed: int) -> None:
-    """Log each random choice with its result (DESIGN law 6)."""
-    for name, cases in (("evidence", evidence.cases), ("earlier", evidence.earlier)):
-        label = f"{name}:{frozen.cohort}" if frozen.cohort else name
-        store.log_event(label, frozen.due, seed, [case.rollout.id for case in cases])
+def log_choices(store: Store, snapshot: EvidenceSnapshot, evidence: Evidence, seed: int) -> None:
+    """Log each random choice with its result (law 6 of docs/design.md)."""
+    for name, cases in (("evidence", evidence.cases), ("earlier", evidence.baseline)):
+        label = f"{name}:{snapshot.cohort}" if snapshot.cohort else name
+        store.log_event(label, snapshot.due, seed, [case.rollout.id for case in cases])

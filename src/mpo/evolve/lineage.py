@@ -1,4 +1,4 @@
-"""Going back to an earlier rubric: a decision that no meta step leads to."""
+"""Return to an earlier rubric: a decision that no meta step leads to."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ def roll_back(
     figures: Mapping[str, float] | None = None,
     canary_failed: bool = False,
 ) -> Decision:
-    """Put an earlier rubric of the lineage back in force, as a decision of its own.
+    """Put an earlier rubric of the lineage back into effect, as a decision of its own.
 
     Args:
-        store: Of the run.
-        rubric_id: Of the rubric, or a unique beginning of it.
+        store: The run's store.
+        rubric_id: Id of the earlier rubric, or a unique beginning of it.
         n: Updates made so far.
-        reason: For the record.
+        reason: Reason for the record.
+        cohort: The cohort whose rubric changes.
         figures: Measurements for the record.
         canary_failed: Canaries failed under the head; it must not come back.
 
     Raises:
         StoreError: The store knows no such rubric.
-        ConfigError: It never was in force for this cohort, or is in force now.
+        ConfigError: The rubric never was in effect for this cohort, or is in effect now.
     """
     rubric = store.rubric(rubric_id)
     head = store.head(cohort)
     before = [d for d in store.lineage(cohort) if d.accepted and d.proposed == rubric.id]
     if not before or head is None or rubric == head:
-        why = "is in force already" if rubric == head else "never was in force"
+        why = "is in effect already" if rubric == head else "never was in effect"
         raise ConfigError(f"cannot roll back to {rubric.id}: it {why}")
     decision = Decision(
         step=n,

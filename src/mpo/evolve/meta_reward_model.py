@@ -1,4 +1,7 @@
-"""The stages of a meta step, and a whole one."""
+"""MetaRewardModel: the LLM that rewrites rubrics (the paper's senior instructor).
+
+Prescreen, analysis, refinement, merge and repair are one call each; `run` holds a whole meta step.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from ..records import Analysis, Case, Proposal, Refinement
 from ..rubric import Rubric
 from ..sanitize import clean, fence
 from ..task import Task
+from .evidence import Evidence
 from .mrm_answers import (
     ANALYSIS_FORMAT,
     ANALYSIS_SCHEMA,
@@ -24,13 +28,14 @@ from .mrm_answers import (
     RUBRIC_FORMAT,
     RUBRIC_SCHEMA,
     copies_example,
+    count_flags,
     read_answer,
     read_choice,
     read_guidelines,
     read_reasons,
     read_text,
 )
-from .mrm_cases import Evidence, render_case, render_cases
+from .mrm_cases import render_case, render_cases
 
 __all__ = ["MERGE_BUDGET_WORDS", "AnalysisMode", "MetaRewardModel", "PrescreenLabel"]
 
@@ -38,11 +43,11 @@ PrescreenLabel = Literal["good", "ok", "bad"]
 
 AnalysisMode = Literal["per_case", "joint"]
 """`per_case`: an analysis and a refinement of each case, and one merge. `joint`: one analysis of
-all cases and one refinement, no merge, as the paper does for math (notes/paper.md §1.7)."""
+all cases and one refinement, no merge, as the published code does for math."""
 
 MERGE_BUDGET_WORDS = 16_000
 """Words of proposals per merge call; above it they are merged in a tree, and none is dropped.
-The published code drops what exceeds 25,000/1.5 words (notes/paper.md §1.6)."""
+The published code drops what exceeds 25,000/1.5 words."""
 
 
 class MetaRewardModel:
@@ -51,10 +56,12 @@ class MetaRewardModel:
     Args:
         chat: The model that rewrites.
         task: Gives the prompts and the limits that no rubric may break.
-        secret: Key of the fences around what the policy or the RM wrote.
-        seed: Passed to servers that take one; each case gets its own offset.
+        secret: Key of the fences around texts by the policy or the RM.
+        seed: Random seed for servers that take one; each case gets its own offset.
+        temperature: Sampling temperature.
         max_tokens: Cap of one answer, in tokens.
         analysis: `per_case` or `joint`.
+        context_cases: Other cases of the sample that are shown beside each case.
         rationales: Show scores and rationales per criterion; the total only if False.
         merge_words: Most words of proposals in one merge call.
     """
@@ -69,6 +76,7 @@ class MetaRewardModel:
         temperature: float = 0.0,
         max_tokens: int = 4096,
         analysis: AnalysisMode = "per_case",
+        context_cases: int = 6,
         rationales: bool = True,
         merge_words: int = MERGE_BUDGET_WORDS,
     ) -> None:
@@ -79,19 +87,22 @@ class MetaRewardModel:
         self._temperature = temperature
         self._max_tokens = max_tokens
         self._analysis = analysis
+        self._context_cases = context_cases
         self._rationales = rationales
         self._merge_words = merge_words
 
     @property
     def model(self) -> str:
+        """Name of the chat model."""
         return self._chat.name
 
     @property
     def prompts_hash(self) -> str:
+        """Hash of the MRM's prompt templates."""
         return self._task.meta_hash
 
     def using(self, chat: Chat) -> MetaRewardModel:
-        """The same model asked through another chat (a meter, a budget)."""
+        """The same model behind another chat (a meter, a budget)."""
         other = copy.copy(self)
         other._chat = chat
         return other
@@ -99,7 +110,7 @@ class MetaRewardModel:
     # ------------------------------------------------------------------ the four stages
 
     async def prescreen(self, case: Case, rubric: Rubric, *, seed: int = 0) -> PrescreenLabel:
-        """Was the case graded as it deserves?
+        """Label the grading of a case: `good`, `ok` or `bad`.
 
         Raises:
             ChatError: No usable answer.
@@ -113,12 +124,12 @@ class MetaRewardModel:
         case: Case | Sequence[Case],
         rubric: Rubric,
         *,
-        others: Sequence[Case] = (),
-        earlier: Sequence[Case] = (),
+        context: Sequence[Case] = (),
+        baseline: Sequence[Case] = (),
         hint: str = "",
         seed: int = 0,
     ) -> Analysis:
-        """What did the scoring of the case, or of several, miss?
+        """Find what the scoring of a case, or of several, missed.
 
         Raises:
             ChatError: No usable answer.
@@ -126,8 +137,8 @@ class MetaRewardModel:
         cases = _several(case)
         values = {
             "case": self._shown(cases, rubric),
-            "others": self._beside(others, rubric),
-            "earlier": self._beside(earlier, rubric),
+            "others": self._beside(context, rubric),
+            "earlier": self._beside(baseline, rubric),
             "hint": self._hint(hint),
             "format": ANALYSIS_FORMAT,
         }
@@ -150,7 +161,7 @@ class MetaRewardModel:
         hint: str = "",
         seed: int = 0,
     ) -> Proposal:
-        """A rubric that would have graded the case, or several, rightly.
+        """Propose a rubric that would have graded the case, or several, rightly.
 
         Raises:
             ChatError: No usable answer, or an answer that is no rubric.
@@ -167,7 +178,7 @@ class MetaRewardModel:
     async def merge(
         self, proposals: Sequence[Proposal], rubric: Rubric, *, seed: int = 0
     ) -> Proposal:
-        """One rubric out of several; in a tree where they exceed `merge_words`.
+        """Merge several rubrics into one; in a tree where they exceed `merge_words`.
 
         Raises:
             ChatError: No usable answer, or an answer that is no rubric.
@@ -206,23 +217,32 @@ class MetaRewardModel:
         return await self._propose("merge", proposals[0].rollout_id, rubric, values, seed)
 
     async def repair(
-        self, proposal: Proposal, findings: Sequence[str], rubric: Rubric, *, seed: int = 0
-    ) -> Proposal:
-        """The proposal without the faults that were found in it.
+        self, refinement: Refinement, findings: Sequence[str], rubric: Rubric, *, seed: int = 0
+    ) -> Refinement:
+        """The refinement with a rubric that has none of the faults found in it.
 
         Args:
-            findings: One line each. They quote the proposal, so they are fenced like it.
-            rubric: In force.
+            refinement: The proposal with its faults.
+            findings: One line each. They quote the proposal, so they are fenced too.
+            rubric: The head.
+            seed: Random seed for servers that take one.
 
         Raises:
             ChatError: No usable answer, or an answer that is no rubric.
         """
-        words = f"{proposal.rubric.to_markdown()}\nReasons: {proposal.reasons}"
+        words = f"{refinement.rubric.to_markdown()}\nReasons: {refinement.reasons}"
         values = {
             "proposal": self._fenced(words, "PROPOSAL"),
             "findings": self._fenced("\n".join(f"- {line}" for line in findings), "FINDINGS"),
         }
-        return await self._propose("repair", proposal.rollout_id, rubric, values, seed)
+        proposal = await self._propose("repair", "", rubric, values, seed)
+        return refinement.model_copy(
+            update={
+                "rubric": proposal.rubric,
+                "reasons": proposal.reasons,
+                "injection_flags": proposal.injection_flags,
+            }
+        )
 
     # ------------------------------------------------------------------ a whole meta step
 
@@ -231,12 +251,12 @@ class MetaRewardModel:
     ) -> tuple[dict[str, str], tuple[str, ...]]:
         """Labels by rollout id, and the cases that got none, with the reason.
 
-        A case that a rule decided is not asked about: no rubric graded it.
+        A case that a rule decided is left out: no rubric graded it.
 
         Raises:
-            MetaStepError: Not one label could be had.
+            MetaStepError: No case got a label.
         """
-        asked = [case for case in cases if case.judgement.rule is None]
+        graded = [case for case in cases if case.judgement.rule is None]
 
         async def label(number: int, case: Case) -> str:
             try:
@@ -244,15 +264,15 @@ class MetaRewardModel:
             except ChatError as error:
                 return f"rollout {case.rollout.id}: prescreen: {error}"
 
-        answers = await asyncio.gather(*(label(n, case) for n, case in enumerate(asked)))
+        answers = await asyncio.gather(*(label(n, case) for n, case in enumerate(graded)))
         labels = {
             case.rollout.id: answer
-            for case, answer in zip(asked, answers, strict=True)
+            for case, answer in zip(graded, answers, strict=True)
             if answer in ("good", "ok", "bad")
         }
         skipped = tuple(answer for answer in answers if answer not in ("good", "ok", "bad"))
-        if asked and not labels:
-            raise MetaStepError(f"none of {len(asked)} cases could be prescreened: {skipped[0]}")
+        if graded and not labels:
+            raise MetaStepError(f"none of {len(graded)} cases could be prescreened: {skipped[0]}")
         return labels, skipped
 
     async def run(self, evidence: Evidence, rubric: Rubric, *, seed: int = 0) -> Refinement:
@@ -267,25 +287,25 @@ class MetaRewardModel:
         if not evidence.cases:
             if evidence.labels:
                 raise MetaStepError(
-                    f"the prescreen found nothing to mend: {len(evidence.labels)} gradings are good"
+                    f"the prescreen found nothing to fix: {len(evidence.labels)} gradings are good"
                 )
             raise MetaStepError("no evidence: no scored rollout since the last meta step")
         if self._analysis == "joint":
             return await self._run_joint(evidence, rubric, seed)
-        outcomes = await asyncio.gather(
+        results = await asyncio.gather(
             *(self._one(evidence, n, rubric, seed) for n in range(len(evidence.cases)))
         )
-        analyses = tuple(o[0] for o in outcomes if not isinstance(o, str))
-        proposals = tuple(o[1] for o in outcomes if not isinstance(o, str))
-        skipped = tuple(o for o in outcomes if isinstance(o, str))
+        analyses = tuple(r[0] for r in results if not isinstance(r, str))
+        proposals = tuple(r[1] for r in results if not isinstance(r, str))
+        skipped = tuple(r for r in results if isinstance(r, str))
         if not proposals:
-            raise MetaStepError(f"none of {len(outcomes)} cases led to a proposal: {skipped[0]}")
+            raise MetaStepError(f"none of {len(results)} cases led to a proposal: {skipped[0]}")
         merged = await self.merge(proposals, rubric, seed=seed)
         return self._refinement(evidence, merged, analyses, proposals, skipped)
 
     async def _run_joint(self, evidence: Evidence, rubric: Rubric, seed: int) -> Refinement:
         analysis = await self.analyze(
-            evidence.cases, rubric, earlier=evidence.earlier, hint=evidence.hint, seed=seed
+            evidence.cases, rubric, baseline=evidence.baseline, hint=evidence.hint, seed=seed
         )
         proposal = await self.refine(
             evidence.cases, analysis, rubric, hint=evidence.hint, seed=seed
@@ -295,14 +315,15 @@ class MetaRewardModel:
     def _refinement(
         self,
         evidence: Evidence,
-        outcome: Proposal,
+        proposal: Proposal,
         analyses: tuple[Analysis, ...],
         proposals: tuple[Proposal, ...],
         skipped: tuple[str, ...],
     ) -> Refinement:
         return Refinement(
-            rubric=outcome.rubric,
-            reasons=outcome.reasons,
+            rubric=proposal.rubric,
+            reasons=proposal.reasons,
+            injection_flags=proposal.injection_flags,
             evidence=tuple(case.rollout.id for case in evidence.cases),
             labels=evidence.labels,
             analyses=analyses,
@@ -318,13 +339,13 @@ class MetaRewardModel:
         cases = evidence.cases
         case = cases[number]
         # The next cases in the (random) order of selection: every case is seen equally often.
-        others = [*cases[number + 1 :], *cases[:number]][: evidence.others]
+        context = [*cases[number + 1 :], *cases[:number]][: self._context_cases]
         try:
             analysis = await self.analyze(
                 case,
                 rubric,
-                others=others,
-                earlier=evidence.earlier,
+                context=context,
+                baseline=evidence.baseline,
                 hint=evidence.hint,
                 seed=seed + number,
             )
@@ -352,7 +373,12 @@ class MetaRewardModel:
         reasons = read_text(answer, "reasons")
         # A sound rubric is not lost because its author copied the example here even twice.
         reasons = "" if copies_example(reasons) else reasons
-        return Proposal(rollout_id=rollout_id, rubric=proposed, reasons=reasons)
+        return Proposal(
+            rollout_id=rollout_id,
+            rubric=proposed,
+            reasons=reasons,
+            injection_flags=count_flags(answer),
+        )
 
     async def _ask(
         self,

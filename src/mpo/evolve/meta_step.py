@@ -1,90 +1,98 @@
-"""One meta step: from frozen evidence to a ruling, and the thread that it may run in.
+"""One meta step: from a snapshot of the evidence to a result.
 
-    refine (MRM) → lint → repair once (MRM) → gate (RM) → scale
+    prescreen (MRM) → analyze, refine, merge (MRM) → lint → repair once (MRM) → gate (RM) → scale
 
-A meta step writes nothing: `EvolvingReward.step` turns its outcome into a decision. So it may run
-while training goes on, be given up, or be done again from the same evidence.
+A meta step writes nothing: `EvolvingReward.step` turns its result into a decision. So it may run
+while training goes on, be given up, or run again from the same evidence.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from ..chat import Chat
+from ..chat import Chat, Metered
 from ..errors import ChatError, MetaStepError
 from ..judge import RewardModel
-from ..judge.injection_flags import RubricWatch
+from ..judge.injection_flags import flag_phrases
 from ..judge.scale import Scale, jump, normalized
-from ..records import Case, Proposal, Refinement, ScaleMap, Usage
+from ..records import Case, Refinement, ScaleMap, Usage
 from ..rubric import Rubric
 from ..task import Task
+from .evidence import Evidence, EvidenceSnapshot, choose
 from .gate import Gate, ProbeScorer
 from .lint import Finding, has_errors, lint, missing_criteria
 from .meta_reward_model import MetaRewardModel
-from .mrm_cases import Evidence
+from .options import Evolve
 
-__all__ = ["Background", "MetaStep", "Outcome"]
+__all__ = ["MetaStep", "MetaStepResult", "PendingMetaStep"]
 
 SUSPECT = ("grader_directed", "control_string", "url")
-"""Warnings that the MRM is asked to mend all the same: what a rubric says to its grader came from a
-text that it was written on, or from a model that was talked round."""
+"""Warnings that the MRM is asked to fix all the same: words to the grader in a rubric come from a
+text that it was written on, or from a model that fell for one."""
 
-T = TypeVar("T")
+
+@dataclass
+class MetaStepResult:
+    """Result of one meta step. It is filled on the way: a failure keeps what came before it."""
+
+    accepted: bool = False
+    reason: str = ""
+    evidence: Evidence | None = None
+    """Cases that the MRM saw; None where the choice itself failed."""
+    refinement: Refinement | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    """Measurements of lint, gate and scale, by name."""
+    findings: tuple[str, ...] = ()
+    """Lint's findings in the proposal, one line each."""
+    scale_map: ScaleMap | None = None
+    """Map of the proposal, where it was accepted and the scale fits one."""
+    usage: Usage = field(default_factory=Usage)
+    """Usage of the MRM, failed calls that were billed included."""
+    rm_usage: Usage = field(default_factory=Usage)
+    """Usage of the RM by gate and scale."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a meta step came to."""
+class PendingMetaStep:
+    """A meta step that has begun and is not decided yet."""
 
-    accepted: bool
-    reason: str
-    refinement: Refinement | None = None
-    evidence: Evidence | None = None
-    """What the MRM saw; None where the choice itself failed."""
-    figures: dict[str, float] = field(default_factory=dict)
-    """Of lint, gate and scale, by name."""
-    scale_map: ScaleMap | None = None
-    """Map of the proposal, where it was accepted and the scale needs one."""
-    findings: tuple[str, ...] = ()
-    """What lint found in the proposal that was ruled on, one line each."""
-    usage: Usage = field(default_factory=Usage)
-    """Of the MRM, failed calls that were billed included."""
-    rm_usage: Usage = field(default_factory=Usage)
-    """Of the RM, asked by gate and scale."""
+    snapshot: EvidenceSnapshot
+    parent: Rubric
+    """The head when the meta step was due."""
+    work: Future[MetaStepResult] | Coroutine[Any, Any, MetaStepResult]
+    """A future in the background; a coroutine where the caller waits at once."""
 
+    async def wait(self) -> MetaStepResult:
+        """The result, from any event loop."""
+        if isinstance(self.work, Future):
+            return await asyncio.wrap_future(self.work)
+        return await self.work
 
-@dataclass
-class _Draft:
-    """What a meta step has so far; a failure keeps what came before it."""
-
-    meter: RubricWatch
-    evidence: Evidence | None = None
-    refinement: Refinement | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    scale_map: ScaleMap | None = None
-    findings: tuple[str, ...] = ()
-    asked: Usage = field(default_factory=Usage)
-    """Usage of the RM, by gate and scale."""
+    def give_up(self) -> None:
+        """End the work; it can begin again from the same snapshot."""
+        if isinstance(self.work, Future):
+            self.work.cancel()
+        else:
+            self.work.close()
 
 
-@dataclass
+@dataclass(frozen=True)
 class MetaStep:
-    """Runs meta steps.
+    """Runs one meta step.
 
     Args:
         task: Gives the limits that lint checks against.
-        chat: The MRM's, unmetered.
+        chat: The MRM's chat; its usage is counted here.
         model: Rewrites the rubric.
-        reward_model: Asked for the anchors, and by the gate.
-        gate: Rules on proposals.
-        scale: Of the run.
-        checks: Lint proposals, have the MRM mend one with faults once, and refuse what has errors
-            even then.
+        reward_model: Scores probes and anchors.
+        gate: Decides on the proposal.
+        scale: The run's scale.
+        evolve: Selection, sample sizes and lint.
+        seed: The run's random seed.
     """
 
     task: Task
@@ -93,74 +101,78 @@ class MetaStep:
     reward_model: RewardModel
     gate: Gate
     scale: Scale
-    checks: bool = True
-    head_map: ScaleMap | None = None
-    """The head's map, for the scale."""
+    evolve: Evolve
+    seed: int = 0
 
     async def run(
-        self,
-        choice: Callable[[MetaRewardModel], Awaitable[Evidence]],
-        parent: Rubric,
-        known: Sequence[Case],
-        *,
-        seed: int,
-    ) -> Outcome:
-        """From evidence to a ruling. A failure of a model is an outcome, not an error.
+        self, snapshot: EvidenceSnapshot, parent: Rubric, scale_map: ScaleMap | None = None
+    ) -> MetaStepResult:
+        """From evidence to a result. A model's failure is a result, not an error.
 
         Args:
-            choice: Picks the evidence; may ask the model that it is given (the prescreen).
-            parent: The rubric in force.
-            known: Recent and early cases, for the gate.
-            seed: Of the model calls.
+            snapshot: Recent and first cases.
+            parent: The head.
+            scale_map: The head's map; None where nothing was fitted.
 
         Raises:
             StoreError: A cache in the store cannot be read or written.
             BudgetError: The budget is spent.
         """
-        draft = _Draft(RubricWatch(self.chat))
+        result, meter = MetaStepResult(), Metered(self.chat)
         try:
-            accepted, reason = await self._rule(draft, choice, parent, known, seed)
+            await self._run(result, self.model.using(meter), snapshot, parent, scale_map)
         except (ChatError, MetaStepError) as error:
-            accepted, reason = False, f"the meta step failed: {error}"
-        return Outcome(
-            accepted=accepted,
-            reason=reason,
-            refinement=draft.refinement,
-            evidence=draft.evidence,
-            figures=draft.figures,
-            scale_map=draft.scale_map,
-            findings=draft.findings,
-            usage=draft.meter.usage,
-            rm_usage=draft.asked,
-        )
+            result.accepted, result.reason = False, f"the meta step failed: {error}"
+        result.usage = meter.usage
+        return result
 
-    async def _rule(
+    async def _run(
         self,
-        draft: _Draft,
-        choice: Callable[[MetaRewardModel], Awaitable[Evidence]],
+        result: MetaStepResult,
+        model: MetaRewardModel,
+        snapshot: EvidenceSnapshot,
         parent: Rubric,
-        known: Sequence[Case],
-        seed: int,
-    ) -> tuple[bool, str]:
-        model = self.model.using(draft.meter)
-        draft.evidence = evidence = await choice(model)
-        draft.refinement = await model.run(evidence, parent, seed=seed)
-        draft.refinement, found = await self._mended(
-            model, draft.refinement, evidence, parent, seed
+        scale_map: ScaleMap | None,
+    ) -> None:
+        seed = snapshot.due * 1000
+        result.evidence = evidence = await self._choose(model, snapshot, parent, seed)
+        result.refinement = await model.run(evidence, parent, seed=seed)
+        result.refinement, findings = await self._repaired(
+            model, result.refinement, evidence, parent, seed
         )
-        draft.findings = tuple(str(finding) for finding in found)
-        draft.figures |= _counts(found) | draft.meter.figures(draft.refinement.rubric)
-        if has_errors(found):
-            return False, f"refused by lint: {next(f for f in found if f.severity == 'error')}"
-        ruling = await self.gate.check(parent, draft.refinement, known)
-        draft.figures |= ruling.figures
-        draft.asked = draft.asked + ruling.usage
-        if ruling.accepted:
-            usage = await self._scaled(draft, parent, draft.refinement.rubric, known)
-            draft.asked = draft.asked + usage
-        return ruling.accepted, ruling.reason
+        result.findings = tuple(map(str, findings))
+        result.figures |= _counts(findings) | _flags(result.refinement)
+        if has_errors(findings):
+            error = next(f for f in findings if f.severity == "error")
+            result.reason = f"refused by lint: {error}"
+            return
+        known = snapshot.known
+        answer = await self.gate.check(parent, result.refinement, known)
+        result.figures |= answer.figures
+        result.rm_usage += answer.usage
+        if answer.accepted:
+            await self._fit_scale(result, parent, result.refinement.rubric, known, scale_map)
+        result.accepted, result.reason = answer.accepted, answer.reason
 
-    async def _mended(
+    async def _choose(
+        self, model: MetaRewardModel, snapshot: EvidenceSnapshot, parent: Rubric, seed: int
+    ) -> Evidence:
+        selection = self.evolve.make_selection()
+        labels: dict[str, str] = {}
+        skipped: tuple[str, ...] = ()
+        if selection.needs_labels:
+            labels, skipped = await model.prescreen_all(snapshot.recent, parent, seed=seed)
+        return choose(
+            snapshot,
+            selection,
+            labels,
+            skipped,
+            seed=self.seed,
+            samples=self.evolve.samples,
+            baseline_cases=self.evolve.baseline_cases,
+        )
+
+    async def _repaired(
         self,
         model: MetaRewardModel,
         refinement: Refinement,
@@ -168,37 +180,31 @@ class MetaStep:
         parent: Rubric,
         seed: int,
     ) -> tuple[Refinement, list[Finding]]:
-        """The proposal, or what the MRM made of it when shown its faults, with what lint finds.
+        """The proposal, or the MRM's repair of it, with lint's findings.
 
-        Words to the grader, links and control strings are shown to it too. They are warnings: they
+        The MRM is shown words to the grader, links and control strings too. They are warnings: they
         refuse nothing. A repair that fails, breaks something or loses a criterion that had no fault
         is not taken: the proposal stays as it was.
         """
-        if not self.checks:
+        if not self.evolve.lint:
             return refinement, []
-        found = self._lint(refinement, parent, evidence)
-        faults = [str(f) for f in found if f.severity == "error" or f.code in SUSPECT]
+        findings = self._lint(refinement, parent, evidence)
+        faults = [str(f) for f in findings if f.severity == "error" or f.code in SUSPECT]
         if not faults:
-            return refinement, found
-        broken = Proposal(
-            rollout_id=refinement.evidence[0] if refinement.evidence else "",
-            rubric=refinement.rubric,
-            reasons=refinement.reasons,
-        )
+            return refinement, findings
         try:
-            mended = await model.repair(broken, faults, parent, seed=seed + 1)
+            repaired = await model.repair(refinement, faults, parent, seed=seed + 1)
         except ChatError:
-            if has_errors(found):
+            if has_errors(findings):
                 raise
-            return refinement, found
-        after = refinement.model_copy(update={"rubric": mended.rubric, "reasons": mended.reasons})
-        left = self._lint(after, parent, evidence)
-        worse = has_errors(left) and not has_errors(found)
-        faulty = {f.criterion for f in found if f.severity == "error" or f.code in SUSPECT}
+            return refinement, findings
+        left = self._lint(repaired, parent, evidence)
+        worse = has_errors(left) and not has_errors(findings)
+        faulty = {f.criterion for f in findings if f.severity == "error" or f.code in SUSPECT}
         sound = [c for n, c in enumerate(refinement.rubric.criteria, start=1) if n not in faulty]
-        if worse or missing_criteria(sound, after.rubric):
-            return refinement, found
-        return after, left
+        if worse or missing_criteria(sound, repaired.rubric):
+            return refinement, findings
+        return repaired, left
 
     def _lint(self, refinement: Refinement, parent: Rubric, evidence: Evidence) -> list[Finding]:
         return lint(
@@ -209,27 +215,32 @@ class MetaStep:
             reasons=refinement.reasons,
         )
 
-    async def _scaled(
-        self, draft: _Draft, parent: Rubric, rubric: Rubric, known: Sequence[Case]
-    ) -> Usage:
+    async def _fit_scale(
+        self,
+        result: MetaStepResult,
+        parent: Rubric,
+        rubric: Rubric,
+        known: Sequence[Case],
+        previous: ScaleMap | None,
+    ) -> None:
         """Fit the map that keeps the anchors' reward through the switch, where the scale asks."""
         anchors = self.scale.anchors(known)
-        panel = ProbeScorer(self.reward_model, self.task, normalized)
-        panel.know(anchors, parent)
+        scorer = ProbeScorer(self.reward_model, self.task, normalized)
+        scorer.know(anchors, parent)
         texts = [case.rollout for case in anchors]
-        before, after = await panel.scores(texts, parent), await panel.scores(texts, rubric)
-        old = self.head_map if self.head_map is not None else ScaleMap()
-        new = draft.scale_map = self.scale.refit(before, after, self.head_map)
+        before, after = await scorer.scores(texts, parent), await scorer.scores(texts, rubric)
+        old = previous if previous is not None else ScaleMap()
+        new = result.scale_map = self.scale.refit(before, after, previous)
+        result.rm_usage += scorer.usage
         if new is not None:
-            draft.figures |= jump(
+            result.figures |= jump(
                 [None if reward is None else old(reward) for reward in before],
                 [None if reward is None else new(reward) for reward in after],
             )
-        return panel.usage
 
 
 def _counts(findings: Sequence[Finding]) -> dict[str, float]:
-    """`lint.<code>` → how often; empty where nothing was found."""
+    """Number of findings by `lint.<code>`; empty where there are none."""
     counts: dict[str, float] = {}
     for finding in findings:
         name = f"lint.{finding.code}"
@@ -237,30 +248,12 @@ def _counts(findings: Sequence[Finding]) -> dict[str, float]:
     return counts
 
 
-class Background:
-    """A thread with an event loop of its own, started on first use.
-
-    A trainer's loop may live only as long as one call, and a meta step outlives several: it needs
-    a loop that nobody else closes. Not carried over by pickling or forking; the copy starts anew.
-    """
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[Background], tuple[()]]:
-        return Background, ()
-
-    @property
-    def started(self) -> bool:
-        return self._loop is not None
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start work; the future may be awaited from any loop with `asyncio.wrap_future`."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="mpo-meta-step", daemon=True
-                ).start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+def _flags(refinement: Refinement) -> dict[str, float]:
+    """Signs of an injection by `flag.<kind>`: in the MRM's answer before it was cleaned, and in the
+    proposal's words."""
+    # Not its Markdown, whose headings are what a forged rubric looks like.
+    texts = [refinement.rubric.title]
+    for criterion in refinement.rubric.criteria:
+        texts += [criterion.name, criterion.text, *(level.text for level in criterion.levels)]
+    flags = {**refinement.injection_flags, **flag_phrases("\n\n".join(texts))}
+    return {f"flag.{kind}": float(count) for kind, count in flags.items()}

@@ -1,4 +1,4 @@
-"""The shapes of the MRM's answers, and reading them strictly.
+"""Format of the MRM's answers, and reading them strictly.
 
 A `*_FORMAT` shows the model an example whose texts are descriptions of what belongs there. Small
 models copy them word for word; such a text says nothing, so it counts as no answer.
@@ -7,7 +7,7 @@ models copy them word for word; such a text says nothing, so it counts as no ans
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from pydantic import ValidationError
@@ -27,6 +27,7 @@ __all__ = [
     "RUBRIC_FORMAT",
     "RUBRIC_SCHEMA",
     "copies_example",
+    "count_flags",
     "read_answer",
     "read_choice",
     "read_guidelines",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 MAX_SCORE_SPAN = 100
-"""Widest closed set that a proposal may ask for, highest minus lowest."""
+"""Widest closed set of scores that a proposal may have, highest minus lowest."""
 
 
 def _object(title: str, **properties: Any) -> Schema:
@@ -115,8 +116,24 @@ _PLACEHOLDERS = frozenset(
 
 
 def copies_example(text: str) -> bool:
-    """True if the text is a placeholder of the format's own example, whatever is around it."""
+    """True for a placeholder of the format's own example, whatever punctuation is around it."""
     return re.sub(r"^\W+|\W+$", "", text).lower() in _PLACEHOLDERS
+
+
+def count_flags(answer: Mapping[str, Any]) -> dict[str, int]:
+    """Signs of an injection in all texts of an answer, by kind, before reading cleans them."""
+    return clean("\n".join(_strings(answer))).flags
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
 
 
 def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
@@ -132,7 +149,7 @@ def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> 
 
 
 def read_text(answer: Mapping[str, Any], key: str) -> str:
-    """A text, cleaned: what a model wrote is shown to a model again, and to people.
+    """A text, cleaned: models and people will read it.
 
     Raises:
         ChatReplyError: No text.

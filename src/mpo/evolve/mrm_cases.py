@@ -1,35 +1,16 @@
-"""What a meta step looks at, and how a case is shown to the MRM."""
+"""How cases are shown to the MRM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from ..records import Case, Judgement
 from ..rubric import Rubric
 
-__all__ = ["Evidence", "render_case", "render_cases"]
+__all__ = ["render_case", "render_cases"]
 
 Fence = Callable[[str, str], str]
-"""Text and label to a fenced block."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What one meta step looks at."""
-
-    cases: tuple[Case, ...]
-    """The sample, in the order of selection."""
-    earlier: tuple[Case, ...] = ()
-    """From the start of the run, for comparison; may have been scored under another rubric."""
-    others: int = 6
-    """Cases of the sample that are shown beside each case."""
-    hint: str = ""
-    """A monitor's alarm, in words; empty if none."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Prescreen labels by rollout id, where the prescreen ran."""
-    skipped: tuple[str, ...] = ()
-    """Cases that got no label, each with the reason."""
+"""Function from text and label to a fenced block."""
 
 
 def render_cases(cases: Sequence[Case], show: Callable[[Case], str]) -> str:
@@ -44,11 +25,11 @@ def render_cases(cases: Sequence[Case], show: Callable[[Case], str]) -> str:
 def render_case(
     case: Case, rubric: Rubric, fence: Fence, *, reference: str, rationales: bool
 ) -> str:
-    """One case as the MRM reads it. Rationales quote the policy: they are fenced like it.
+    """One case as the MRM reads it. Rationales quote the policy, so they are fenced too.
 
     Args:
         case: The case.
-        rubric: The rubric in force; the case may have been scored under another.
+        rubric: The head; the case may have been scored under another rubric.
         fence: Puts bounds around untrusted text.
         reference: Reference solution; empty where the task has none.
         rationales: Show scores and rationales per criterion; else the total only.

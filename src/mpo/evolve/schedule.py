@@ -1,4 +1,4 @@
-"""Schedule: when a meta step is due, and which rollouts it looks at."""
+"""When a meta step is due (`Schedule`), and which rollouts it looks at (`Selection`)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def seeded(seed: int, *names: object) -> random.Random:
 
 
 class Schedule(Protocol):
-    """Says when the rubric may change."""
+    """Decides when the rubric may change."""
 
     def due(self, step: int) -> bool:
-        """Whether a meta step follows the `step`-th update (1-based)."""
+        """True if a meta step follows the `step`-th update (1-based)."""
         ...
 
 
@@ -53,37 +53,57 @@ class Every:
 
 
 class Never:
-    """The fixed arm: the seed rubric stays in force."""
+    """No meta step: the seed rubric stays in effect."""
 
     def due(self, step: int) -> bool:
         return False
 
 
 class Selection(Protocol):
-    """Picks evidence."""
+    """Picks evidence. Subclass it for a selection of your own."""
 
-    def pick(self, cases: Sequence[Case], n: int, rng: random.Random) -> list[Case]:
-        """At most `n` of the cases, each once; fewer if there are fewer."""
+    needs_labels: bool = False
+    """The MRM prescreens all cases first: one call for each."""
+
+    def pick(
+        self, cases: Sequence[Case], n: int, rng: random.Random, labels: Mapping[str, str]
+    ) -> list[Case]:
+        """Pick at most `n` of the cases, each once; fewer if there are fewer.
+
+        Args:
+            cases: The rollouts since the last meta step, scored.
+            n: Most cases to pick.
+            rng: Source of every random choice, so that a resumed run picks the same.
+            labels: `good`, `ok` or `bad` by rollout id, for cases that the MRM prescreened; empty
+                unless `needs_labels`.
+        """
         ...
 
 
-class Uniform:
+class Uniform(Selection):
     """Uniformly without replacement (paper §2.3)."""
 
-    def pick(self, cases: Sequence[Case], n: int, rng: random.Random) -> list[Case]:
+    def pick(
+        self, cases: Sequence[Case], n: int, rng: random.Random, labels: Mapping[str, str]
+    ) -> list[Case]:
         return rng.sample(list(cases), min(n, len(cases)))
 
 
-class Stratified:
-    """Equal shares from thirds by reward, as the paper's math task does (notes/paper.md §1.7).
+class Stratified(Selection):
+    """Equal shares from thirds by reward, as the published code does for math.
 
-    A third that is too small is filled up from the rest, so that `n` come out where `n` exist.
+    A third that is too small is filled up from the rest: `n` cases are picked where `n` exist.
+
+    Args:
+        strata: Number of parts of equal size.
     """
 
     def __init__(self, strata: int = 3) -> None:
         self.strata = strata
 
-    def pick(self, cases: Sequence[Case], n: int, rng: random.Random) -> list[Case]:
+    def pick(
+        self, cases: Sequence[Case], n: int, rng: random.Random, labels: Mapping[str, str]
+    ) -> list[Case]:
         def key(case: Case) -> tuple[float, str]:
             reward = case.judgement.normalized_reward
             return (-1.0 if reward is None else reward, case.rollout.id)
@@ -103,30 +123,23 @@ class Stratified:
         return picked
 
 
-class Prescreened:
-    """What the prescreen finds worth a look: cases labelled bad first, then ok.
+class Prescreened(Selection):
+    """Cases whose grading the MRM labels bad first, then those labelled ok.
 
-    The MRM labels all cases before (`MetaRewardModel.prescreen_all`); without labels it picks
-    nothing, or with `fill` uniformly.
-
-    The published code has it, switched off, and takes too few where little is bad
-    (notes/reference.md D14).
+    The published code has a prescreen too, switched off; it takes too few where little is bad.
 
     Args:
-        fill: Take the rest uniformly from all others, so that `n` come out where `n` exist.
+        fill: Take the rest uniformly from all others: `n` cases are picked where `n` exist.
     """
+
+    needs_labels = True
 
     def __init__(self, fill: bool = False) -> None:
         self.fill = fill
 
     def pick(
-        self,
-        cases: Sequence[Case],
-        n: int,
-        rng: random.Random,
-        labels: Mapping[str, str] | None = None,
+        self, cases: Sequence[Case], n: int, rng: random.Random, labels: Mapping[str, str]
     ) -> list[Case]:
-        labels = labels or {}
         picked: list[Case] = []
         for wanted in (("bad",), ("ok",), ("good", None)):
             if wanted[0] == "good" and not self.fill:
@@ -142,4 +155,4 @@ SELECTIONS: Mapping[str, Callable[[], Selection]] = {
     "prescreen": Prescreened,
     "prescreen+uniform": lambda: Prescreened(fill=True),
 }
-"""By the name in a config."""
+"""Selections by the name in a config."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
 from ..chat import Schema
@@ -37,7 +38,7 @@ def render_criteria(rubric: Rubric, criteria: Keyed | None = None) -> str:
         rubric: Gives the title.
         criteria: Only these, in this order; all if None.
     """
-    parts = [render_criterion(*keyed) for keyed in criteria or rubric.keyed]
+    parts = starmap(render_criterion, criteria or rubric.keyed)
     return "\n\n".join([f"# {rubric.title}", *parts])
 
 
@@ -52,9 +53,9 @@ def render_criterion(key: str, criterion: Criterion) -> str:
 
 def judgement_format(criteria: Keyed) -> str:
     """The answer's shape in words: some servers ignore the schema in silence."""
-    keys = ", ".join(f'"{key}"' for key, _ in criteria)
+    keys = '", "'.join(dict(criteria))
     return (
-        f"Answer with one JSON object and nothing else. Its keys are exactly: {keys}. "
+        f'Answer with one JSON object and nothing else. Its keys are exactly: "{keys}". '
         'Each value is an object {"rationale": "one sentence", "score": an allowed integer}.'
     )
 
@@ -65,7 +66,7 @@ def judgement_schema(criteria: Keyed) -> Schema:
         "title": "judgement",
         "type": "object",
         "additionalProperties": False,
-        "required": [key for key, _ in criteria],
+        "required": list(dict(criteria)),
         "properties": {key: _criterion_schema(criterion) for key, criterion in criteria},
     }
 
@@ -147,7 +148,7 @@ def parse_judgement(text: str, criteria: Keyed) -> tuple[CriterionScore, ...]:
             half-answered rubric is unscored as a whole.
     """
     answer = parse_json(text)
-    _check_keys(answer, [key for key, _ in criteria])
+    _check_keys(answer, list(dict(criteria)))
     return tuple([_scored(key, criterion, answer[key]) for key, criterion in criteria])
 
 

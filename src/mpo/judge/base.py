@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import Any, Protocol, TypeVar
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar, cast
 
 from ..chat import Chat, ChatRequest, Message, Metered, Schema, require_complete
 from ..errors import ChatError, ChatReplyError
@@ -107,14 +107,16 @@ class Grader:
         self._rm = task.spec.rm
         self._secret = secret
         self._seed = seed
-        self._values = {"task": task.spec.description, "limits": task.spec.limits}
+        self._values = {
+            "task": task.spec.description,
+            "limits": task.spec.limits,
+            "reference": fence("", secret=secret, label="REFERENCE"),
+        }
 
-    @property
-    def model(self) -> str:
-        return self._chat.name
+        self.model = chat.name
+        self.template_hash = self._template_hash()
 
-    @cached_property
-    def template_hash(self) -> str:
+    def _template_hash(self) -> str:
         prompts = [self._task.prompts[kind].hash for kind in self.kinds]
         # These change the questions, too: judgements that were asked for otherwise are others.
         knobs = [self._rm.criteria_per_call, self._rm.shuffle]
@@ -131,7 +133,7 @@ class Grader:
             scores = await self._scores(meter, rollout, rubric, self._fill(rollout, response.text))
         except ChatError as error:
             return JudgeResult(unscored=str(error), usage=meter.usage)
-        ordered = tuple([scores[key] for key in rubric.criterion_ids])
+        ordered = tuple(map(scores.__getitem__, rubric.criterion_ids))
         return JudgeResult(scores=ordered, usage=meter.usage)
 
     async def _scores(
@@ -163,17 +165,18 @@ class Grader:
 
     def _fill(self, rollout: Rollout, response: str) -> dict[str, str]:
         """Values of the placeholders that all prompts may have."""
-        reference = self._task.reference(rollout.columns)
-        return {
+        values = {
             **self._values,
             "prompt": _fenced_prompt(rollout.prompt, self._secret, "PROMPT"),
             "response": fence(response, secret=self._secret, label="RESPONSE"),
-            "reference": _fenced_prompt(reference, self._secret, "REFERENCE"),
         }
+        if self._task.spec.dataset.reference_column is not None:
+            reference = self._task.reference(rollout.columns)
+            values["reference"] = _fenced_prompt(reference, self._secret, "REFERENCE")
+        return values
 
     def _filled(self, kind: str, values: Mapping[str, str]) -> list[Message]:
-        messages = self._task.prompts[kind].messages(values)
-        return [Message(role=m["role"], content=m["content"]) for m in messages]
+        return cast(list[Message], self._task.prompts[kind].messages(values))
 
     async def _ask(
         self,

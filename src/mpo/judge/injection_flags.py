@@ -15,24 +15,19 @@ nothing: the fence holds whatever they are meant to do, and what is invisible is
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-from ..chat import ChatRequest, Completion, Metered
-from ..rubric import Rubric
-from ..sanitize import Cleaned, clean
+from ..sanitize import Cleaned
 
 __all__ = [
     "HOSTILE",
     "PENALTY",
     "REFUSED",
     "OnInjection",
-    "RubricWatch",
     "find_injection_flags",
     "flag_phrases",
     "hostile",
@@ -69,56 +64,6 @@ def hostile(flags: Mapping[str, int]) -> bool:
 def penalized(reward: float, floor: float, top: float) -> float:
     """A hostile text's reward: less by `PENALTY` of the span, and never below the floor."""
     return max(floor, reward - PENALTY * (top - floor))
-
-
-@dataclass
-class RubricWatch(Metered):
-    """A meter of a meta step that also counts flags in the rubrics that the MRM writes.
-
-    The counts say what the answer held before it was read: reading takes out what is invisible.
-    """
-
-    flags: dict[str, int] = field(default_factory=dict)
-    """Found by `clean` in the last rubric that was written."""
-
-    async def complete(self, request: ChatRequest) -> Completion:
-        completion = await super().complete(request)
-        # The last one is the merge's, or the only one.
-        schema = request.schema
-        if schema is not None and schema.get("title") in ("rubric", "guidelines"):
-            self.flags = clean("\n".join(_strings(_decoded(completion.text)))).flags
-        return completion
-
-    def figures(self, rubric: Rubric) -> dict[str, float]:
-        """Counts for the decision, by `flag.<kind>`; empty where nothing was found.
-
-        Args:
-            rubric: The one that was proposed.
-        """
-        # Not its Markdown, whose headings are what a forged rubric looks like.
-        texts = [rubric.title]
-        for criterion in rubric.criteria:
-            texts += [criterion.name, criterion.text, *(level.text for level in criterion.levels)]
-        found = self.flags | flag_phrases("\n\n".join(texts))
-        return {f"flag.{kind}": float(count) for kind, count in found.items()}
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return text  # no rubric will come of it
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings(part)
 
 
 # --- phrases -----------------------------------------------------------------------------------
@@ -265,7 +210,7 @@ def _phrases(lowered: str) -> dict[str, int]:
     flags: dict[str, int] = {}
     present: dict[str, bool] = {}  # roots that were looked for
     for flag, guard, hints, pattern in _phrase_patterns():
-        if guard and not any(char in lowered for char in guard):
+        if guard and not any(map(lowered.__contains__, guard)):
             continue
         near = []
         for hint, root in hints:
@@ -289,19 +234,16 @@ def _phrase_patterns() -> tuple[tuple[str, str, tuple[tuple[str, str], ...], re.
     occur, half a dozen others need not be looked for.
     """
     # Compiled at first use: it takes 20 ms, which `mpo --help` does not have.
-    single = set("{[</(#>")  # found, or not, in no time
-    every = {hint for _, _, hints, _ in _PHRASES for hint in hints.split("|")} | single
-    by_length = sorted(every, key=lambda hint: (len(hint), hint))
-    root = {hint: next(short for short in by_length if short in hint) for hint in by_length}
-    return tuple(
-        (
-            flag,
-            guard,
-            tuple((hint, root[hint]) for hint in hints.split("|")),
-            re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE),
-        )
-        for flag, guard, hints, patterns in _PHRASES
-    )
+    every = set("{[</(#>")  # found, or not, in no time
+    for _, _, hints, _ in _PHRASES:
+        every.update(hints.split("|"))
+    by_length = sorted(every, key=len)
+    compiled = []
+    for flag, guard, hints, patterns in _PHRASES:
+        roots = [(hint, next(filter(hint.__contains__, by_length))) for hint in hints.split("|")]
+        pattern = re.compile(re.sub(r"\n\s*", "|", patterns), re.MULTILINE)
+        compiled.append((flag, guard, tuple(roots), pattern))
+    return tuple(compiled)
 
 
 def _near(text: str, hints: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from ..errors import UnscoredError
@@ -97,20 +98,7 @@ class Scorer:
         self._rubrics = {seed_rubric.id: seed_rubric}
 
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """Score rollouts under the rubric in effect. Never changes it.
-
-        Completions of one group at one step get one rubric, also when they come in several calls
-        around a meta step. What the store has already is not asked for again. Judgements are
-        committed as they come in.
-
-        Returns:
-            One judgement per rollout, in order.
-
-        Raises:
-            UnscoredError: More than `max_unscored` of a step stayed unscored; all judgements are
-                stored.
-            StoreError: The store cannot be written.
-        """
+        """Score rollouts under the heads of their cohorts; see `EvolvingReward.score`."""
         judgements = await self._score(self._assigned(rollouts)) if rollouts else []
         unscored = dict.fromkeys((j.mode, j.step) for j in judgements if j.reward is None)
         for mode, step in unscored:
@@ -136,28 +124,28 @@ class Scorer:
 
     def _assigned(self, rollouts: Sequence[Rollout]) -> list[_Assignment]:
         """Assignments under the rubrics of the rollouts' groups, in order (law 11)."""
-        groups = [(r.cohort, r.group, r.step) for r in rollouts]
         rubric_ids: dict[Group, str] = {}
         unpinned: dict[Group, str] = {}
+        scale_maps: dict[str, ScaleMap | None] = {}
         assigned: list[_Assignment] = []
         seedless = None
         with self.store.reading() as view:
-            for group in dict.fromkeys(groups):
-                pinned = view.pinned(group)
-                rubric_id = pinned or view.head_id(group[0])
-                if rubric_id is None:
-                    seedless = group[0]
-                    break
-                rubric_ids[group] = rubric_id
-                if pinned is None:
-                    unpinned[group] = rubric_id
-            else:
-                targets = {
-                    id: (self._rubric(view, id), view.scale_map(id))
-                    for id in dict.fromkeys(rubric_ids.values())
-                }
-                for rollout, group in zip(rollouts, groups, strict=True):
-                    assigned.append(self._assign(view, rollout, *targets[rubric_ids[group]]))
+            for rollout in rollouts:
+                group = (rollout.cohort, rollout.group, rollout.step)
+                if group not in rubric_ids:
+                    pinned = view.pinned(group)
+                    rubric_id = pinned or view.head_id(rollout.cohort)
+                    if rubric_id is None:
+                        seedless = rollout.cohort
+                        break
+                    rubric_ids[group] = rubric_id
+                    if pinned is None:
+                        unpinned[group] = rubric_id
+                    if rubric_id not in scale_maps:
+                        scale_maps[rubric_id] = view.scale_map(rubric_id)
+                rubric_id = rubric_ids[group]
+                rubric = self._rubric(view, rubric_id)
+                assigned.append(self._assign(view, rollout, rubric, scale_maps[rubric_id]))
         if seedless is not None:  # a cohort that is seen for the first time
             self.store.plant_seed(seedless, self.seed_rubric)
             return self._assigned(rollouts)
@@ -192,29 +180,30 @@ class Scorer:
 
     async def _score(self, assigned: Sequence[_Assignment]) -> list[Judgement]:
         """Judgements in order; asks for what is missing, all at once, and stores it."""
-        unique = {one.rollout.id: one for one in assigned}
-        missing = [one for one in unique.values() if one.known is None]
         judgements: dict[str, Judgement] = {}
+        missing: dict[str, _Assignment] = {}
+        known: list[Case] = []
 
         def commit(cases: Sequence[Case]) -> None:
             self.store.append(cases)
-            judgements.update((case.rollout.id, case.judgement) for case in cases)
+            for case in cases:
+                judgements[case.rollout.id] = case.judgement
 
-        known = [(one.rollout, one.known) for one in unique.values() if one.known is not None]
+        for one in assigned:
+            if one.known is None:
+                missing[one.rollout.id] = one
+            else:
+                known.append(Case(rollout=one.rollout, judgement=one.known))
         if known:  # a judgement from another branch becomes visible here
-            commit([Case(rollout=rollout, judgement=judgement) for rollout, judgement in known])
+            commit(known)
         ends = None
         if self.deadline_s is not None:
             ends = asyncio.get_running_loop().time() + self.deadline_s
-
-        async def judge(one: _Assignment) -> Case:
-            return Case(rollout=one.rollout, judgement=await self._judge(one, ends))
-
-        await commit_as_they_come(missing, judge, commit)
+        await commit_as_they_come(list(missing.values()), partial(self._judge, ends=ends), commit)
         return [judgements[one.rollout.id] for one in assigned]
 
-    async def _judge(self, one: _Assignment, ends: float | None) -> Judgement:
-        """The judgement by a rule or by the RM.
+    async def _judge(self, one: _Assignment, ends: float | None) -> Case:
+        """The rollout with its judgement, by a rule or by the RM.
 
         Args:
             one: The rollout and its conditions.
@@ -236,7 +225,7 @@ class Scorer:
             result = await self._ask(rollout, rubric, cleaned, ends)
             if result.unscored is None:
                 reward, share = self._rewards(one, result.scores, hostile(flags))
-        return Judgement(
+        judgement = Judgement(
             key=one.key,
             rollout_id=rollout.id,
             rubric_id=rubric.id,
@@ -254,6 +243,7 @@ class Scorer:
             usage=result.usage,
             injection_flags=flags,
         )
+        return Case(rollout=rollout, judgement=judgement)
 
     async def _ask(
         self, rollout: Rollout, rubric: Rubric, cleaned: Cleaned, ends: float | None

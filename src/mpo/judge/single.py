@@ -52,6 +52,8 @@ class SingleCall(Grader):
     shuffles = True
     placeholder = "rubric"
     """Placeholder of the prompt that shows the criteria."""
+    per_call: int | None = None
+    """Largest number of criteria that one call asks for; None where the task decides."""
 
     def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
         super().__init__(chat, task, secret=secret, seed=seed)
@@ -61,7 +63,7 @@ class SingleCall(Grader):
         self, chat: Chat, rollout: Rollout, rubric: Rubric, values: Mapping[str, str]
     ) -> Scores:
         criteria = self._criteria(rollout, rubric)
-        size = self._size(rubric)
+        size = self.per_call or self._rm.criteria_per_call or len(criteria)
         answers = await first_then_rest(
             [
                 partial(self._part, chat, rubric, criteria[start : start + size], values)
@@ -69,10 +71,6 @@ class SingleCall(Grader):
             ]
         )
         return {score.criterion: score for answer in answers for score in answer}
-
-    def _size(self, rubric: Rubric) -> int:
-        """Largest number of criteria that one call asks for."""
-        return self._rm.criteria_per_call or len(rubric.criteria)
 
     async def _part(
         self, chat: Chat, rubric: Rubric, criteria: Keyed, values: Mapping[str, str]
@@ -83,7 +81,7 @@ class SingleCall(Grader):
         return await self._ask(chat, messages, parse, form.schema)
 
     def _form(self, rubric: Rubric, criteria: Keyed) -> _Form:
-        key = (rubric.id, *[key for key, _ in criteria])
+        key = (rubric.id, *dict(criteria))
         form = self._forms.get(key)
         if form is None:
             if len(self._forms) >= _FORMS:
@@ -110,9 +108,7 @@ class PerCriterion(SingleCall):
     kinds = ("criterion",)
     shuffles = False
     placeholder = "criterion"
-
-    def _size(self, rubric: Rubric) -> int:
-        return 1
+    per_call = 1
 
     def _shown(self, rubric: Rubric, criteria: Keyed) -> str:
         return render_criterion(*criteria[0])

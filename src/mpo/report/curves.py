@@ -1,4 +1,4 @@
-"""Section 2: reward and gold over the steps, and what each switch of the rubric did to the mean."""
+"""Section 2: reward and gold over the steps, and the mean before and after each switch."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .elements import details, number, signed, table
-from .figures import Curve, anchor, colour, draw, window
+from .elements import anchor, arm_colour, details, number, signed, table
+from .figures import Curve, draw, window
 from .levels import known, levels
-from .load import RunData
-from .switches import Switch
+from .run_data import RunData, Switch
 
 __all__ = ["curves_section", "figures", "scale_sentence"]
 
 ROWS = 150
-"""Of a figure's table: of a longer run every so-manieth step is in it."""
+"""The most rows of a figure's table; of a longer run it has every second, third, ... step."""
 
 
 def figures(runs: Sequence[RunData]) -> list[tuple[Curve, Any]]:
-    """What is drawn, with bokeh's JSON of it.
+    """The curves of the section, each with bokeh's JSON for it.
 
     Raises:
         MissingExtraError: bokeh is not installed.
@@ -28,40 +27,40 @@ def figures(runs: Sequence[RunData]) -> list[tuple[Curve, Any]]:
 
 
 def _curves(runs: Sequence[RunData]) -> list[Curve]:
-    def of(values: Mapping[int, Sequence[float | None]]) -> dict[int, Sequence[float | None]]:
-        return {place: found for place, found in values.items() if known(found)}
+    def shown(values: Mapping[int, Sequence[float | None]]) -> dict[int, Sequence[float | None]]:
+        return {place: course for place, course in values.items() if known(course)}
 
     places = dict(enumerate(runs))
-    audit = " or ".join(dict.fromkeys(run.auditor for run in runs))
-    found = [
+    gold = " or ".join(dict.fromkeys(run.gold_name for run in runs))
+    every = [
         Curve(
             "reward",
-            "Reward, normalized: share of the rubric's points",
+            "Normalized reward: share of the rubric's points",
             "reward",
-            of({place: run.curves["reward"] for place, run in places.items()}),
+            shown({place: run.curves["reward"] for place, run in places.items()}),
         ),
         Curve(
             "gold",
-            f"{audit.capitalize()}: what the reward should measure",
-            audit,
-            of({place: run.curves["gold"] for place, run in places.items()}),
+            f"{gold.capitalize()}: what the reward should measure",
+            gold,
+            shown({place: run.curves["gold"] for place, run in places.items()}),
         ),
         Curve(
             "raw",
             "Reward as the policy got it, in points",
             "points",
-            of({place: run.raw for place, run in places.items()}),
+            shown({place: run.raw for place, run in places.items()}),
             unit=False,
         ),
         Curve(
             "words",
             "Words per completion",
             "words",
-            of({place: run.curves["words"] for place, run in places.items()}),
+            shown({place: run.curves["words"] for place, run in places.items()}),
             unit=False,
         ),
     ]
-    return [curve for curve in found if curve.values]
+    return [curve for curve in every if curve.values]
 
 
 def curves_section(runs: Sequence[RunData], drawn: Sequence[tuple[Curve, Any]]) -> str:
@@ -69,20 +68,20 @@ def curves_section(runs: Sequence[RunData], drawn: Sequence[tuple[Curve, Any]]) 
     arms = list(dict.fromkeys(run.arm for run in runs))
     switches = any(run.switches for run in runs)
     several = len(arms) < len(runs)
-    told = (
+    intro = (
         "Thick: mean of the arm's seeds, with its 95 % interval; thin: each run." if several else ""
     )
     if any(window(len(run.curves["step"])) > 1 for run in runs):
-        told += " Lines are means of the last 10 steps."
+        intro += " Lines are means of the last 10 steps."
     if switches:
-        told += " Diamonds: the rubric changed; click one to see what changed and why."
-    if any(run.readings.spells for run in runs):
-        told += " Triangles below: a monitor's alarm begins."
-    parts = [f'<p class="faint">{told.strip()} Point at a line for its values.</p>']
+        intro += " Diamonds: the rubric changed; click one to see what changed and why."
+    if any(run.readings.alarms for run in runs):
+        intro += " Triangles below: an alarm of a monitor begins."
+    parts = [f'<p class="faint">{intro.strip()} Point at a line for its values.</p>']
     if len(arms) > 1:
         parts.append(_legend(arms))
-    shown = [curve for curve, _ in drawn]
-    parts.append(f'<div class="figures">{"".join(_figure(runs, c, arms) for c in shown)}</div>')
+    figures_html = "".join(_figure(runs, curve) for curve, _ in drawn)
+    parts.append(f'<div class="figures">{figures_html}</div>')
     if switches:
         parts.append(_switches(runs))
     return "\n".join(parts)
@@ -91,22 +90,23 @@ def curves_section(runs: Sequence[RunData], drawn: Sequence[tuple[Curve, Any]]) 
 def _legend(arms: Sequence[str]) -> str:
     buttons = "".join(
         f'<button type="button" class="arm" aria-pressed="true" data-arm="{escape(arm)}">'
-        f'<span class="swatch" style="background:{colour(arm, arms)}"></span>{escape(arm)}</button>'
+        f'<span class="swatch" style="background:{arm_colour(arm, arms)}"></span>'
+        f"{escape(arm)}</button>"
         for arm in arms
     )
     return f'<div class="legend" role="group" aria-label="Arms shown">{buttons}</div>'
 
 
-def _figure(runs: Sequence[RunData], curve: Curve, arms: Sequence[str]) -> str:
+def _figure(runs: Sequence[RunData], curve: Curve) -> str:
     ends = []
     for place, course in curve.values.items():
-        found = levels(course)
-        ends.append(f"{runs[place].name} from {number(found.start)} to {number(found.end)}")
-    told = escape(f"{curve.title}. {'; '.join(ends)}. The values are in the table below.")
+        level = levels(course)
+        ends.append(f"{runs[place].name} from {number(level.start)} to {number(level.end)}")
+    label = escape(f"{curve.title}. {'; '.join(ends)}. The values are in the table below.")
     values = details("Values as a table", _values(runs, curve), kind="quiet")
     return (
         f'<figure id="figure-{curve.key}"><figcaption>{escape(curve.title)}</figcaption>'
-        f'<div class="plot" id="plot-{curve.key}" role="img" aria-label="{told}"></div>'
+        f'<div class="plot" id="plot-{curve.key}" role="img" aria-label="{label}"></div>'
         f"{values}</figure>"
     )
 
@@ -118,11 +118,11 @@ def _values(runs: Sequence[RunData], curve: Curve) -> str:
     }
     steps = sorted(dict.fromkeys(step for column in columns.values() for step in column))
     stride = -(-len(steps) // ROWS)
-    kept = [step for n, step in enumerate(steps) if n % stride == 0 or n == len(steps) - 1]
+    shown = [step for n, step in enumerate(steps) if n % stride == 0 or n == len(steps) - 1]
     digits = 3 if curve.unit else 1
     rows = [
         [str(step), *(number(column.get(step), digits) for column in columns.values())]
-        for step in kept
+        for step in shown
     ]
     thinned = f", every {stride} steps" if stride > 1 else ""
     names = [runs[place].name for place in columns]
@@ -142,16 +142,17 @@ def _switches(runs: Sequence[RunData]) -> str:
         rows,
         kinds=("", "", "", "", "", "words"),
     )
-    said = scale_sentence(runs)
+    sentence = scale_sentence(runs)
     intro = (
         '<h3 id="switches">What each switch did to the mean</h3>\n'
         '<p class="faint">Points are the plain sum over the criteria, as in the paper. When a '
         "rubric gets more criteria the sum jumps with the same policy; the normalized mean, the "
-        "share of the points that can be had, does not.</p>"
+        "share of the attainable points, does not.</p>"
     )
-    told = f"{len(rows)} switches" if many else ""
-    callout = f'<p class="callout">{said}</p>' if said else ""
-    return intro + callout + (details(told, body, kind="quiet") if many else body)
+    callout = f'<p class="callout">{sentence}</p>' if sentence else ""
+    return (
+        intro + callout + (details(f"{len(rows)} switches", body, kind="quiet") if many else body)
+    )
 
 
 def _row(run: RunData, switch: Switch, named: bool) -> list[str]:
@@ -162,7 +163,7 @@ def _row(run: RunData, switch: Switch, named: bool) -> list[str]:
         f'<a href="#{escape(anchor(run, switch.index))}">{name}step {switch.step}: '
         f"{where}#{old} → #{switch.new}</a>"
     )
-    before, after = switch.share_before, switch.share_after
+    before, after = switch.normalized_before, switch.normalized_after
     moved = None if before is None or after is None else after - before
     return [
         link,
@@ -184,12 +185,12 @@ def _reading(switch: Switch, moved: float | None) -> str:
         return "not known: no step before or after"
     size = "hardly moved" if abs(moved) < 0.05 else "rose" if moved > 0 else "fell"
     if switch.rescaled:
-        return f"another scale: sums cannot be compared; the share {size}"
+        return f"another scale: sums cannot be compared; the normalized mean {size}"
     return f"same scale; the mean {size}"
 
 
 def scale_sentence(runs: Sequence[RunData]) -> str:
-    """The greatest jump of the plain sum that is one of scale, in words; HTML."""
+    """HTML sentence on the greatest jump of the plain sum that comes from a change of scale."""
     jumps = [
         (switch.points_after / switch.points_before, run, switch)
         for run in runs
@@ -200,11 +201,11 @@ def scale_sentence(runs: Sequence[RunData]) -> str:
     if not jumps:
         return ""
     factor, run, switch = max(jumps, key=lambda jump: max(jump[0], 1 / jump[0]))
-    before, after = switch.share_before, switch.share_after
+    before, after = switch.normalized_before, switch.normalized_after
     if before is None or after is None:
         return ""
     change = after - before
-    share = "stayed about where it was" if abs(change) < 0.05 else "rose" if change > 0 else "fell"
+    trend = "stayed about where it was" if abs(change) < 0.05 else "rose" if change > 0 else "fell"
     kind = "A change of scale, not of quality" if change < 0.05 else "Mostly a change of scale"
     return (
         f"<strong>{kind}:</strong> in "
@@ -212,5 +213,5 @@ def scale_sentence(runs: Sequence[RunData]) -> str:
         f"{number(switch.points_before)} of {switch.old_range[1]:g} points to "
         f"{number(switch.points_after)} of {switch.new_range[1]:g} (× {factor:.1f}), since rubric "
         f"#{switch.new} has that many points to give. As a share of the points the mean "
-        f"{share}: {number(before)} → {number(after)}."
+        f"{trend}: {number(before)} → {number(after)}."
     )

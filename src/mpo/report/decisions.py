@@ -1,5 +1,8 @@
-"""Section 3: the life of a run's rubric. Every decision with its reasons, lint's findings, the
-gate's figures, the diff against the parent, and the analysed rollouts behind it."""
+"""Section 3: the life of a run's rubric.
+
+A drawing of the lineage, and every decision with its reasons, lint's findings, the gate's figures,
+the diff against the parent, and the analysed rollouts.
+"""
 
 from __future__ import annotations
 
@@ -9,52 +12,55 @@ from html import escape
 
 from ..records import Decision
 from ..rubric import diff_rubrics
-from .elements import badge, details, number, paragraphs, table
-from .figures import anchor
-from .lineage import lineage_graphs
-from .load import RunData
+from .elements import anchor, badge, count, details, number, paragraphs, table
+from .run_data import RunData
 
-__all__ = ["lint_sentence", "lives_section"]
+__all__ = ["decisions_section", "lint_sentence"]
 
 ROOM = 1_200_000
-"""Characters that the section may take. Diffs are most of it."""
+"""The most characters of the section. Diffs are most of them."""
 _FILE = re.compile(r"(?:---|\+\+\+) [0-9a-f]{16}\s*")
-_LINES = (100_000, 200, 60, 15)
-"""Lines of a diff; the first that fits."""
+_DIFF_LINES = (100_000, 200, 60, 15)
+"""Lines of a diff; the first number that fits is taken."""
 
 REFUSED = "error "
-"""How a finding begins that keeps a rubric from coming into force."""
+"""Start of a finding that keeps a rubric from taking effect."""
 
 
-def lives_section(runs: Sequence[RunData], room: int = ROOM) -> str:
-    """The section's HTML, with so much of each diff that it has at most `room` characters; with a
-    few lines of each in any case."""
+def decisions_section(runs: Sequence[RunData], room: int = ROOM) -> str:
+    """The section's HTML.
+
+    Diffs are cut so that it has at most `room` characters, but a few lines of each always stay.
+    """
     content = ""
-    for lines in _LINES:
-        content = _lives(runs, lines)
+    for lines in _DIFF_LINES:
+        content = _all_lives(runs, lines)
         if len(content) <= room:
             break
     return content
 
 
-def _lives(runs: Sequence[RunData], lines: int) -> str:
+def _all_lives(runs: Sequence[RunData], lines: int) -> str:
     if len(runs) == 1:
         return _life(runs[0], lines)
-    # The first run whose rubric changed is what a reader came for.
+    # Open the first run whose rubric changed: it is the one to read.
     first = next((run for run in runs if run.switches), runs[0])
     parts = []
     for run in runs:
-        made = [d for d in (*run.before, *run.decisions) if d.kind != "seed"]
-        accepted = sum(d.accepted for d in made)
-        told = f"{accepted} of {len(made)} proposals accepted" if made else "the seed rubric only"
-        summary = f'<span class="name">{escape(run.name)}</span> <span class="faint">{told}</span>'
+        proposals = [d for d in (*run.before, *run.decisions) if d.kind != "seed"]
+        accepted = sum(d.accepted for d in proposals)
+        gist = "the seed rubric only"
+        if proposals:
+            gist = f"{accepted} of {len(proposals)} proposals accepted"
+        summary = f'<span class="name">{escape(run.name)}</span> <span class="faint">{gist}</span>'
         parts.append(details(summary, _life(run, lines), kind="run", opened=run is first))
     return "\n".join(parts)
 
 
 def _life(run: RunData, lines: int) -> str:
-    said = lint_sentence(run)
-    parts = [f'<p class="callout">{said}</p>' if said else "", lineage_graphs(run)]
+    sentence = lint_sentence(run)
+    callout = f'<p class="callout">{sentence}</p>' if sentence else ""
+    parts = [callout, _lineage_graphs(run)]
     if run.before:
         parts.append("<h3>Before training, on the untrained policy</h3>")
         parts += [_decision(run, i, d, lines, before=True) for i, d in enumerate(run.before)]
@@ -64,7 +70,7 @@ def _life(run: RunData, lines: int) -> str:
 
 
 def lint_sentence(run: RunData) -> str:
-    """Which rubrics came into force that lint refuses, as those of an imported run may; HTML."""
+    """HTML sentence on rubrics that took effect and that lint refuses, as in an imported run."""
     bad: list[str] = []
     for index, decision in enumerate(run.decisions):
         errors = [line for line in decision.findings if line.startswith(REFUSED)]
@@ -76,10 +82,10 @@ def lint_sentence(run: RunData) -> str:
             )
     if not bad:
         return ""
-    made = sum(d.kind == "evolve" and d.accepted for d in run.decisions)
-    rubrics = f"{len(bad)} of {_count(made, 'rubric')}"
+    accepted = sum(d.kind == "evolve" and d.accepted for d in run.decisions)
+    rubrics = f"{len(bad)} of {count(accepted, 'rubric')}"
     return (
-        f"<strong>Lint would have refused {rubrics}</strong> that came into force in "
+        f"<strong>Lint would have refused {rubrics}</strong> that took effect in "
         f"{escape(run.name)}: {'; '.join(bad)}."
     )
 
@@ -87,13 +93,13 @@ def lint_sentence(run: RunData) -> str:
 def _decision(
     run: RunData, index: int, decision: Decision, lines: int, *, before: bool = False
 ) -> str:
-    word, kind = _verdict(decision)
+    word, kind = _outcome(decision)
     when = "seed" if decision.kind == "seed" else f"{'round' if before else 'step'} {decision.step}"
     where = f"{decision.cohort} · " if decision.cohort else ""
     id = anchor(run, index, before=before)
     summary = (
         f"{badge(word, kind)} {_lint_badge(decision)}<span class='name'>{escape(where)}{when}"
-        f"{_named(run, decision, before)}</span>"
+        f"{_rubric_number(run, decision, before)}</span>"
         f' <span class="gist">{escape(_gist(decision))}</span>'
     )
     body = [
@@ -113,17 +119,17 @@ def _decision(
 
 def _lint_badge(decision: Decision) -> str:
     errors = sum(line.startswith(REFUSED) for line in decision.findings)
-    return badge(f"lint: {_count(errors, 'error')}", "failed") + " " if errors else ""
+    return badge(f"lint: {count(errors, 'error')}", "failed") + " " if errors else ""
 
 
-def _named(run: RunData, decision: Decision, before: bool) -> str:
+def _rubric_number(run: RunData, decision: Decision, before: bool) -> str:
     number = run.numbers.get((decision.cohort, decision.proposed or ""))
     if decision.proposed is None or before:
         return ""
     return f": rubric #{number}" if decision.accepted and number is not None else ": proposal"
 
 
-def _verdict(decision: Decision) -> tuple[str, str]:
+def _outcome(decision: Decision) -> tuple[str, str]:
     if decision.kind == "seed":
         return "seed", "seed"
     if decision.kind == "rollback":
@@ -165,17 +171,13 @@ def _findings(decision: Decision) -> str:
         for line in decision.findings
     )
     warnings = len(decision.findings) - errors
-    told = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
-    refuse = " Errors keep a rubric from coming into force." if errors else ""
-    return f"<h3 class='minor'>Lint: {told}.{refuse}</h3><ul class='findings'>{items}</ul>"
-
-
-def _count(n: int, thing: str) -> str:
-    return f"{n} {thing}{'s' * (n != 1)}"
+    counts = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
+    note = " Errors keep a rubric from taking effect." if errors else ""
+    return f"<h3 class='minor'>Lint: {counts}.{note}</h3><ul class='findings'>{items}</ul>"
 
 
 def _figures(figures: Mapping[str, float]) -> str:
-    """The gate's figures; of those that compare the head with the proposal, a pair in a row."""
+    """The gate's figures; those of the head and the proposal stand in one row."""
     if not figures:
         return ""
     pairs = [
@@ -191,8 +193,8 @@ def _figures(figures: Mapping[str, float]) -> str:
         table("The gate's figures", ["", "head", "proposal"], rows, visible=False) if rows else ""
     )
     if alone:
-        told = ", ".join(f"{_words(name)} {value:.4g}" for name, value in alone)
-        body += f'<p class="faint">{told}</p>'
+        listed = ", ".join(f"{_words(name)} {value:.4g}" for name, value in alone)
+        body += f'<p class="faint">{listed}</p>'
     return f"<h3 class='minor'>Gate</h3>{body}"
 
 
@@ -217,7 +219,7 @@ def _change(run: RunData, decision: Decision, lines: int) -> str:
 
 
 def _diff(shown: Sequence[str]) -> str:
-    """One span per line. The file names of the unified diff are ids, told elsewhere."""
+    """One span per line, without the file names of the unified diff, which are ids."""
     kinds = {"+": "add", "-": "del", "~": "mod", "@": "at"}
     lines = []
     for line in shown:
@@ -228,18 +230,18 @@ def _diff(shown: Sequence[str]) -> str:
 
 
 def _cases(run: RunData, decision: Decision, id: str) -> str:
-    """A place that `report.js` fills with the analyses and their rollouts."""
+    """A placeholder that `report.js` fills with the analyses and their rollouts."""
     refinement = decision.refinement
     if refinement is None:
         return ""
     skipped = "".join(f'<li class="faint">left out: {escape(s)}</li>' for s in refinement.skipped)
     left = f"<ul>{skipped}</ul>" if skipped else ""
-    count = len(refinement.analyses)
-    if not count and not refinement.evidence:
+    analyses = len(refinement.analyses)
+    if not analyses and not refinement.evidence:
         return left
-    words = f"{count} analys{'is' if count == 1 else 'es'}, and the rollouts behind them"
-    if not count:
-        words = f"{len(refinement.evidence)} rollouts behind it"
+    words = f"{analyses} analys{'is' if analyses == 1 else 'es'}, and their rollouts"
+    if not analyses:
+        words = f"{len(refinement.evidence)} rollouts of the evidence"
     return details(words, f'<div data-cases="{escape(id)}"></div>{left}', kind="cases")
 
 
@@ -247,10 +249,91 @@ def _rubric(run: RunData, decision: Decision) -> str:
     rubric = run.rubrics.get(decision.proposed or "")
     if rubric is None or decision.proposed is None:
         return ""
-    count = len(rubric.criteria)
+    criteria = len(rubric.criteria)
     low, high = rubric.score_range
     points = f"{high:g} points" if low == 0 else f"{low:g} to {high:g} points"
-    words = f"The whole rubric: {count} criteri{'on' if count == 1 else 'a'}, {points}"
+    words = f"The whole rubric: {criteria} criteri{'on' if criteria == 1 else 'a'}, {points}"
     place = f'<pre data-rubric="{escape(decision.proposed)}"></pre>'
-    told = f' <code class="id">{escape(decision.proposed)}</code>'
-    return details(words + told, place, opened=decision.kind == "seed")
+    id = f' <code class="id">{escape(decision.proposed)}</code>'
+    return details(words + id, place, opened=decision.kind == "seed")
+
+
+# ---------------------------------------------------------------------- lineage
+
+_STEP, _LEFT, _LANE, _BELOW = 74, 40, 46, 104  # pixels
+
+
+def _lineage_graphs(run: RunData) -> str:
+    """One drawing for each cohort that has more than its seed; empty where none has.
+
+    Rubrics that took effect stand on a line, refused proposals below it, and rollbacks are arcs.
+    Each node is a link to its decision.
+    """
+    graphs = []
+    for cohort in dict.fromkeys(d.cohort for d in run.decisions):
+        own = [(i, d) for i, d in enumerate(run.decisions) if d.cohort == cohort]
+        if len(own) > 1:
+            graphs.append(_graph(run, cohort, own))
+    return "\n".join(graphs)
+
+
+def _graph(run: RunData, cohort: str, decisions: Sequence[tuple[int, Decision]]) -> str:
+    edges, nodes = [], []
+    places: dict[str, int] = {}  # x of the latest node of each rubric that took effect
+    head = _LEFT
+    for column, (index, decision) in enumerate(decisions):
+        x = _LEFT + column * _STEP
+        if decision.accepted:
+            if column:
+                edges.append(f'<line x1="{head + 15}" y1="{_LANE}" x2="{x - 15}" y2="{_LANE}"/>')
+            back = places.get(decision.proposed or "")
+            if decision.kind == "rollback" and back is not None:
+                edges.append(_arc(x, back))
+            places[decision.proposed or ""] = head = x
+        else:
+            edges.append(
+                f'<path class="no" d="M{head + 12} {_LANE + 9} C{head + 37} {_LANE + 16} '
+                f'{head + 37} {_BELOW} {x - 15} {_BELOW}"/>'
+            )
+        nodes.append(_node(run, index, decision, x))
+    height = _BELOW + 38 if any(not d.accepted for _, d in decisions) else _LANE + 38
+    width = _LEFT * 2 + (len(decisions) - 1) * _STEP
+    proposals = [d for _, d in decisions if d.kind != "seed"]
+    accepted = sum(d.accepted for d in proposals)
+    where = f" of {cohort}" if cohort else ""
+    counts = f"{accepted} of {len(proposals)} decisions accepted"
+    label = escape(f"Lineage{where}: {counts}; the list below has each")
+    name = f"<h3 class='minor'>{escape(cohort)}</h3>" if cohort else ""
+    return (
+        f'{name}<div class="scroll lineage" role="region" tabindex="0" aria-label="{label}">'
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="group" '
+        f'aria-label="{label}"><g class="edges">{"".join(edges)}</g>{"".join(nodes)}</svg>'
+        "</div>"
+    )
+
+
+def _arc(x: int, back: int) -> str:
+    return f'<path class="back" d="M{x} {_LANE - 16} C{x} 4 {back} 4 {back} {_LANE - 16}"/>'
+
+
+def _node(run: RunData, index: int, decision: Decision, x: int) -> str:
+    number = run.numbers.get((decision.cohort, decision.proposed or ""))
+    y = _LANE if decision.accepted else _BELOW
+    kind: str = decision.kind
+    if decision.accepted:
+        name = f"#{number}"
+        label = f"step {decision.step}: rubric #{number} takes effect"
+    elif decision.proposed:
+        kind, name = "refused", "×"
+        label = f"step {decision.step}: proposal refused"
+    else:
+        kind, name = "failed", "!"
+        label = f"step {decision.step}: the meta step failed"
+    title = f"<title>{escape(label)}: {escape(decision.reason[:160])}</title>"
+    return (
+        f'<a href="#{escape(anchor(run, index))}" class="node {kind}" '
+        f'aria-label="{escape(label)}">{title}'
+        f'<circle cx="{x}" cy="{y}" r="15"/>'
+        f'<text x="{x}" y="{y + 4}">{name}</text>'
+        f'<text class="when" x="{x}" y="{y + 32}">step {decision.step}</text></a>'
+    )

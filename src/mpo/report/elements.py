@@ -1,18 +1,42 @@
-"""HTML elements that several sections use. Whatever comes in as text goes out escaped."""
+"""HTML elements, ids and colours that several sections use. Text is escaped here, HTML is not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["badge", "details", "duration", "number", "paragraphs", "section", "signed", "table"]
+from .run_data import RunData
+
+__all__ = [
+    "anchor",
+    "arm_colour",
+    "badge",
+    "count",
+    "details",
+    "duration",
+    "number",
+    "paragraphs",
+    "section",
+    "signed",
+    "table",
+]
 
 MISSING = "–"
-"""Shown for a value that is not known. Never 0 (law 3)."""
+"""Sign for a value that is not known. Never 0 (law 3 in docs/design.md)."""
+_COLOURS = {
+    "fixed": "#d9622b",
+    "mpo": "#2f8fd8",
+    "blind": "#8f73d6",
+    "expert": "#2aa37a",
+    "oracle": "#b58900",
+    "autoprompt": "#cc6aa5",
+}
+"""Colour by arm; each is readable on white and on near-black."""
+_OTHERS = ("#2a9d8f", "#a8763e", "#c05a5a", "#7f8c99")
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number, or the sign for one that is not known."""
+    """A number, or the sign for an unknown one."""
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 
@@ -22,7 +46,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Seconds in words."""
     if seconds is None:
         return MISSING
     minutes, rest = divmod(round(seconds), 60)
@@ -33,7 +57,7 @@ def duration(seconds: float | None) -> str:
 
 
 def badge(text: str, kind: str = "") -> str:
-    """A small label; its kind is a class of the style sheet."""
+    """A small label; `kind` is a class of the style sheet."""
     return f'<span class="badge {kind}">{escape(text)}</span>'
 
 
@@ -43,14 +67,14 @@ def paragraphs(text: str) -> str:
 
 
 def details(summary: str, content: str, *, kind: str = "", opened: bool = False) -> str:
-    """A part that folds. `summary` and `content` are HTML."""
+    """A part that can be folded. `summary` and `content` are HTML."""
     shown = " open" if opened else ""
     named = f' class="{kind}"' if kind else ""
     return f"<details{named}{shown}><summary>{summary}</summary>\n{content}\n</details>"
 
 
 def section(id: str, title: str, content: str) -> str:
-    """A part of the page, with its heading."""
+    """A section of the page with its heading. `content` is HTML."""
     return (
         f'<section id="{id}" aria-labelledby="{id}-title">\n'
         f'<h2 id="{id}-title">{escape(title)}</h2>\n{content}\n</section>'
@@ -68,29 +92,45 @@ def table(
     """A table that scrolls within itself on a narrow screen.
 
     Args:
-        caption: In words; escaped here.
-        heads: Of the columns; escaped here.
-        rows: Cells as HTML, the first of each names the row.
-        visible: Whether the caption is for eyes too, or for screen readers alone.
-        kinds: Class of each column (`words` for text; numbers otherwise).
+        caption: Caption as text.
+        heads: Heads of the columns as text.
+        rows: Cells as HTML; the first of each row names the row.
+        visible: If False, the caption is for screen readers only.
+        kinds: Class of each column: `words` for text, empty for numbers.
     """
-    of = [*kinds, *[""] * (len(heads) - len(kinds))]
-    marked = [f' class="{kind}"' if kind else "" for kind in of]
+    padded = [*kinds, *[""] * (len(heads) - len(kinds))]
+    classes = [f' class="{kind}"' if kind else "" for kind in padded]
     head = "".join(
         f'<th scope="col"{kind}>{escape(name)}</th>'
-        for name, kind in zip(heads, marked, strict=True)
+        for name, kind in zip(heads, classes, strict=True)
     )
     body = []
     for first, *rest in rows:
         cells = "".join(
-            f"<td{kind}>{cell}</td>" for cell, kind in zip(rest, marked[1:], strict=True)
+            f"<td{kind}>{cell}</td>" for cell, kind in zip(rest, classes[1:], strict=True)
         )
-        body.append(f'<tr><th scope="row"{marked[0]}>{first}</th>{cells}</tr>')
+        body.append(f'<tr><th scope="row"{classes[0]}>{first}</th>{cells}</tr>')
     hidden = "" if visible else ' class="unseen"'
-    told = escape(caption)
+    text = escape(caption)
     # A region that scrolls must be reachable by keyboard, and say what it is.
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{told}">'
-        f"<table><caption{hidden}>{told}</caption>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{text}">'
+        f"<table><caption{hidden}>{text}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def count(n: int, thing: str) -> str:
+    """A number of things, with the plural where it is due."""
+    return f"{n} {thing}{'s' * (n != 1)}"
+
+
+def arm_colour(arm: str, arms: Sequence[str]) -> str:
+    """The arm's own colour, or one of the spare ones by its place."""
+    spare = [name for name in arms if name not in _COLOURS]
+    return _COLOURS.get(arm) or _OTHERS[spare.index(arm) % len(_OTHERS)]
+
+
+def anchor(run: RunData, index: int, *, before: bool = False) -> str:
+    """Id of a decision on the page."""
+    return f"decision-{run.name}-{'before-' if before else ''}{index}".replace(" ", "_")

@@ -1,8 +1,8 @@
-"""Curves over the steps, drawn with bokeh: a line for each arm and its runs, the switches of the
-rubric as marks, alarms as triangles.
+"""Curves over the steps, drawn with bokeh: a line for each arm and its runs, a mark for each switch
+of the rubric, a triangle for each alarm.
 
-A figure is bokeh's JSON; `report.js` puts it into the page. What the policy or a model wrote stays
-in data columns, which bokeh escapes in a tooltip.
+A figure is bokeh's JSON; `report.js` puts it into the page. Text by the policy or a model stays in
+data columns, which bokeh escapes in a tooltip.
 """
 
 from __future__ import annotations
@@ -14,51 +14,31 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import MissingExtraError
+from .elements import anchor, arm_colour
 from .levels import SPAN, interval, known, moving_mean
-from .load import RunData
+from .run_data import RunData
 
-__all__ = ["Curve", "anchor", "colour", "draw", "library"]
+__all__ = ["Curve", "draw", "library", "window"]
 
-COLOURS = {
-    "fixed": "#d9622b",
-    "mpo": "#2f8fd8",
-    "blind": "#8f73d6",
-    "expert": "#2aa37a",
-    "oracle": "#b58900",
-    "autoprompt": "#cc6aa5",
-}
-"""By arm; each readable on white and on near-black."""
-_OTHERS = ("#2a9d8f", "#a8763e", "#c05a5a", "#7f8c99")
 _ALARM = "#d64545"
 _INK, _FAINT = "#5b6470", "#d5d9de"  # of the light page; report.js has those of the dark one
 _GAP = float("nan")
 _ROW = 0.06
-"""Of the axis' height: what one arm's row of alarms takes."""
+"""Share of the axis' height for one arm's row of alarms."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one figure shows."""
+    """Content of one figure."""
 
     key: str
-    """In the page's ids."""
+    """Name of the figure in the page's ids."""
     title: str
     axis: str
     values: Mapping[int, Sequence[float | None]]
-    """By place of the run: one value per step."""
+    """One value per step, by place of the run."""
     unit: bool = True
-    """The values lie between 0 and 1."""
-
-
-def colour(arm: str, arms: Sequence[str]) -> str:
-    """The arm's colour: its own, or one of the spare ones by its place."""
-    spare = [name for name in arms if name not in COLOURS]
-    return COLOURS.get(arm) or _OTHERS[spare.index(arm) % len(_OTHERS)]
-
-
-def anchor(run: RunData, index: int, *, before: bool = False) -> str:
-    """Id of a decision on the page."""
-    return f"decision-{run.name}-{'before-' if before else ''}{index}".replace(" ", "_")
+    """True if the values lie between 0 and 1."""
 
 
 def library() -> str:
@@ -67,7 +47,7 @@ def library() -> str:
     Raises:
         MissingExtraError: bokeh is not installed.
     """
-    _need()
+    _require_bokeh()
     from bokeh.resources import Resources
 
     return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
@@ -79,7 +59,7 @@ def draw(runs: Sequence[RunData], curve: Curve) -> Any:
     Raises:
         MissingExtraError: bokeh is not installed.
     """
-    _need()
+    _require_bokeh()
     from bokeh.core.json_encoder import serialize_json
     from bokeh.embed import json_item
     from bokeh.plotting import figure
@@ -100,35 +80,42 @@ def draw(runs: Sequence[RunData], curve: Curve) -> Any:
     lines, marks, alarms = [], [], []
     for place, run in enumerate(runs):
         if place in curve.values:
-            ink = colour(run.arm, arms)
-            drawn = _Run(run, curve.values[place], ink, several[run.arm])
-            lines.append(drawn.line(plot))
-            marks += drawn.marks(plot)
-            alarms += drawn.alarms(plot, *_rail(curve, arms, run.arm))
+            ink = arm_colour(run.arm, arms)
+            course = _Course(run, curve.values[place], ink, several[run.arm])
+            lines.append(course.line(plot))
+            marks += course.switches(plot)
+            alarms += course.alarms(plot, *_rail(curve, arms, run.arm))
     for arm in arms:
         if several[arm]:
-            _band(plot, runs, curve, arm, colour(arm, arms))
+            _band(plot, runs, curve, arm, arm_colour(arm, arms))
     _style(plot, curve, len(arms) if alarms else 0)
     _tools(plot, curve, lines, marks, alarms)
     # Bokeh's own encoder: plain json does not know its number arrays.
     return json.loads(serialize_json(json_item(plot)))
 
 
-def _need() -> None:
+def _require_bokeh() -> None:
     if find_spec("bokeh") is None:
         raise MissingExtraError("bokeh", "report")
 
 
 def window(steps: int) -> int:
-    """Steps of the moving mean; a short run is shown as it is."""
+    """Steps of the moving mean; 1 for a short run, which is shown as it is."""
     return SPAN if steps >= 4 * SPAN else 1
 
 
-class _Run:
-    """One run's line with what is marked on it."""
+class _Course:
+    """One run's line with the marks on it.
 
-    def __init__(self, run: RunData, values: Sequence[float | None], ink: str, one_of: bool):
-        self.run, self.values, self.ink, self.one_of = run, values, ink, one_of
+    Args:
+        run: The run.
+        values: One value per step.
+        ink: Colour of the arm.
+        several: True if the arm has other runs, too.
+    """
+
+    def __init__(self, run: RunData, values: Sequence[float | None], ink: str, several: bool):
+        self.run, self.values, self.ink, self.several = run, values, ink, several
         self.steps = run.curves["step"]
         self.means = moving_mean(values, window(len(values)))
         self.at = {
@@ -150,15 +137,15 @@ class _Run:
                 "name": [self.run.name] * len(self.steps),
             }
         )
-        if not self.one_of and window(len(self.values)) > 1:
+        if not self.several and window(len(self.values)) > 1:
             thin = plot.line("step", "raw", source=data, color=self.ink, alpha=0.3, line_width=1)
             thin.name = self.run.arm
-        alpha, width = (0.3, 1.2) if self.one_of else (0.95, 2.4)
+        alpha, width = (0.3, 1.2) if self.several else (0.95, 2.4)
         line = plot.line("step", "mean", source=data, color=self.ink, line_width=width, alpha=alpha)
         line.name = self.run.arm
         return line
 
-    def marks(self, plot: Any) -> list[Any]:
+    def switches(self, plot: Any) -> list[Any]:
         from bokeh.models import ColumnDataSource
 
         switches = [s for s in self.run.switches if self.at]
@@ -181,7 +168,7 @@ class _Run:
             "mean",
             source=source,
             marker="diamond",
-            size=10 if self.one_of else 15,
+            size=10 if self.several else 15,
             fill_color=self.ink,
             line_color="white",
             line_width=1.2,
@@ -192,17 +179,17 @@ class _Run:
     def alarms(self, plot: Any, floor: float, ink: str) -> list[Any]:
         from bokeh.models import ColumnDataSource
 
-        spells = self.run.readings.spells
-        if not spells:
+        spans = self.run.readings.alarms
+        if not spans:
             return []
         source = ColumnDataSource(
             {
-                "step": [s.first for s in spells],
-                "floor": [floor] * len(spells),
-                "monitor": [s.monitor for s in spells],
-                "until": [s.last for s in spells],
-                "message": [_short(s.message) for s in spells],
-                "name": [self.run.name] * len(spells),
+                "step": [s.first for s in spans],
+                "floor": [floor] * len(spans),
+                "monitor": [s.monitor for s in spans],
+                "until": [s.last for s in spans],
+                "message": [_short(s.message) for s in spans],
+                "name": [self.run.name] * len(spans),
             }
         )
         mark = plot.scatter(
@@ -219,9 +206,9 @@ class _Run:
         return [mark]
 
     def _height(self, step: int) -> float:
-        """Of the line at a step, or at the nearest one that has a value."""
-        near = min(self.at, key=lambda known_step: (abs(known_step - step), known_step))
-        return self.at[near]
+        """Height of the line at a step, or at the nearest one that has a value."""
+        nearest = min(self.at, key=lambda known_step: (abs(known_step - step), known_step))
+        return self.at[nearest]
 
 
 def _band(plot: Any, runs: Sequence[RunData], curve: Curve, arm: str, ink: str) -> None:
@@ -236,13 +223,13 @@ def _band(plot: Any, runs: Sequence[RunData], curve: Curve, arm: str, ink: str) 
                 if mean is not None:
                     by_step.setdefault(step, []).append(mean)
     steps = sorted(by_step)
-    found = [interval(by_step[step]) for step in steps]
+    intervals = [interval(by_step[step]) for step in steps]
     source = ColumnDataSource(
         {
             "step": steps,
-            "mean": [i.mean if i else _GAP for i in found],
-            "low": [i.mean - (i.half or 0.0) if i else _GAP for i in found],
-            "high": [i.mean + (i.half or 0.0) if i else _GAP for i in found],
+            "mean": [i.mean if i else _GAP for i in intervals],
+            "low": [i.mean - (i.half or 0.0) if i else _GAP for i in intervals],
+            "high": [i.mean + (i.half or 0.0) if i else _GAP for i in intervals],
         }
     )
     area = plot.varea("step", "low", "high", source=source, fill_color=ink, fill_alpha=0.13)
@@ -266,14 +253,16 @@ def _tools(plot: Any, curve: Curve, lines: list[Any], marks: list[Any], alarms: 
         HoverTool(renderers=lines, tooltips=tips, line_policy="nearest", attachment="below")
     )
     if alarms:
-        called = [("run", "@name"), ("alarm", "@monitor"), ("steps", "@step to @until")]
+        tips_alarm = [("run", "@name"), ("alarm", "@monitor"), ("steps", "@step to @until")]
         plot.add_tools(
-            HoverTool(renderers=alarms, tooltips=[*called, ("", "@message")], attachment="above")
+            HoverTool(
+                renderers=alarms, tooltips=[*tips_alarm, ("", "@message")], attachment="above"
+            )
         )
     if marks:
-        changed = [("run", "@name"), ("step", "@step"), ("rubric", "@rubric")]
-        changed += [("why", "@reason"), ("", "@hint")]
-        plot.add_tools(HoverTool(renderers=marks, tooltips=changed, attachment="above"))
+        tips_switch = [("run", "@name"), ("step", "@step"), ("rubric", "@rubric")]
+        tips_switch += [("why", "@reason"), ("", "@hint")]
+        plot.add_tools(HoverTool(renderers=marks, tooltips=tips_switch, attachment="above"))
         go = CustomJS(
             code="const source = cb_data.source, i = source.selected.indices[0];"
             "if (i !== undefined) {source.selected.indices = [];"
@@ -305,18 +294,18 @@ def _style(plot: Any, curve: Curve, rails: int) -> None:
 
 
 def _limits(curve: Curve) -> tuple[float, float]:
-    """Least and greatest of the axis, before its margins."""
+    """Least and greatest value of the axis, before its margins."""
     if curve.unit:
         return 0.0, 1.0
-    there = [value for values in curve.values.values() for value in known(values)]
-    low, top = min(0.0, *there), max(0.0, *there)
+    present = [value for values in curve.values.values() for value in known(values)]
+    low, top = min(0.0, *present), max(0.0, *present)
     return low, top if top > low else low + 1.0
 
 
 def _rail(curve: Curve, arms: Sequence[str], arm: str) -> tuple[float, str]:
-    """Height and colour of an arm's alarms: a row for each arm, below the axis' least value."""
+    """Height and colour of an arm's alarms: each arm has a row below the axis' least value."""
     low, top = _limits(curve)
-    ink = colour(arm, arms) if len(arms) > 1 else _ALARM
+    ink = arm_colour(arm, arms) if len(arms) > 1 else _ALARM
     return low - _ROW * (arms.index(arm) + 0.8) * (top - low), ink
 
 

@@ -1,7 +1,7 @@
 """Start, peak and end of a curve, and 95 % intervals.
 
-An interval over seeds says how much another seed may differ. An interval over the steps of one run
-says only how much its own steps scatter; the page names which one it shows.
+An interval over seeds tells how much another seed may differ. An interval over the steps of one run
+tells only how much its own steps scatter; the page says which one it shows.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from ..evaluation.metrics import SPAN
+from ..evaluation.run_metrics import SPAN
 
 __all__ = [
     "SPAN",
-    "Interval",
     "Levels",
+    "MeanInterval",
     "interval",
     "known",
     "levels",
@@ -34,8 +34,8 @@ _T = (
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean with the half width of its 95 % interval; None where one value tells no spread."""
+class MeanInterval:
+    """A mean with the half width of its 95 % interval; None where there is only one value."""
 
     mean: float
     half: float | None
@@ -44,7 +44,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Levels:
-    """Of one curve of one run: means over `span` steps."""
+    """Start, peak and end of one curve of one run, each a mean over `span_of` steps."""
 
     start: float | None
     peak: float | None
@@ -52,12 +52,12 @@ class Levels:
 
 
 def known(values: Sequence[float | None]) -> list[float]:
-    """Without the gaps."""
+    """The values without the gaps."""
     return [value for value in values if value is not None]
 
 
 def span_of(steps: int) -> int:
-    """Steps that start and end are means over: 10 as in `summary.json`, fewer in a short run."""
+    """Steps over which start and end are means: 10 as in `summary.json`, fewer in a short run."""
     return SPAN if steps >= 2 * SPAN else max(1, steps // 4)
 
 
@@ -68,42 +68,42 @@ def levels(values: Sequence[float | None]) -> Levels:
     return Levels(means[0], max(known(means), default=None), means[-1])
 
 
-def interval(values: Sequence[float | None]) -> Interval | None:
-    """Mean and 95 % interval (Student's t) of what is known; None where nothing is."""
-    there = known(values)
-    if not there:
+def interval(values: Sequence[float | None]) -> MeanInterval | None:
+    """Mean and 95 % interval (Student's t) of the known values; None where there are none."""
+    present = known(values)
+    if not present:
         return None
-    if len(there) < 2:
-        return Interval(there[0], None, 1)
-    half = _t(len(there) - 1) * stdev(there) / math.sqrt(len(there))
-    return Interval(fmean(there), half, len(there))
+    if len(present) < 2:
+        return MeanInterval(present[0], None, 1)
+    half = _t(len(present) - 1) * stdev(present) / math.sqrt(len(present))
+    return MeanInterval(fmean(present), half, len(present))
 
 
-def welch(before: Sequence[float | None], after: Sequence[float | None]) -> Interval | None:
-    """Mean of `after` less mean of `before`, of independent values; None where one is missing."""
+def welch(before: Sequence[float | None], after: Sequence[float | None]) -> MeanInterval | None:
+    """Mean of `after` minus mean of `before`, for independent values; None where one is missing."""
     one, two = known(before), known(after)
     if not one or not two:
         return None
     change = fmean(two) - fmean(one)
     if len(one) < 2 or len(two) < 2:
-        return Interval(change, None, min(len(one), len(two)))
+        return MeanInterval(change, None, min(len(one), len(two)))
     parts = [stdev(side) ** 2 / len(side) for side in (one, two)]
     if not sum(parts):
-        return Interval(change, 0.0, min(len(one), len(two)))
+        return MeanInterval(change, 0.0, min(len(one), len(two)))
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(side) - 1) for part, side in zip(parts, (one, two), strict=True)
     )
-    return Interval(change, _t(int(freedom)) * math.sqrt(sum(parts)), min(len(one), len(two)))
+    return MeanInterval(change, _t(int(freedom)) * math.sqrt(sum(parts)), min(len(one), len(two)))
 
 
 def moving_mean(values: Sequence[float | None], window: int) -> list[float | None]:
-    """Mean over the last steps, of what is known."""
+    """Mean of the known values among the last `window` steps, at each step."""
     return [_mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    there = known(values)
-    return fmean(there) if there else None
+    present = known(values)
+    return fmean(present) if present else None
 
 
 def _t(freedom: int) -> float:

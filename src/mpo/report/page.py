@@ -1,4 +1,7 @@
-"""The page: six sections, their style and script, and the texts, in one file."""
+"""The page: six sections, their style and script, and the texts, in one file.
+
+Text by a model is escaped on its way into the page, or packed.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from .alarms import monitors_section
 from .curves import curves_section, figures, scale_sentence
-from .decisions import lives_section
+from .decisions import decisions_section
 from .elements import badge, section
 from .figures import library
-from .load import RunData, load_run
-from .monitors import monitors_section
-from .notes import notes
-from .payload import pack, pack_texts
 from .reproduce import reproduce_section
-from .rollouts import rollouts_section
-from .summary import headline, summary_section, what_was_run
+from .rollouts import pack, pack_texts, rollouts_section
+from .run_data import RunData, load_run
+from .summary import headline, notes, summary_section, what_was_run
 
 __all__ = ["LARGEST", "write_report"]
 
 LARGEST = 3_000_000
-"""Bytes of a report. Rollouts get what the rest leaves, a share of it at least."""
+"""The most bytes of a report. Rollouts get what the rest leaves, but at least `LEAST_ROOM`."""
 LEAST_ROOM = 400_000
-"""Characters that rollouts get in any case."""
+"""Characters for rollouts, however large the rest is."""
 QUOTA = 10_000
-"""Rollouts that are read to be shown, over all runs."""
+"""Rollouts that are read for the page, over all runs."""
 _SECTIONS = (
     ("arms", "Result"),
     ("curves", "Reward and gold"),
@@ -46,13 +47,13 @@ def write_report(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | N
 
     Args:
         runs: Folders of runs, at least one.
-        out: The file; replaced if it is there.
-        compare: Content of `compare.json`, for what only it knows (failed runs, seconds).
+        out: The file; replaced if it exists.
+        compare: Content of `compare.json`, which alone has the failed runs and the total seconds.
 
     Raises:
-        DataError: A run without a judgement.
+        DataError: A run has no judgement.
         MissingExtraError: bokeh is not installed.
-        StoreError: A store cannot be read, or the file not written.
+        StoreError: A store cannot be read, or the file cannot be written.
     """
     loaded = [
         load_run(path, QUOTA // len(runs), name)
@@ -62,7 +63,7 @@ def write_report(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | N
     partial = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # A model may emit a lone surrogate; a browser shows a replacement sign for it.
+        # A model may emit a lone surrogate; a browser shows a replacement character for it.
         partial.write_bytes(html.encode("utf-8", "replace"))
         partial.replace(out)
     except OSError as error:
@@ -71,7 +72,7 @@ def write_report(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | N
 
 
 def _name(runs: Sequence[Path]) -> str:
-    """Of the run, or of the folder that the runs have in common."""
+    """Name of the run, or of the folder that the runs have in common."""
     folders = [path.resolve() for path in runs]
     if len(folders) == 1:
         return folders[0].name
@@ -79,13 +80,13 @@ def _name(runs: Sequence[Path]) -> str:
 
 
 def _run_names(runs: Sequence[Path]) -> list[str]:
-    """Names that differ, with as much of the path before them as that takes."""
+    """Different names for all runs, with as much of the path as that takes."""
     parts = [path.resolve().parts for path in runs]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(dict.fromkeys(names)) == len(names):
             return names
-    return [f"{name} ({n})" for n, name in enumerate(names, start=1)]  # a run that is given twice
+    return [f"{name} ({n})" for n, name in enumerate(names, start=1)]  # the same run is given twice
 
 
 def render(runs: Sequence[RunData], name: str, compare: Mapping[str, Any]) -> str:
@@ -95,7 +96,7 @@ def render(runs: Sequence[RunData], name: str, compare: Mapping[str, Any]) -> st
     before = {
         "arms": summary_section(runs, compare) + notes(runs, scale_sentence(runs)),
         "curves": curves_section(runs, drawn),
-        "rubric": lives_section(runs),
+        "rubric": decisions_section(runs),
         "monitors": monitors_section(runs),
         "reproduce": reproduce_section(runs, compare),
     }

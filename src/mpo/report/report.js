@@ -1,4 +1,4 @@
-// What moves on a report: theme, figures, lineage links, and the list of rollouts.
+// The moving parts of a report: theme, figures, lineage links, and the list of rollouts.
 // Texts by a policy or a model reach the page as text nodes only: never as HTML.
 (() => {
   "use strict";
@@ -88,7 +88,7 @@
   });
   window.mpoReport = { show };
 
-  // ------------------------------------------------------------------ what is packed
+  // ------------------------------------------------------------------ packed data
 
   async function unpack(id) {
     const packed = byId(`data-${id}`).textContent;
@@ -123,18 +123,18 @@
 
   const PAGE = 20;
   let data = null;
-  let found = [];
+  let matches = [];
   let listed = 0;
   const byRollout = new Map();
 
-  function judgement([rubric, share, reward, unscored, rule, flags, scores, model]) {
-    return { rubric: data.rubrics[rubric], share, reward, unscored, rule, flags, scores, model: data.texts[model] };
+  function judgement([rubric, normalized, reward, unscored, rule, flags, scores, model]) {
+    return { rubric: data.rubrics[rubric], normalized, reward, unscored, rule, flags, scores, model: data.texts[model] };
   }
 
   function readRows() {
     data.rows = data.rows.map(([run, step, cohort, prompt, completion, gold, first, others, id]) => ({
       run: data.runs[run], step, cohort, prompt: data.prompts[prompt], completion, gold,
-      said: judgement(first), others: others.map(judgement), id,
+      judged: judgement(first), others: others.map(judgement), id,
     }));
     for (const row of data.rows) if (row.id) byRollout.set(`${row.run.name} ${row.id}`, row);
   }
@@ -147,30 +147,30 @@
     return value === null ? "–" : value.toFixed(2);
   }
 
-  function outcome(said) {
-    if (said.unscored) return `unscored: ${said.unscored.split(":")[0]}`;
-    const plain = said.reward === null ? "" : ` (${+said.reward.toFixed(3)} points)`;
-    return `reward ${number(said.share)}${plain}`;
+  function outcome(judged) {
+    if (judged.unscored) return `unscored: ${judged.unscored.split(":")[0]}`;
+    const plain = judged.reward === null ? "" : ` (${+judged.reward.toFixed(3)} points)`;
+    return `reward ${number(judged.normalized)}${plain}`;
   }
 
   function flagsOf(row) {
-    const said = row.said;
+    const judged = row.judged;
     return [
-      ...Object.keys(said.flags),
-      ...(said.unscored ? ["unscored"] : []),
-      ...(said.rule ? [`rule: ${said.rule}`] : []),
+      ...Object.keys(judged.flags),
+      ...(judged.unscored ? ["unscored"] : []),
+      ...(judged.rule ? [`rule: ${judged.rule}`] : []),
       ...(row.others.length ? ["under another rubric"] : []),
       ...(row.id ? ["behind a decision or alarm"] : []),
     ];
   }
 
-  function scoresTable(row, said) {
+  function scoresTable(row, judged) {
     const parts = [];
-    if (said.unscored) parts.push(make("p", { class: "bad" }, `Unscored: ${said.unscored}`));
-    if (said.rule) parts.push(make("p", {}, `Decided by the task's rule ${said.rule}, without asking the reward model.`));
-    if (said.scores.length) {
-      const criteria = new Map(said.rubric[2].map(([key, name, least, most]) => [key, { name, least, most }]));
-      const rows = said.scores.map(([key, score, rationale]) => {
+    if (judged.unscored) parts.push(make("p", { class: "bad" }, `Unscored: ${judged.unscored}`));
+    if (judged.rule) parts.push(make("p", {}, `Decided by the task's rule ${judged.rule}, without the reward model.`));
+    if (judged.scores.length) {
+      const criteria = new Map(judged.rubric[2].map(([key, name, least, most]) => [key, { name, least, most }]));
+      const rows = judged.scores.map(([key, score, rationale]) => {
         const known = criteria.get(key) ?? { name: key, least: 0, most: "?" };
         const range = known.least === 0 ? ` of ${known.most}` : ` in ${known.least} to ${known.most}`;
         return make("tr", {},
@@ -180,7 +180,7 @@
       });
       const heads = [["criterion", "words"], ["score", null], ["rationale", "words"]].map(
         ([name, kind]) => make("th", { scope: "col", class: kind }, name));
-      const title = `Scores under rubric ${label(row, said.rubric)}`;
+      const title = `Scores under rubric ${label(row, judged.rubric)}`;
       parts.push(make("div", { class: "scroll scores", role: "region", tabindex: "0", "aria-label": title },
         make("table", {}, make("caption", { class: "unseen" }, title),
           make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))));
@@ -192,14 +192,14 @@
     const parts = [
       make("h3", { class: "minor" }, "Prompt"), make("p", { class: "text" }, row.prompt),
       make("h3", { class: "minor" }, "Completion"), make("p", { class: "text" }, row.completion),
-      make("h3", { class: "minor" }, `Under rubric ${label(row, row.said.rubric)}, in force then: ${outcome(row.said)}`),
-      ...scoresTable(row, row.said),
+      make("h3", { class: "minor" }, `Under rubric ${label(row, row.judged.rubric)}, in effect then: ${outcome(row.judged)}`),
+      ...scoresTable(row, row.judged),
     ];
     for (const other of row.others) {
       parts.push(make("h3", { class: "minor" }, `The same rollout under rubric ${label(row, other.rubric)}: ${outcome(other)}`),
         ...scoresTable(row, other));
     }
-    if (row.said.model) parts.push(make("p", { class: "faint" }, `Judged by ${row.said.model}.`));
+    if (row.judged.model) parts.push(make("p", { class: "faint" }, `Judged by ${row.judged.model}.`));
     return make("div", { class: "body" }, ...parts);
   }
 
@@ -218,7 +218,7 @@
     const start = row.completion.slice(0, 130).replace(/\s+/g, " ");
     return folded("rollout", [
       make("span", { class: "name" }, `${several}step ${row.step}`),
-      ` · ${outcome(row.said)}${gold} · rubric ${label(row, row.said.rubric)} `,
+      ` · ${outcome(row.judged)}${gold} · rubric ${label(row, row.judged.rubric)} `,
       ...chips.flatMap((chip) => [chip, " "]),
       make("br"), make("span", { class: "gist" }, start || "(empty)"),
     ], () => rolloutBody(row));
@@ -240,32 +240,32 @@
     return (row) =>
       (get("run") === "" || row.run.name === get("run")) &&
       row.step >= from && row.step <= to &&
-      (!scores || (row.said.share !== null && row.said.share >= low && row.said.share <= high)) &&
-      (get("rubric") === "" || label(row, row.said.rubric) === get("rubric")) &&
+      (!scores || (row.judged.normalized !== null && row.judged.normalized >= low && row.judged.normalized <= high)) &&
+      (get("rubric") === "" || label(row, row.judged.rubric) === get("rubric")) &&
       (get("flag") === "" || flagsOf(row).includes(get("flag"))) &&
       (text === "" || row.completion.toLowerCase().includes(text) || row.prompt.toLowerCase().includes(text));
   }
 
   const ORDERS = {
-    high: (row) => -(row.said.share ?? -1),
-    low: (row) => row.said.share ?? 2,
-    gap: (row) => (row.gold === null || row.said.share === null ? 2 : row.gold - row.said.share),
+    high: (row) => -(row.judged.normalized ?? -1),
+    low: (row) => row.judged.normalized ?? 2,
+    gap: (row) => (row.gold === null || row.judged.normalized === null ? 2 : row.gold - row.judged.normalized),
   };
 
   function filter() {
-    found = data.rows.filter(wanted());
+    matches = data.rows.filter(wanted());
     const order = ORDERS[form.elements.order.value];
-    if (order) found = found.map((row) => [order(row), row]).sort((a, b) => a[0] - b[0]).map(([, row]) => row);
-    byId("found").textContent = `${found.length.toLocaleString("en")} of ${data.rows.length.toLocaleString("en")} rollouts`;
+    if (order) matches = matches.map((row) => [order(row), row]).sort((a, b) => a[0] - b[0]).map(([, row]) => row);
+    byId("found").textContent = `${matches.length.toLocaleString("en")} of ${data.rows.length.toLocaleString("en")} rollouts`;
     byId("rollouts").replaceChildren();
     listed = 0;
     more();
   }
 
   function more() {
-    byId("rollouts").append(...found.slice(listed, listed + PAGE).map(rolloutItem));
-    listed = Math.min(found.length, listed + PAGE);
-    byId("more").hidden = listed >= found.length;
+    byId("rollouts").append(...matches.slice(listed, listed + PAGE).map(rolloutItem));
+    listed = Math.min(matches.length, listed + PAGE);
+    byId("more").hidden = listed >= matches.length;
   }
 
   byId("more").addEventListener("click", more);
@@ -279,7 +279,7 @@
     if (!button || !data) return;
     const row = byRollout.get(`${button.dataset.run} ${button.dataset.rollout}`);
     if (!row) { button.replaceWith("not in this file"); return; }
-    found = [row];
+    matches = [row];
     listed = 1;
     const item = rolloutItem(row);
     byId("rollouts").replaceChildren(item);
@@ -295,14 +295,14 @@
 
   function caseItem([run, id, verdict, marked, findings, advice, reasons, rubric], place) {
     const row = byRollout.get(`${data.runs[run].name} ${id}`);
-    const what = row ? `step ${row.step} · ${outcome(row.said)}` : id ? `rollout ${id}` : "rollout not found";
+    const what = row ? `step ${row.step} · ${outcome(row.judged)}` : id ? `rollout ${id}` : "rollout not found";
     const graded = verdict && verdict !== "unknown" ? ` · graded ${verdict}` : "";
     const screened = marked ? ` · prescreened: ${marked}` : "";
     return folded("case", [make("span", { class: "name" }, `${place + 1}`), ` ${what}${graded}${screened} `,
       make("span", { class: "gist" }, findings.slice(0, 110).replace(/\s+/g, " "))],
     () => make("div", { class: "body" },
       ...part("Analysis", findings), ...part("Advice", advice), ...part("Why this rubric was proposed", reasons),
-      rubric ? make("details", {}, make("summary", {}, "The rubric that this case led to"), make("pre", {}, rubric)) : null,
+      rubric ? make("details", {}, make("summary", {}, "The rubric proposed after this case"), make("pre", {}, rubric)) : null,
       ...(row ? [rolloutItem(row)] : [make("p", { class: "faint" }, "Its rollout is in the store, not in this file.")])));
   }
 
@@ -326,7 +326,7 @@
   async function start() {
     data = JSON.parse(await unpack("texts"));
     readRows();
-    choices("rubric", [...new Set(data.rows.map((row) => label(row, row.said.rubric)))].sort(
+    choices("rubric", [...new Set(data.rows.map((row) => label(row, row.judged.rubric)))].sort(
       (a, b) => a.localeCompare(b, "en", { numeric: true })));
     choices("flag", [...new Set(data.rows.flatMap(flagsOf))].sort());
     fillDecisions();
@@ -337,7 +337,7 @@
   }
 
   start().catch((error) => {
-    byId("found").textContent = `This browser cannot unpack the rollouts and figures (${error.message}). Try a current one.`;
+    byId("found").textContent = `This browser cannot unpack the rollouts and figures (${error.message}). Use a current one.`;
     console.error(error);
   });
 })();

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from .elements import details, duration, number, table
-from .load import RunData
+from .run_data import RunData
 
 __all__ = ["reproduce_section", "versions"]
 
@@ -74,25 +74,25 @@ def _seeds(runs: Sequence[RunData]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python, and the packages that a run's numbers depend on."""
+    """Versions of this package, Python, and the packages on which a run's numbers depend."""
     package = importlib.import_module((__package__ or "").partition(".")[0])
-    here = {"mpo": str(package.__version__), "Python": platform.python_version()}
+    installed = {"mpo": str(package.__version__), "Python": platform.python_version()}
     for name in PACKAGES:
         try:
-            here[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return here
+    return installed
 
 
 def _versions(runs: Sequence[RunData]) -> str:
-    kept = next((run.summary["versions"] for run in runs if run.summary.get("versions")), None)
-    if isinstance(kept, Mapping):
-        told, found = "Of the run", {str(k): str(v) for k, v in kept.items()}
+    recorded = next((run.summary["versions"] for run in runs if run.summary.get("versions")), None)
+    if isinstance(recorded, Mapping):
+        source, packages = "Of the run", {str(k): str(v) for k, v in recorded.items()}
     else:
-        told, found = "Where this report was written (the run kept none)", versions()
-    listed = ", ".join(f"{escape(name)} {escape(version)}" for name, version in found.items())
-    return f"<p>{told}: {listed}.</p>"
+        source, packages = "Where this report was written (the run kept none)", versions()
+    listed = ", ".join(f"{escape(name)} {escape(version)}" for name, version in packages.items())
+    return f"<p>{source}: {listed}.</p>"
 
 
 def _configs(runs: Sequence[RunData]) -> str:
@@ -105,7 +105,7 @@ def _configs(runs: Sequence[RunData]) -> str:
         first = group[0]
         names = ", ".join(run.name for run in group)
         differ = (
-            f'<p class="faint">The same in {escape(names)}, but for arm and seed.</p>'
+            f'<p class="faint">The same in {escape(names)}, except for arm and seed.</p>'
             if len(group) > 1
             else ""
         )
@@ -115,6 +115,6 @@ def _configs(runs: Sequence[RunData]) -> str:
 
 
 def _shared(run: RunData) -> str:
-    """The config but for what a comparison varies."""
-    kept = {key: value for key, value in run.config.items() if key not in ("arm", "seed")}
-    return repr(sorted(kept.items(), key=lambda pair: str(pair[0])))
+    """The config without what a comparison varies."""
+    shared = {key: value for key, value in run.config.items() if key not in ("arm", "seed")}
+    return repr(sorted(shared.items(), key=lambda pair: str(pair[0])))

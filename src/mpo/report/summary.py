@@ -1,18 +1,23 @@
-"""Section 1: what was run, one sentence of result, the table of arms with 95 % intervals."""
+"""Section 1: what was run, the result in one sentence, the table of arms with 95 % intervals, and
+what a reader should look at first."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import fmean
 from typing import Any
 
-from .elements import details, number, signed, table
-from .figures import colour
-from .levels import Interval, Levels, interval, levels, span_of, welch
-from .load import RunData
+from .decisions import lint_sentence
+from .elements import arm_colour, details, number, signed, table
+from .levels import Levels, MeanInterval, interval, known, levels, span_of, welch
+from .run_data import AlarmSpan, RunData
 
-__all__ = ["headline", "summary_section", "what_was_run"]
+__all__ = ["headline", "notes", "summary_section", "what_was_run"]
+
+MOST_RUNS = 3
+"""Number of runs up to which alarms are listed one by one; of more, they are counted by monitor."""
 
 _HEADS = (
     "reward start",
@@ -27,26 +32,26 @@ _HEADS = (
 
 
 class _Arm:
-    """An arm's runs and what they came to."""
+    """An arm's runs with their levels."""
 
     def __init__(self, name: str, runs: Sequence[RunData]):
         self.name, self.runs = name, runs
         self.reward = [levels(run.curves["reward"]) for run in runs]
         self.gold = [levels(run.curves["gold"]) for run in runs]
 
-    def at(self, curve: str, level: str) -> Interval | None:
-        """Over the seeds; of a single run over its own steps at that end of it."""
-        found: Sequence[Levels] = getattr(self, curve)
-        values = [getattr(one, level) for one in found]
+    def at(self, curve: str, level: str) -> MeanInterval | None:
+        """Mean and interval over the seeds; of a single run, over its own steps at that end."""
+        by_run: Sequence[Levels] = getattr(self, curve)
+        values = [getattr(one, level) for one in by_run]
         if len(self.runs) > 1 or level == "peak":
             return interval(values)
         return interval(self._ends(curve)[level == "end"])
 
-    def change(self, curve: str) -> Interval | None:
-        """End less start, paired by seed; of a single run by its steps."""
-        found: Sequence[Levels] = getattr(self, curve)
+    def change(self, curve: str) -> MeanInterval | None:
+        """End minus start, paired by seed; of a single run, by its steps."""
+        by_run: Sequence[Levels] = getattr(self, curve)
         if len(self.runs) > 1:
-            pairs = [(one.start, one.end) for one in found]
+            pairs = [(one.start, one.end) for one in by_run]
             return interval([b - a if a is not None and b is not None else None for a, b in pairs])
         return welch(*self._ends(curve))
 
@@ -56,28 +61,28 @@ class _Arm:
         return values[:span], values[-span:]
 
     def mean(self, key: str) -> float | None:
-        """Of a number in the summaries."""
+        """Mean of a number in the summaries."""
         values = [run.summary.get(key) for run in self.runs]
-        there = [float(v) for v in values if isinstance(v, int | float)]
-        return fmean(there) if there else None
+        present = [float(v) for v in values if isinstance(v, int | float)]
+        return fmean(present) if present else None
 
 
 def summary_section(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
-    """The table of arms; of arms with several seeds each run below it."""
+    """The table of arms; if arms have several seeds, also a table of their runs."""
     arms = _arms(runs)
     names = [arm.name for arm in arms]
     rows = [
-        _row(arm, escape(arm.name), colour(arm.name, names), str(len(arm.runs))) for arm in arms
+        _row(arm, escape(arm.name), arm_colour(arm.name, names), str(len(arm.runs))) for arm in arms
     ]
-    audit = runs[0].auditor
-    heads = [head.replace("gold", audit) for head in _HEADS]
+    gold = runs[0].gold_name
+    heads = [head.replace("gold", gold) for head in _HEADS]
     parts = [
         table("Arms, with 95 % intervals", ["arm", "seeds", *heads], rows),
-        _legend(runs, audit),
+        _legend(runs, gold),
     ]
     if len(arms) < len(runs):
         each = [
-            _row(_Arm(run.arm, [run]), escape(run.name), colour(run.arm, names), str(run.seed))
+            _row(_Arm(run.arm, [run]), escape(run.name), arm_colour(run.arm, names), str(run.seed))
             for run in runs
         ]
         body = table("Each run", ["run", "seed", *heads], each)
@@ -91,26 +96,26 @@ def _row(arm: _Arm, name: str, ink: str, count: str) -> list[str]:
     return [
         f"{swatch}{name}",
         count,
-        _with(arm.at("reward", "start")),
-        _with(arm.at("reward", "end")),
-        _with(arm.at("gold", "start")),
-        _with(peak),
-        _with(end),
+        _with_half(arm.at("reward", "start")),
+        _with_half(arm.at("reward", "end")),
+        _with_half(arm.at("gold", "start")),
+        _with_half(peak),
+        _with_half(end),
         number(end.mean / peak.mean if end and peak and peak.mean else None),
         number(arm.mean("hacked_share_end")),
         f"{fmean([len(run.numbers) for run in arm.runs]):g}",
     ]
 
 
-def _with(found: Interval | None) -> str:
-    if found is None:
+def _with_half(value: MeanInterval | None) -> str:
+    if value is None:
         return number(None)
-    if found.half is None:
-        return number(found.mean)
-    return f'{number(found.mean)} <span class="half">± {number(found.half)}</span>'
+    if value.half is None:
+        return number(value.mean)
+    return f'{number(value.mean)} <span class="half">± {number(value.half)}</span>'
 
 
-def _legend(runs: Sequence[RunData], audit: str) -> str:
+def _legend(runs: Sequence[RunData], gold: str) -> str:
     span = max(span_of(len(run.curves["step"])) for run in runs)
     steps = f"{span} steps" if span > 1 else "step"
     several = len(_arms(runs)) < len(runs)
@@ -123,19 +128,19 @@ def _legend(runs: Sequence[RunData], audit: str) -> str:
     return (
         f'<p class="faint">Start and end: means of the first and the last {steps}; peak: the '
         f"highest mean of {steps}. Reward: normalized, 0 to 1. {over}. Hacked: share of the last "
-        f"steps' texts with a reward of at least 0.8 and {audit} of at most 0.5. –: not known.</p>"
+        f"steps' texts with a reward of at least 0.8 and {gold} of at most 0.5. –: not known.</p>"
     )
 
 
 def _exploits(runs: Sequence[RunData]) -> str:
-    found = [
+    lines = [
         f"{run.name}: {', '.join(run.summary['exploits'])}"
         for run in runs
         if run.summary.get("exploits")
     ]
-    if not found:
+    if not lines:
         return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in found)
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return details("Biases of the simulated grader", f"<ul>{items}</ul>", kind="quiet")
 
 
@@ -162,26 +167,26 @@ def what_was_run(runs: Sequence[RunData]) -> str:
         shape += f", seed {first.seed}" if first.config else ""
     longest = max(len(run.curves["step"]) for run in runs)
     trainer = first.config.get("trainer") or {}
-    said = [f"task {first.config['task']}" if first.config.get("task") else "", shape]
+    parts = [f"task {first.config['task']}" if first.config.get("task") else "", shape]
     if first.config.get("model"):
-        said.append(f"policy {first.config['model']} by {trainer.get('algorithm', 'a trainer')}")
-    said.append(f"{longest:,} step{'s' * (longest != 1)} with rollouts in each run")
-    said.append(f"{sum(run.rollouts for run in runs):,} rollouts judged")
+        parts.append(f"policy {first.config['model']} by {trainer.get('algorithm', 'a trainer')}")
+    parts.append(f"{longest:,} step{'s' * (longest != 1)} with rollouts in each run")
+    parts.append(f"{sum(run.rollouts for run in runs):,} rollouts judged")
     judges = list(dict.fromkeys(name for run in runs for name in run.models if name != run.arm))
     if judges:
         more = f" and {len(judges) - 3} more" if len(judges) > 3 else ""
-        said.append(f"reward model {', '.join(judges[:3])}{more}")
-    return f'<p class="ran">{escape("; ".join(part for part in said if part))}.</p>'
+        parts.append(f"reward model {', '.join(judges[:3])}{more}")
+    return f'<p class="ran">{escape("; ".join(part for part in parts if part))}.</p>'
 
 
 def headline(runs: Sequence[RunData]) -> str:
-    """One sentence of result."""
+    """The result in one sentence."""
     arms = _arms(runs)
-    told = _one(arms[0]) if len(arms) == 1 else _several(arms)
-    return f'<p class="headline">{told}</p>'
+    sentence = _one_arm(arms[0]) if len(arms) == 1 else _several_arms(arms)
+    return f'<p class="headline">{sentence}</p>'
 
 
-def _one(arm: _Arm) -> str:
+def _one_arm(arm: _Arm) -> str:
     reward = (
         f"the reward went from {_level(arm, 'reward', 'start')} to {_level(arm, 'reward', 'end')}"
     )
@@ -199,18 +204,18 @@ def _one(arm: _Arm) -> str:
             "reward model judged it."
         )
     peak, end = arm.at("gold", "peak"), arm.at("gold", "end")
-    share = (
+    of_peak = (
         f", {100 * end.mean / peak.mean:.0f} % of its peak" if end and peak and peak.mean else ""
     )
-    audit = arm.runs[0].auditor
+    gold = arm.runs[0].gold_name
     return (
-        f"<strong>The policy {_verdict(change)}</strong> by {audit}, which went from "
+        f"<strong>The policy {_trend(change)}</strong> by {gold}, which went from "
         f"{_level(arm, 'gold', 'start')} to {_level(arm, 'gold', 'end')} "
-        f"({_difference(change)}){share}; {reward}, and {rubric}."
+        f"({_difference(change)}){of_peak}; {reward}, and {rubric}."
     )
 
 
-def _several(arms: Sequence[_Arm]) -> str:
+def _several_arms(arms: Sequence[_Arm]) -> str:
     judged = [arm for arm in arms if arm.change("gold") is not None]
     if not judged:
         ends = ", ".join(f"{_level(arm, 'reward', 'end')} ({escape(arm.name)})" for arm in arms)
@@ -224,36 +229,36 @@ def _several(arms: Sequence[_Arm]) -> str:
         change = arm.change("gold")
         assert change is not None
         parts.append(
-            f"<strong>{escape(arm.name)}</strong> {_verdict(change)} "
+            f"<strong>{escape(arm.name)}</strong> {_trend(change)} "
             f"({_level(arm, 'gold', 'start')} → {_level(arm, 'gold', 'end')})"
         )
     rewards = [arm.at("reward", "end") for arm in ranked]
     low, high = (f([r.mean for r in rewards if r]) for f in (min, max))
     span = number(low) if number(low) == number(high) else f"{number(low)} to {number(high)}"
-    audit = judged[0].runs[0].auditor
-    return f"By {audit}, {'; '.join(parts)}; their rewards ended at {span}."
+    gold = judged[0].runs[0].gold_name
+    return f"By {gold}, {'; '.join(parts)}; their rewards ended at {span}."
 
 
 def _end(arm: _Arm) -> float:
-    found = arm.at("gold", "end")
-    return found.mean if found is not None else float("-inf")
+    end = arm.at("gold", "end")
+    return end.mean if end is not None else float("-inf")
 
 
-def _verdict(change: Interval) -> str:
-    """In words; a change whose interval holds 0 is none that was shown."""
+def _trend(change: MeanInterval) -> str:
+    """The change in words; one whose interval holds 0 is not clear."""
     if change.half is None or abs(change.mean) <= change.half:
         return "did not clearly change"
     return "got better" if change.mean > 0 else "got worse"
 
 
-def _difference(change: Interval) -> str:
+def _difference(change: MeanInterval) -> str:
     half = "" if change.half is None else f" ± {number(change.half)}"
     return f"{signed(change.mean)}{half}"
 
 
 def _level(arm: _Arm, curve: str, level: str) -> str:
-    found = arm.at(curve, level)
-    return number(found.mean if found else None)
+    value = arm.at(curve, level)
+    return number(value.mean if value else None)
 
 
 def _arms(runs: Sequence[RunData]) -> list[_Arm]:
@@ -261,3 +266,78 @@ def _arms(runs: Sequence[RunData]) -> list[_Arm]:
     for run in runs:
         groups.setdefault(run.arm, []).append(run)
     return [_Arm(name, group) for name, group in groups.items()]
+
+
+# ---------------------------------------------------------------------- what to look at first
+
+
+def notes(runs: Sequence[RunData], scale: str) -> str:
+    """List of what a reader should look at first; empty where nothing stands out.
+
+    Args:
+        runs: All runs of the report.
+        scale: HTML sentence on the greatest jump of scale; may be empty.
+    """
+    items = [scale] if scale else []
+    counted = ""
+    if len(runs) <= MOST_RUNS:
+        for run in runs:
+            items += [_alarm(run, span, len(runs) > 1) for span in run.readings.alarms[:6]]
+            left = len(run.readings.alarms) - 6
+            if left > 0:
+                items.append(f'{left} more alarms: <a href="#monitors">monitors</a>.')
+    else:
+        counted = _alarm_counts(runs)
+    items += [sentence for run in runs if (sentence := lint_sentence(run))]
+    if not items and not counted:
+        return ""
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    return f'<h3>To look at first</h3><ul class="notes">{listed}</ul>{counted}'
+
+
+def _alarm(run: RunData, span: AlarmSpan, named: bool) -> str:
+    when = f"step {span.first}" if span.first == span.last else f"steps {span.first} to {span.last}"
+    where = f"{escape(run.name)}, " if named else ""
+    name = escape(span.monitor.replace("_", " "))
+    collapse = _collapse(run, span) if span.monitor == "length" else ""
+    return (
+        f"{where}{when}: monitor <b>{name}</b> raised an alarm: {escape(span.message)}.{collapse}"
+    )
+
+
+def _collapse(run: RunData, span: AlarmSpan) -> str:
+    """Sentence on an alarm about length: the fall, and the recovery if there was one."""
+    words = dict(zip(run.curves["step"], run.curves["words"], strict=True))
+    during = {s: w for s, w in words.items() if span.first <= s <= span.last and w is not None}
+    if not during:
+        return ""
+    first, last = known([words[min(words)]]), known([words[max(words)]])
+    least = min(during, key=lambda step: during[step])
+    if not first or during[least] >= first[0]:
+        return ""
+    fall = (
+        f" The policy's texts collapsed from {number(first[0], 0)} words to "
+        f"{number(during[least], 0)} at step {least}"
+    )
+    later = {s: w for s, w in words.items() if s > span.last and w is not None}
+    back = next((step for step, value in later.items() if value >= 0.9 * first[0]), None)
+    if back is not None:
+        return f"<strong>{fall}</strong> and were as long as before at step {back}."
+    return f"<strong>{fall}</strong>; at the end they had {number(last[0] if last else None, 0)}."
+
+
+def _alarm_counts(runs: Sequence[RunData]) -> str:
+    """Table of the number of runs of each arm with an alarm, by monitor."""
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    alarms: dict[str, Counter[str]] = {}
+    for run in runs:
+        for monitor in dict.fromkeys(span.monitor for span in run.readings.alarms):
+            alarms.setdefault(monitor, Counter())[run.arm] += 1
+    if not alarms:
+        return ""
+    runs_of = Counter(run.arm for run in runs)
+    rows = [
+        [escape(monitor.replace("_", " ")), *(f"{count[arm]} of {runs_of[arm]}" for arm in arms)]
+        for monitor, count in sorted(alarms.items())
+    ]
+    return table("Runs in which a monitor raised an alarm", ["monitor", *arms], rows)

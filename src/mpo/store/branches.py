@@ -164,8 +164,9 @@ class View:
             "OR (key > ?1 || '~' AND key < ?1 || char(127))",  # 127 comes after '~'
             (base_key,),
         ).fetchall()
-        if len(rows) > 1:
-            rows.sort(key=lambda row: _attempt(row[0], base_key))
+        if not rows:
+            return []
+        rows.sort(key=lambda row: _attempt(row[0], base_key))
         return [load(Judgement, content) for _, content in rows]
 
 

@@ -57,7 +57,7 @@ class Cases(Branches):
             StoreError: A judgement under a rubric that is not stored, one of another rollout (or
                 its mode or cohort), one with a reward that is not a finite number; or the disk.
         """
-        rows = [_case_row(case) for case in cases]  # before the lock: other writers wait for it
+        rows = list(map(_case_row, cases))  # before the lock: other writers wait for it
         if not rows:
             return
         with self.writing() as writer:

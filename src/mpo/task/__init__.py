@@ -1,4 +1,4 @@
-"""Task: a folder of text that says what the policy is asked and how it is graded.
+"""Task: a folder of text: the policy's prompt, and how its completions are graded.
 
     task.yaml      name, description, dataset, prompt, response limits, rm, rules, cohorts
     rubric.md      the seed rubric

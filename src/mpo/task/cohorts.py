@@ -1,4 +1,4 @@
-"""Cohorts: parts of a task with a rubric of their own, by a column and by likeness of the prompts.
+"""Cohorts: parts of a task with a rubric of their own, by a column and by similar prompts.
 
     cohorts = Cohorts.build(rows, column="type", text_column="problem", clusters=3)
     cohorts.save(cohorts_path("train.jsonl"))        # train.cohorts.json, beside the data
@@ -34,7 +34,7 @@ Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 Method = Literal["auto", "embeddings", "tfidf"]
 
 MODEL = "all-MiniLM-L6-v2"
-"""Sentence embeddings of the paper's clusters (notes/paper.md §1.5)."""
+"""Sentence embeddings of the paper's clusters."""
 TFIDF = "tfidf"
 WORDS = 500
 """Most frequent words per group that TF-IDF looks at."""
@@ -65,7 +65,7 @@ class Cohorts:
 
     Args:
         column: Rows with different values are never together.
-        text_column: What likeness is taken from.
+        text_column: Column of the texts that are compared.
         method: `tfidf`, or the name of a sentence-transformers model.
         groups: By value of the column.
         known: Cohort by hash of value and text, of the rows that the clusters were built from.
@@ -316,11 +316,11 @@ def _group(
 
 def _vocabulary(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The words that TF-IDF looks at, and their weights. Commands of LaTeX are words."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for text in texts:
-        found.update(dict.fromkeys(_words(text), 1))
+        counts.update(dict.fromkeys(_words(text), 1))
     # What nearly all texts have tells none apart.
-    telling = [(word, n) for word, n in found.items() if n < 0.8 * len(texts) or n == 1]
+    telling = [(word, n) for word, n in counts.items() if n < 0.8 * len(texts) or n == 1]
     chosen = sorted(telling, key=lambda item: (-item[1], item[0]))[:WORDS]
     weights = (math.log((1 + len(texts)) / (1 + n)) + 1 for _, n in chosen)
     return tuple(word for word, _ in chosen), tuple(round(weight, 5) for weight in weights)

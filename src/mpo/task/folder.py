@@ -222,8 +222,8 @@ def _load_seed(path: Path, faults: list[str]) -> ReadRubric | None:
     try:
         return read_rubric(_read(path))
     except RubricError as error:
-        found = re.search(r"\bline (\d+)", str(error))
-        faults.append(f"{path}:{found[1] if found else 1}: {error}")
+        line = re.search(r"\bline (\d+)", str(error))
+        faults.append(f"{path}:{line[1] if line else 1}: {error}")
     except TaskError as error:
         faults.append(str(error))
     return None

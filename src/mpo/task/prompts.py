@@ -93,7 +93,7 @@ class PromptFile:
 
     @cached_property
     def hash(self) -> str:
-        """Changes whenever the wording does; stored with what was asked through it."""
+        """Hash of the wording; stored with every judgement made through it."""
         return content_hash([self.kind, self.sections], 12)
 
     def messages(self, values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Task rules: they decide a reward before the RM is asked."""
+"""Task rules: they decide a reward without a call to the RM."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Protocol = Literal["single", "per_criterion", "dialogue", "plan_execute"]
-"""How the RM is asked; see `mpo.judge`."""
+"""Protocol of the RM; see `mpo.judge`."""
 
 
 class _Spec(BaseModel):
@@ -50,23 +50,23 @@ class DatasetSpec(_Spec):
 
 
 class ResponseSpec(_Spec):
-    """What the policy may write."""
+    """Limits of a completion."""
 
     max_tokens: int = Field(default=400, gt=0)
     """Generation cap, in tokens of the policy."""
     max_words: int | None = Field(default=None, gt=0)
     """Stated to the policy, the RM and the MRM: no criterion may ask for more."""
     min_words: int = Field(default=1, ge=0)
-    """Below it a rule gives the floor of the scale and the RM is not asked."""
+    """Least words of a response; below it a rule gives the floor of the scale, without the RM."""
 
 
 class RMSpec(_Spec):
-    """How the RM is asked."""
+    """How the RM grades."""
 
     protocol: Protocol = "single"
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=1024, gt=0)
-    """Of one answer."""
+    """Most tokens of one answer."""
     criteria_per_call: int | None = Field(default=None, gt=0)
     """`single` only: a longer rubric is split over several calls; one call if None."""
     shuffle: bool | None = None
@@ -81,7 +81,7 @@ class RMSpec(_Spec):
 
 class _Rule(_Spec):
     name: str = ""
-    """What the judgement says when it fires; the kind if empty."""
+    """Reason that the judgement gives when it fires; the kind if empty."""
     raw: float | None = None
     """Reward in the `raw` scale; the floor of the rubric if None, and always in other scales."""
 
@@ -135,7 +135,7 @@ class CohortSpec(_Spec):
     column: str
     """Rows with different values are in different cohorts."""
     clusters: int = Field(default=1, ge=1)
-    """Into how many each of them is split by likeness of the prompts (`mpo task cohorts`)."""
+    """Clusters of similar prompts that each of them is split into (`mpo task cohorts`)."""
 
 
 class TaskSpec(_Spec):
@@ -150,7 +150,7 @@ class TaskSpec(_Spec):
     response: ResponseSpec = ResponseSpec()
     rm: RMSpec = RMSpec()
     rules: tuple[Rule, ...] = ()
-    """Applied in order before the RM is asked; the first that fires decides."""
+    """Rules, applied in order before the RM grades; the first that fires decides."""
     cohorts: CohortSpec | None = None
 
     @property

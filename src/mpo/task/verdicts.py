@@ -17,7 +17,7 @@ def read_verdict(text: str, *, loose: bool = False) -> Verdict | None:
     """The verdict of an analysis: the last tag counts.
 
     Args:
-        text: What the policy wrote.
+        text: Text by the policy.
         loose: Without a tag, take the last RIGHT or WRONG in capitals, for policies that were
             never trained on the tag.
 

@@ -47,8 +47,11 @@ class LoraSettings(_Settings):
     r: int = Field(16, gt=0)
     """Rank."""
     alpha: int = Field(32, gt=0)
+    """Scale of the adapters: their output is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in the adapters. PPO never applies it: probability ratios would be noise."""
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get adapters."""
 
 
 class TrainerSettings(_Settings):
@@ -65,12 +68,15 @@ class TrainerSettings(_Settings):
     micro_batch_size: int | None = Field(None, gt=0)
     """Completions per backward pass and process; all of an update's at once if None."""
     learning_rate: float = Field(1e-6, gt=0)
+    """Learning rate at its highest."""
     lr_schedule: str = "linear"
     """A name that transformers knows: `linear`, `cosine`, `constant`, …"""
     beta: float = Field(0.04, ge=0)
     """Weight of the KL divergence from the policy before training."""
     temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of rollouts."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of sampling: 1 keeps every token."""
     save_every: int = Field(50, ge=0)
     """Updates between checkpoints; 0 for one at the end only. There is always one at the end."""
     report_to: list[str] = []
@@ -80,6 +86,7 @@ class TrainerSettings(_Settings):
     """Of weights and arithmetic. `auto`: weights in float32 (a small learning rate would be lost in
     bfloat16), arithmetic in bfloat16 where the GPU has it."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     extra: dict[str, Any] = {}
     """Further arguments of TRL's GRPOConfig or RLOOConfig as they are; for PPO, the fields of
     `PPOSettings` that have no key here."""

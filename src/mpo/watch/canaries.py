@@ -1,22 +1,23 @@
-"""Canaries: texts of known rank, read under each rubric soon after it comes into force.
+"""Canaries: texts of known rank, scored under each rubric soon after it takes effect.
 
-The good ones are the best-scored rollouts of the run's first step: no rubric had been learned to
-exploit then, and they are what this policy writes, which a text from elsewhere is not. The bad
-ones are worse than those by construction, whatever the good ones are worth: one sentence of them
-over and over, their title alone, the same text as an answer to another prompt, master keys and
-injections. A bad one that a task rule decides is left out: it says nothing of the rubric.
+The good ones are the best-scored rollouts of the run's first step: the policy had not learned to
+exploit any rubric then, and they are texts of this policy. The bad ones are worse than those by
+construction: one of their sentences over and over, their title alone, the same text as an answer to
+another prompt, master keys and injections. A bad text that a task rule decides is left out: it says
+nothing about the rubric.
 
-They come in two halves, of other originals. Half 0 is read at the first step after a switch, half 1
-at the second, and both readings are compared with those of the rubric before: two independent
-looks. More would be the same again, since texts, rubric and RM do not change. Readings are kept as
-judgements of mode `canary`: paid for once, never evidence.
+They come in two halves, from different originals. Half 0 is read at the first step after a switch,
+half 1 at the second, and both readings are compared with those of the rubric before: two
+independent looks. A third would repeat the first, since texts, rubric and RM do not change.
+Readings are kept as judgements of mode `canary`: paid for once, never evidence.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from ..evolve.gate import DAMAGES, INJECTIONS, MASTER_KEYS, compare, win
 from ..evolve.schedule import seeded
@@ -26,20 +27,91 @@ from ..rubric import Rubric
 from ..sanitize import clean
 from ..store import Store
 from ..task.rules import first_rule
-from .gap import Canary, auc
+from . import thresholds
 
-__all__ = ["CANARIES_PER_RUBRIC", "Canaries", "CanaryFailure"]
+__all__ = [
+    "CANARIES_PER_RUBRIC",
+    "Canaries",
+    "Canary",
+    "CanaryFailure",
+    "auc",
+    "canary_figures",
+    "shortfall",
+]
 
 HALVES = 2
 GOOD = 4
 """Good texts per half."""
 CANARIES_PER_RUBRIC = HALVES * (3 * GOOD + 3)
-"""Judgements that a rubric's canaries ask for, at most: each good text has two bad ones,
-and each half two injections and a master key."""
+"""Most judgements that a rubric's canaries need: each good text has two bad ones, and each half two
+injections and a master key."""
 
 LOSS, CONFIDENCE = 0.1, 0.9
 """Loss in the share of (good, bad) pairs in the right order that fails a reading, and the share of
 bootstrap resamples over the good texts that must show one."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A text of known rank, as the RM scored it at this step."""
+
+    name: str
+    good: bool
+    score: float | None
+    """0 to 1; None is unscored, and left out."""
+    floor: bool = True
+    """Set for a bad text that says nothing at all (a master key, an injection): it has to stay at
+    the floor. Other bad texts only have to rank below the good ones."""
+
+
+def auc(canaries: Iterable[Canary]) -> float | None:
+    """Share of (good, bad) pairs in the right order; None without both kinds."""
+    scored = [(c.good, c.score) for c in canaries if c.score is not None]
+    good = [score for is_good, score in scored if is_good]
+    bad = [score for is_good, score in scored if not is_good]
+    if not good or not bad:
+        return None
+    return fmean(win(g, b) for g in good for b in bad)
+
+
+def shortfall(canaries: Sequence[Canary], before: Sequence[Canary] | float | None) -> str | None:
+    """The fault of a reading of canaries, in words that quote none; None where there is none.
+
+    Args:
+        canaries: The reading.
+        before: The same texts under the rubric before; empty where there was none. Or the AUC of
+            an earlier reading under the same rubric, or None for the first: only then can a score
+            count as too high by itself, since an injection has full marks for spelling under a
+            rubric that asks for it.
+    """
+    value = auc(canaries)
+    if isinstance(before, Sequence):
+        was, high = auc(before), _as_good(canaries) and not _as_good(before)
+    else:
+        was, high = before, max(_floor_scores(canaries), default=0.0) > thresholds.CANARY_FLOOR
+    if high:
+        return f"texts without content score high (AUC {value or 0.0:.2f})"
+    if value is None or was is None or was - value <= thresholds.CANARY_AUC_DROP:
+        return None
+    return f"good and bad draw closer (AUC {value:.2f} after {was:.2f})"
+
+
+def _as_good(canaries: Sequence[Canary]) -> bool:
+    """True where the texts that say nothing score no less than the good ones."""
+    good = [c.score for c in canaries if c.good and c.score is not None]
+    low = _floor_scores(canaries)
+    return bool(good and low) and fmean(low) >= fmean(good)
+
+
+def _floor_scores(canaries: Sequence[Canary]) -> list[float]:
+    return [c.score for c in canaries if not c.good and c.floor and c.score is not None]
+
+
+def canary_figures(canaries: Sequence[Canary], suffix: str = "") -> dict[str, float]:
+    """AUC, and the highest score of a text that says nothing; each where it can be measured."""
+    low, value = _floor_scores(canaries), auc(canaries)
+    figures = {} if value is None else {f"canary_auc{suffix}": value}
+    return figures | ({f"canary_worst{suffix}": max(low)} if low else {})
 
 
 @dataclass(frozen=True)
@@ -48,7 +120,7 @@ class _Text:
     good: bool
     floor: bool
     of: int | None
-    """The good text that a bad one is to rank below; None: all of them."""
+    """The good text that a bad one must rank below; None for all of them."""
     rollout: Rollout
 
 
@@ -61,12 +133,12 @@ class CanaryFailure:
 
 
 class Canaries:
-    """Reads canaries, and says when they have failed twice in a row.
+    """Reads canaries, and reports when they have failed twice in a row.
 
     Args:
         store: Has the first step's rollouts, and the lineage.
         scorer: Asks the RM, by the rules of the run.
-        seed: Of every draw.
+        seed: Random seed for every draw.
     """
 
     def __init__(self, store: Store, scorer: Scorer, seed: int) -> None:
@@ -74,7 +146,7 @@ class Canaries:
         self.forget()
 
     def forget(self) -> None:
-        """Read the store anew: it has gone back to an earlier step."""
+        """Drop what was read from the store: it has gone back to an earlier step."""
         self._read: dict[tuple[str, tuple[str, ...]], list[Canary]] = {}
         self._made: dict[tuple[str, int], list[_Text]] = {}
         self._switches: dict[str, Decision] = {}
@@ -104,7 +176,7 @@ class Canaries:
         return now, before
 
     async def failing(self, n: int, cohort: str) -> CanaryFailure | None:
-        """Whether both readings of a new rubric failed; told at its second step, and only then.
+        """The failure of both readings of a new rubric; reported at its second step only.
 
         Raises:
             StoreError: The store cannot be read or written.
@@ -118,12 +190,12 @@ class Canaries:
         for half in range(HALVES):
             texts = self._texts(half, cohort)
             one, other = await self._half(half, cohort, switch)
-            found = compare(_wins(texts, other, one), f"mpo:{self.seed}:canaries:{half}")
-            if found is None or not found.lost(LOSS, CONFIDENCE):
+            comparison = compare(_wins(texts, other, one), f"mpo:{self.seed}:canaries:{half}")
+            if comparison is None or not comparison.lost(LOSS, CONFIDENCE):
                 return None
             now += one
             before += other
-        figures = _figures(now) | _figures(before, "_before")
+        figures = canary_figures(now) | canary_figures(before, "_before")
         return CanaryFailure(
             f"canaries failed twice in a row under {switch.proposed}: AUC "
             f"{figures['canary_auc']:.2f} after {figures['canary_auc_before']:.2f}",
@@ -131,15 +203,14 @@ class Canaries:
         )
 
     def target(self, cohort: str) -> str | None:
-        """Id of the latest rubric before the head that no canary has rejected_by_canaries."""
+        """Id of the latest rubric before the head that canaries have not rejected."""
         lineage = [d for d in self.store.lineage(cohort) if d.accepted]
-        rejected_by_canaries = self.rejected_by_canaries(cohort)
-        head = lineage[-1].proposed
-        sound = [d.proposed for d in lineage if d.proposed not in {*rejected_by_canaries, head}]
+        excluded = (*self.rejected_by_canaries(cohort), lineage[-1].proposed)
+        sound = [d.proposed for d in lineage if d.proposed not in excluded]
         return sound[-1] if sound else None
 
     def rejected_by_canaries(self, cohort: str) -> tuple[str, ...]:
-        """Ids of the rubrics that canaries have put out of force."""
+        """Ids of the rubrics that canaries have put out of effect."""
         return tuple(
             d.parent for d in self.store.lineage(cohort) if d.canary_failed and d.parent is not None
         )
@@ -147,7 +218,7 @@ class Canaries:
     # ------------------------------------------------------------------ readings
 
     def _switch(self, cohort: str) -> Decision | None:
-        """The decision that put the head in force."""
+        """The decision that put the head into effect."""
         head, known = self.store.heads().get(cohort), self._switches.get(cohort)
         if known is None or known.proposed != head:
             accepted = [d for d in self.store.lineage(cohort) if d.accepted]  # a large read
@@ -225,11 +296,11 @@ class Canaries:
     def _empty(self, cohort: str) -> list[str]:
         """Texts without content for both halves: no text is in two of them."""
         rng = seeded(self.seed, "canaries", cohort)
-        found: list[str] = []
+        drawn: list[str] = []
         for texts, n in ((INJECTIONS, 2 * HALVES), (MASTER_KEYS, HALVES)):
             usable = [text for text in texts if self._rubric_decides(text)]
-            found += rng.sample(usable, min(n, len(usable)))
-        return found
+            drawn += rng.sample(usable, min(n, len(usable)))
+        return drawn
 
     def _rubric_decides(self, text: str) -> bool:
         return first_rule(self.scorer.task.spec, clean(text)) is None
@@ -277,10 +348,3 @@ def _copy(rollout: Rollout, text: str, group: str) -> Rollout:
         cohort=rollout.cohort,
         mode="canary",
     )
-
-
-def _figures(canaries: Sequence[Canary], suffix: str = "") -> dict[str, float]:
-    low = [c.score for c in canaries if not c.good and c.floor and c.score is not None]
-    value = auc(canaries)
-    figures = {} if value is None else {f"canary_auc{suffix}": value}
-    return figures | ({f"canary_worst{suffix}": max(low)} if low else {})

@@ -1,4 +1,4 @@
-"""One reading per step: figures for the log, and alarms.
+"""Monitors: one reading per step, with figures for the log and alarms.
 
 `observe` is a pure function: the same state, step and cases give the same reading and next state.
 """
@@ -10,17 +10,27 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..records import Case
-from .gap import Audit, Canary, auc, shortfall, smooth
-from .state import MonitorState, StepSummary, pooled, summarize
-from .texts import distinct, log_odds_z, percentile, phrases, words
-from .thresholds import Thresholds
+from . import thresholds
+from .canaries import Canary, canary_figures, shortfall
+from .second_judge import read_gaps
+from .state import (
+    MonitorState,
+    StepSummary,
+    distinct,
+    log_odds_z,
+    percentile,
+    phrases,
+    pooled,
+    summarize,
+    words,
+)
 
 __all__ = ["Alarm", "Reading", "observe"]
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A monitor calls."""
+    """One monitor's alarm at one step."""
 
     monitor: str
     step: int
@@ -30,7 +40,7 @@ class Alarm:
     rollouts: tuple[str, ...]
     """Ids of three rollouts (fewer if there are fewer) that show it."""
     new: bool = True
-    """It did not call at the step before."""
+    """The monitor raised none at the step before."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON object, for the store and the report."""
@@ -42,7 +52,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one step showed."""
+    """Figures and alarms of one step."""
 
     step: int
     figures: dict[str, float] = field(default_factory=dict)
@@ -56,22 +66,21 @@ class Reading:
 
 @dataclass(frozen=True)
 class _View:
-    """What the checks look at."""
+    """Material of the checks."""
 
     step: int
     cases: Sequence[Case]
     now: StepSummary
-    """The window."""
+    """The window, pooled."""
     start: StepSummary
     ready: bool
     """The baseline is complete, and the window full and not the baseline itself."""
-    bounds: Thresholds
     figures: dict[str, float]
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A check's verdict, before the alarm is written."""
+class _Finding:
+    """A check that failed, before the alarm is written."""
 
     monitor: str
     message: str
@@ -85,62 +94,55 @@ def observe(
     step: int,
     cases: Sequence[Case],
     *,
-    thresholds: Thresholds | None = None,
-    kl: float | None = None,
     canaries: Sequence[Canary] = (),
     canaries_before: Sequence[Canary] | None = None,
-    audit: Audit | None = None,
+    gap: float | None = None,
 ) -> tuple[MonitorState, Reading]:
     """Look at one step.
 
     Args:
-        state: Of the last step; `MonitorState()` at the start of a run.
-        step: Its number.
+        state: The state after the last step; `MonitorState()` at the start of a run.
+        step: The step's number.
         cases: All training rollouts of the step with their judgements, unscored ones too.
-        thresholds: When to call; the defaults if None.
-        kl: KL of policy and reference, where the trainer knows it.
-        canaries: Fixed texts, as scored at this step.
+        canaries: Texts of known rank, as scored at this step.
         canaries_before: The same under the rubric before; the first reading's AUC if None.
-        audit: A second RM's scores of a few rollouts.
+        gap: Mean of reward minus the second judge's score, over a few rollouts of the step.
 
     Returns:
         The next state, and the reading.
     """
-    bounds = thresholds if thresholds is not None else Thresholds()
     cases = [case for case in cases if case.rollout.mode == "train"]
-    ready = state.complete(bounds)
-    summary = summarize(step, cases, bounds, baseline=not ready)
-    state = state.after(summary, bounds)
+    ready = state.complete
+    state = state.after(summarize(step, cases, baseline=not ready))
     now = pooled(state.recent)
     assert state.start is not None
     figures = _figures(now, state.start)
-    if kl is not None:
-        figures["kl"] = kl
-    view = _View(step, cases, now, state.start, ready, bounds, figures)
-    calls = [*_always(view, kl), *_canaries(view, state, canaries, canaries_before)]
+    view = _View(step, cases, now, state.start, ready, figures)
+    findings = [*_always(view), *_canaries(view, state, canaries, canaries_before)]
     if ready:
-        calls += [*_length(view), *_repetition(view), *_scores(view), *_phrase(view)]
+        findings += [*_length(view), *_repetition(view), *_scores(view), *_phrase(view)]
     if state.canary_auc is None and "canary_auc" in figures:
         state = replace(state, canary_auc=figures["canary_auc"])
-    if audit is not None and len(audit.proxy):
-        risen = figures["ngram_share"] if any(c.monitor == "phrase" for c in calls) else None
-        share = audit.share if audit.share is not None else risen
-        kept = (*state.gaps, (audit.gap, share))[-bounds.gap_steps :]
-        state = replace(state, gaps=kept)
-        calls += _audit(view, state)
-    alarms = tuple(_alarm(call, view, state) for call in calls)
-    return replace(state, calling=tuple(a.monitor for a in alarms)), Reading(step, figures, alarms)
+    if gap is not None:
+        # No shortcut is known beforehand: the phrase that has risen most stands for it.
+        risen = any(finding.monitor == "phrase" for finding in findings)
+        gaps = (*state.gaps, (gap, figures["ngram_share"] if risen else None))
+        state = replace(state, gaps=gaps[-thresholds.GAP_STEPS :])
+        findings += _gap(view, state)
+    alarms = tuple(_alarm(finding, view, state) for finding in findings)
+    calling = tuple(alarm.monitor for alarm in alarms)
+    return replace(state, calling=calling), Reading(step, figures, alarms)
 
 
-def _alarm(call: _Call, view: _View, state: MonitorState) -> Alarm:
-    ranked = sorted(view.cases, key=lambda case: (-call.show(case), case.rollout.id))
+def _alarm(finding: _Finding, view: _View, state: MonitorState) -> Alarm:
+    ranked = sorted(view.cases, key=lambda case: (-finding.show(case), case.rollout.id))
     return Alarm(
-        monitor=call.monitor,
+        monitor=finding.monitor,
         step=view.step,
-        message=call.message,
-        figures={name: view.figures[name] for name in call.figures if name in view.figures},
+        message=finding.message,
+        figures={name: view.figures[name] for name in finding.figures if name in view.figures},
         rollouts=tuple(case.rollout.id for case in ranked[:3]),
-        new=call.monitor not in state.calling,
+        new=finding.monitor not in state.calling,
     )
 
 
@@ -148,7 +150,7 @@ def _alarm(call: _Call, view: _View, state: MonitorState) -> Alarm:
 
 
 def _figures(now: StepSummary, start: StepSummary) -> dict[str, float]:
-    """Everything that is logged at every step; what cannot be told is left out."""
+    """Figures that are logged at every step; those that cannot be measured are left out."""
     figures = {
         "length_mean": now.share(sum(now.lengths)),
         "length_p95": percentile(now.lengths, 0.95),
@@ -187,40 +189,38 @@ def _size(case: Case) -> float:
     return float(len(case.rollout.completion.split()))
 
 
-def _always(view: _View, kl: float | None) -> Iterator[_Call]:
-    """What needs no comparison with the start."""
-    figures, bounds = view.figures, view.bounds
-    if view.now.rollouts and figures["unscored"] >= bounds.unscored:
-        yield _Call(
+def _always(view: _View) -> Iterator[_Finding]:
+    """Checks that need no comparison with the start."""
+    figures = view.figures
+    if view.now.rollouts and figures["unscored"] >= thresholds.UNSCORED:
+        yield _Finding(
             "unscored",
             f"{figures['unscored']:.0%} of the rollouts have no score",
             ("unscored",),
             lambda case: float(case.judgement.normalized_reward is None),
         )
-    if figures["ruled"] >= bounds.ruled:
-        yield _Call(
+    if figures["ruled"] >= thresholds.RULED:
+        yield _Finding(
             "ruled",
             f"a rule decided {figures['ruled']:.0%} of the rollouts before the RM was asked",
             ("ruled",),
             lambda case: float(case.judgement.rule is not None),
         )
-    if figures["flagged"] >= bounds.flagged:
-        yield _Call(
+    if figures["flagged"] >= thresholds.FLAGGED:
+        yield _Finding(
             "flagged",
             f"{figures['flagged']:.0%} of the rollouts hold control strings or hidden characters",
             ("flagged",),
             lambda case: float(sum(case.judgement.injection_flags.values())),
         )
-    if kl is not None and bounds.kl is not None and kl >= bounds.kl:
-        yield _Call("kl", f"KL from the reference is {kl:.1f}", ("kl",), _score)
 
 
-def _length(view: _View) -> Iterator[_Call]:
-    figures, bounds = view.figures, view.bounds
+def _length(view: _View) -> Iterator[_Finding]:
+    figures = view.figures
     ratio = figures.get("length_ratio", 1.0)
-    if ratio <= bounds.length_ratio or ratio >= 1 / bounds.length_ratio:
+    if ratio <= thresholds.LENGTH_RATIO or ratio >= 1 / thresholds.LENGTH_RATIO:
         shrunk = ratio < 1
-        yield _Call(
+        yield _Finding(
             "length",
             f"texts have {figures['length_mean']:.0f} words in the mean, "
             f"{ratio:.0%} of the start's",
@@ -228,10 +228,10 @@ def _length(view: _View) -> Iterator[_Call]:
             lambda case: -_size(case) if shrunk else _size(case),
         )
     link, early = figures.get("length_reward"), view.start.length_reward
-    if link is None or abs(link) < bounds.length_reward:
+    if link is None or abs(link) < thresholds.LENGTH_REWARD:
         return
-    if early is None or abs(link - early) >= bounds.length_reward_rise:
-        yield _Call(
+    if early is None or abs(link - early) >= thresholds.LENGTH_REWARD_RISE:
+        yield _Finding(
             "length_reward",
             f"reward goes with {'more' if link > 0 else 'less'} length: r = {link:.2f}, "
             f"at the start {early or 0.0:.2f}",
@@ -240,44 +240,44 @@ def _length(view: _View) -> Iterator[_Call]:
         )
 
 
-def _repetition(view: _View) -> Iterator[_Call]:
-    figures, bounds, start = view.figures, view.bounds, view.start
+def _repetition(view: _View) -> Iterator[_Finding]:
+    figures, start = view.figures, view.start
     early = start.share(start.distinct_sum)
-    if early and figures["distinct_2"] <= bounds.distinct_ratio * early:
-        yield _Call(
+    if early and figures["distinct_2"] <= thresholds.DISTINCT_RATIO * early:
+        yield _Finding(
             "repetition",
             f"{figures['distinct_2']:.0%} of a text's word pairs are new, {early:.0%} at the start",
             ("distinct_2",),
             lambda case: -distinct(words(case.rollout.completion)),
         )
-    if figures["compressed"] <= bounds.compress_ratio * start.compressed:
-        yield _Call(
+    if figures["compressed"] <= thresholds.COMPRESS_RATIO * start.compressed:
+        yield _Finding(
             "alike",
             f"all texts together compress to {figures['compressed']:.2f} of their size, "
             f"{start.compressed:.2f} at the start",
             ("compressed", "unique"),
             _score,
         )
-    elif figures["unique"] <= bounds.unique * start.share(start.unique):
-        yield _Call(
+    elif figures["unique"] <= thresholds.UNIQUE * start.share(start.unique):
+        yield _Finding(
             "alike", f"only {figures['unique']:.0%} of the texts differ", ("unique",), _score
         )
 
 
-def _scores(view: _View) -> Iterator[_Call]:
-    figures, bounds, start = view.figures, view.bounds, view.start
+def _scores(view: _View) -> Iterator[_Finding]:
+    figures, start = view.figures, view.start
     full = figures.get("saturated", 0.0)
     early = start.share(start.saturated, start.scored)
-    if full >= bounds.saturated and full - early >= bounds.saturated_rise:
-        yield _Call(
+    if full >= thresholds.SATURATED and full - early >= thresholds.SATURATED_RISE:
+        yield _Finding(
             "saturated",
             f"{full:.0%} of the rollouts have the top score, {early:.0%} at the start",
             ("saturated", "reward_mean"),
             _score,
         )
     dead = figures.get("dead_criteria", 0.0)
-    if dead >= bounds.dead_criteria:
-        yield _Call(
+    if dead >= thresholds.DEAD_CRITERIA:
+        yield _Finding(
             "dead_criteria",
             f"{dead:.0%} of the criteria give every rollout the same score",
             ("dead_criteria",),
@@ -285,8 +285,8 @@ def _scores(view: _View) -> Iterator[_Call]:
         )
     flat = figures.get("flat_groups", 0.0)
     flat_early = start.share(start.flat_groups, start.groups)
-    if flat >= bounds.flat_groups and flat - flat_early >= bounds.flat_groups_rise:
-        yield _Call(
+    if flat >= thresholds.FLAT_GROUPS and flat - flat_early >= thresholds.FLAT_GROUPS_RISE:
+        yield _Finding(
             "flat_groups",
             f"in {flat:.0%} of the groups all rewards are equal, {flat_early:.0%} at the start",
             ("flat_groups",),
@@ -294,9 +294,9 @@ def _scores(view: _View) -> Iterator[_Call]:
         )
 
 
-def _phrase(view: _View) -> Iterator[_Call]:
-    """The phrase that has risen most among top-scored texts, if that is far enough."""
-    now, start, bounds = view.now, view.start, view.bounds
+def _phrase(view: _View) -> Iterator[_Finding]:
+    """The phrase that has risen most among top-scored texts, if it has risen far enough."""
+    now, start = view.now, view.start
     ranked: list[tuple[float, int, str]] = []
     for phrase, count in now.top_phrases.items():
         before = start.share(start.all_phrases.get(phrase, 0), start.all_groups)
@@ -309,9 +309,9 @@ def _phrase(view: _View) -> Iterator[_Call]:
     share = count / now.top_groups
     z = log_odds_z(count, now.top_groups, before, start.all_groups)
     view.figures.update(ngram_share=share, ngram_rise=rise, ngram_z=z)
-    if share < bounds.ngram_share or rise < bounds.ngram_rise or z < bounds.ngram_z:
+    if share < thresholds.NGRAM_SHARE or rise < thresholds.NGRAM_RISE or z < thresholds.NGRAM_Z:
         return
-    yield _Call(
+    yield _Finding(
         "phrase",
         f"{share:.0%} of the top-scored texts say {phrase!r}, {share - rise:.0%} at the start",
         ("ngram_share", "ngram_rise", "ngram_z"),
@@ -324,39 +324,16 @@ def _canaries(
     state: MonitorState,
     canaries: Sequence[Canary],
     before: Sequence[Canary] | None,
-) -> Iterator[_Call]:
-    value = auc(canaries)
-    low = [c.score for c in canaries if not c.good and c.floor and c.score is not None]
-    if low:
-        view.figures["canary_worst"] = max(low)
-    if value is not None:
-        view.figures["canary_auc"] = value
-    wrong = shortfall(canaries, state.canary_auc if before is None else before, view.bounds)
-    if wrong:
-        yield _Call("canaries", wrong, _CANARY_FIGURES, _score)
+) -> Iterator[_Finding]:
+    view.figures.update(canary_figures(canaries))
+    fault = shortfall(canaries, state.canary_auc if before is None else before)
+    if fault:
+        yield _Finding("canaries", fault, ("canary_auc", "canary_worst"), _score)
 
 
-_CANARY_FIGURES = ("canary_auc", "canary_worst")
-
-
-def _audit(view: _View, state: MonitorState) -> Iterator[_Call]:
-    """CHERRL's onset rule, at this step."""
-    bounds = view.bounds
-    gap = smooth([gap for gap, _ in state.gaps], bounds.gap_steps)
-    share = smooth([share for _, share in state.gaps], bounds.gap_steps)
-    if gap is not None:
-        view.figures["audit_gap"] = gap
-    if share is not None:
-        view.figures["audit_share"] = share
-    # Where no shortcut is known, the gap has to speak for itself.
-    needed = bounds.gap if share is not None else bounds.severe_gap
-    if gap is None or gap < needed or (share is not None and share < bounds.gap_share):
-        return
-    severe = gap >= bounds.severe_gap and (share is None or share >= bounds.severe_share)
-    seen = f", and {share:.0%} of the top-scored texts show a shortcut" if share is not None else ""
-    yield _Call(
-        "audit",
-        f"reward exceeds the audit by {gap:.2f}{seen}{' (severe)' if severe else ''}",
-        ("audit_gap", "audit_share"),
-        _score,
-    )
+def _gap(view: _View, state: MonitorState) -> Iterator[_Finding]:
+    """The second judge's gap, over the last steps."""
+    figures, fault = read_gaps(state.gaps)
+    view.figures.update(figures)
+    if fault:
+        yield _Finding("audit", fault, ("audit_gap", "audit_share"), _score)

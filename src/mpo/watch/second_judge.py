@@ -1,13 +1,14 @@
-"""The audit: a second RM grades a few percent of the rollouts, under the rubric of their reward.
+"""The second judge: another RM grades a few percent of the rollouts, under the same rubric.
 
-Where the two part, the RM is being talked round: the rubric is the same. What the auditor says is
-kept in the store under the name `audit`, is seen by monitors and people, and is no reward. It must
-be another model than the RM, and not the judge that measures the run in the end.
+Where the two part, the RM is being exploited, since the rubric is the same. The second judge's
+scores are kept in the store under the name `audit`, are seen by monitors and people, and are no
+reward. It must be another model than the RM, and not the judge that measures the run in the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ..judge import RewardModel
@@ -15,39 +16,37 @@ from ..judge.scale import normalized
 from ..judge.scorer import commit_as_they_come
 from ..records import Case, content_hash
 from ..store import Store
-from .gap import Audit
+from . import thresholds
 
-__all__ = ["AUDIT", "SECOND_JUDGE_SHARE", "SecondJudge"]
+__all__ = ["AUDIT", "SECOND_JUDGE_SHARE", "SecondJudge", "read_gaps", "smooth"]
 
 AUDIT = "audit"
-"""Name of the auditor in the store."""
+"""Name of the second judge's scores in the store."""
 SECOND_JUDGE_SHARE = 0.05
-"""Of the graded rollouts; drawn for each from the run's seed. At 64 rollouts a step the mean over
-five steps, by which the alarm goes, has 16 pairs."""
+"""Share of the graded rollouts; drawn for each from the run's seed. At 64 rollouts a step the mean
+over five steps, which decides on the alarm, has 16 pairs."""
 
 
 class SecondJudge:
     """Asks the second RM.
 
     Args:
-        store: Keeps what it says.
+        store: Keeps its scores.
         model: The second RM.
-        seed: Of the draw.
-        share: Of the rollouts, 0 to 1.
+        seed: Random seed for the draw.
     """
 
-    def __init__(
-        self, store: Store, model: RewardModel, seed: int, share: float = SECOND_JUDGE_SHARE
-    ) -> None:
-        self.store, self.model, self.seed, self.share = store, model, seed, share
+    def __init__(self, store: Store, model: RewardModel, seed: int) -> None:
+        self.store, self.model, self.seed = store, model, seed
 
-    async def of(self, cases: Sequence[Case]) -> Audit | None:
-        """Audit one step; what the store has already is not asked again.
+    async def gap(self, cases: Sequence[Case]) -> float | None:
+        """Mean of reward minus the second judge's score over the rollouts drawn from one step.
 
-        An answer that cannot be used is kept as missing (law 3): it is in no mean.
+        Known scores are not asked for again. An answer that cannot be used is kept as missing
+        (law 3 of docs/design.md): it is in no mean.
 
         Returns:
-            Rewards and audits of the rollouts that have both; None where there are none.
+            The gap, -1 to 1; None where no rollout has both.
 
         Raises:
             StoreError: The store cannot be read or written.
@@ -68,27 +67,59 @@ class SecondJudge:
             for case in drawn
             if case.rollout.id in known
         ]
-        both = [(proxy, gold) for proxy, gold in pairs if proxy is not None and gold is not None]
-        return Audit([p for p, _ in both], [g for _, g in both]) if both else None
+        gaps = [one - other for one, other in pairs if one is not None and other is not None]
+        return fmean(gaps) if gaps else None
 
     def _drawn(self, case: Case) -> bool:
         if case.judgement.normalized_reward is None or case.judgement.rule is not None:
             return False
         # By the rollout's own id: the same on every rank, in every order, after every resume.
         draw = int(content_hash([self.seed, AUDIT, case.rollout.id], 13), 16)
-        return draw < self.share * 16**13
+        return draw < SECOND_JUDGE_SHARE * 16**13
 
     def _keep(self, entries: list[tuple[str, float | None, Mapping[str, Any]]]) -> None:
         self.store.add_external_scores(entries, name=AUDIT)
 
     async def _ask(self, case: Case) -> tuple[str, float | None, Mapping[str, Any]]:
         rubric = self.store.rubric(case.judgement.rubric_id)
-        verdict = await self.model.judge(case.rollout, rubric)
+        result = await self.model.judge(case.rollout, rubric)
         parts = {
             "rubric": rubric.id,
             "model": self.model.model,
-            "unscored": verdict.unscored,
-            "usage": verdict.usage.model_dump(),
+            "unscored": result.unscored,
+            "usage": result.usage.model_dump(),
         }
-        scored = verdict.unscored is None
-        return case.rollout.id, normalized(rubric, verdict.scores) if scored else None, parts
+        scored = result.unscored is None
+        return case.rollout.id, normalized(rubric, result.scores) if scored else None, parts
+
+
+def read_gaps(gaps: Sequence[tuple[float, float | None]]) -> tuple[dict[str, float], str | None]:
+    """CHERRL's onset rule (arXiv 2606.04923) at the last of several steps.
+
+    Onset is the first step at which the smoothed gap is large, and a good share of the top-scored
+    rollouts show the shortcut. Where no shortcut is known, the gap alone has to be severe.
+
+    Args:
+        gaps: Per step the gap, and the share of the shortcut among top-scored rollouts, 0 to 1;
+            None where no shortcut is known.
+
+    Returns:
+        Figures for the log, and the alarm in words; None where there is none.
+    """
+    gap = smooth([gap for gap, _ in gaps], thresholds.GAP_STEPS)
+    share = smooth([share for _, share in gaps], thresholds.GAP_STEPS)
+    figures = {"audit_gap": gap, "audit_share": share}
+    known = {name: value for name, value in figures.items() if value is not None}
+    needed = thresholds.GAP if share is not None else thresholds.SEVERE_GAP
+    if gap is None or gap < needed or (share is not None and share < thresholds.GAP_SHARE):
+        return known, None
+    severe = gap >= thresholds.SEVERE_GAP and (share is None or share >= thresholds.SEVERE_SHARE)
+    seen = f", and {share:.0%} of the top-scored texts show a shortcut" if share is not None else ""
+    stage = " (severe)" if severe else ""
+    return known, f"reward exceeds the second judge's by {gap:.2f}{seen}{stage}"
+
+
+def smooth(values: Sequence[float | None], steps: int) -> float | None:
+    """Mean of the last `steps` values that are there; None for fewer than three of five."""
+    last = [value for value in values[-steps:] if value is not None]
+    return fmean(last) if len(last) >= min(steps, 3) else None

@@ -1,12 +1,15 @@
-"""What monitors remember: the start of the run, and the last few steps. Plain JSON.
+"""Memory of the monitors: the start of the run, and the last few steps. Plain JSON.
 
 A step is kept as sums and short lists, not as texts: some kilobytes each. Everything is exact under
-JSON, so that a resumed run calls the same alarms.
+JSON, so that a resumed run raises the same alarms.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,15 +17,24 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from ..records import Case
-from .texts import compressed, distinct, phrases, words
-from .thresholds import Thresholds
+from . import thresholds
 
-__all__ = ["MonitorState", "StepSummary", "pooled", "summarize"]
+__all__ = [
+    "MonitorState",
+    "StepSummary",
+    "distinct",
+    "log_odds_z",
+    "percentile",
+    "phrases",
+    "pooled",
+    "summarize",
+    "words",
+]
 
 
 @dataclass(frozen=True)
 class StepSummary:
-    """One step, or several pooled."""
+    """Measurements of one step, or of several pooled."""
 
     step: int
     rollouts: int = 0
@@ -31,7 +43,7 @@ class StepSummary:
     """Words of each rollout."""
     reward_sum: float = 0.0
     reward_squares: float = 0.0
-    """Of normalized rewards, around each step's own mean where steps are pooled."""
+    """Sum of squares of normalized rewards around each step's own mean."""
     length_squares: float = 0.0
     products: float = 0.0
     """Sums of squares and products of length and reward around each step's means, over scored
@@ -73,15 +85,15 @@ class MonitorState:
     """The memory of one run's monitors."""
 
     start: StepSummary | None = None
-    """The baseline: pooled until it holds `Thresholds.baseline` rollouts, then fixed."""
+    """The baseline: pooled until it holds `thresholds.BASELINE` rollouts, then fixed."""
     recent: tuple[StepSummary, ...] = ()
     """Latest steps, as many as the window needs."""
     gaps: tuple[tuple[float, float | None], ...] = ()
-    """Latest audits: gap, share of the shortcut."""
+    """Latest readings of the second judge: gap, share of the shortcut."""
     canary_auc: float | None = None
-    """Of the first reading."""
+    """AUC of the first reading of canaries."""
     calling: tuple[str, ...] = ()
-    """Monitors that called at the last step."""
+    """Monitors that raised an alarm at the last step."""
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint or the store."""
@@ -99,18 +111,19 @@ class MonitorState:
             calling=tuple(data.get("calling", ())),
         )
 
-    def complete(self, thresholds: Thresholds) -> bool:
-        """Whether the baseline is all there."""
-        return self.start is not None and self.start.rollouts >= thresholds.baseline
+    @property
+    def complete(self) -> bool:
+        """True once the baseline has all its rollouts."""
+        return self.start is not None and self.start.rollouts >= thresholds.BASELINE
 
-    def after(self, summary: StepSummary, thresholds: Thresholds) -> MonitorState:
+    def after(self, summary: StepSummary) -> MonitorState:
         """The state with one more step."""
         lean = replace(summary, all_phrases={}, all_groups=0)
         recent = [*self.recent, lean]
-        while sum(s.rollouts for s in recent[1:]) >= thresholds.window:
+        while sum(s.rollouts for s in recent[1:]) >= thresholds.WINDOW:
             recent.pop(0)
         start = self.start
-        if not self.complete(thresholds):
+        if not self.complete:
             start = pooled([s for s in (self.start, summary) if s is not None])
         return replace(self, start=start, recent=tuple(recent))
 
@@ -125,15 +138,12 @@ BASELINE_LEAST = 0.05
 """The same over all groups of the baseline: what is rarer counts as absent at the start."""
 
 
-def summarize(
-    step: int, cases: Sequence[Case], thresholds: Thresholds, *, baseline: bool = True
-) -> StepSummary:
+def summarize(step: int, cases: Sequence[Case], *, baseline: bool = True) -> StepSummary:
     """Measure one step. Evaluation rollouts are left out.
 
     Args:
-        step: Its number.
-        cases: Its rollouts and judgements.
-        thresholds: What counts as top-scored, saturated and dead.
+        step: The step's number.
+        cases: The step's rollouts and judgements.
         baseline: Count the phrases of all rollouts too, which costs a second for 500 long texts.
     """
     cases = [case for case in cases if case.rollout.mode == "train"]
@@ -141,11 +151,11 @@ def summarize(
     scored = [case for case in cases if case.judgement.normalized_reward is not None]
     shares = {c.rollout.id: float(c.judgement.normalized_reward or 0.0) for c in scored}
     flat = _flat_groups(scored, shares)
-    dead = _dead_criteria(scored, thresholds.dead_spread)
+    dead = _dead_criteria(scored, thresholds.DEAD_SPREAD)
     lengths = [len(tokens[c.rollout.id]) for c in scored]
     rewards = [shares[c.rollout.id] for c in scored]
     top = sorted(scored, key=lambda c: (-shares[c.rollout.id], c.rollout.id))
-    top = top[: math.ceil(thresholds.top_share * len(scored))]
+    top = top[: math.ceil(thresholds.TOP_SHARE * len(scored))]
     top_groups, top_phrases = _phrase_counts(top, tokens, TOP_LEAST)
     counted = cases if baseline else []
     all_groups, all_phrases = _phrase_counts(counted, tokens, BASELINE_LEAST)
@@ -161,7 +171,7 @@ def summarize(
         distinct_sum=math.fsum(distinct(tokens[c.rollout.id]) for c in cases),
         compressed=compressed([c.rollout.completion for c in cases]),
         unique=len(dict.fromkeys(c.rollout.completion for c in cases)),
-        saturated=sum(share >= thresholds.saturated_score for share in rewards),
+        saturated=sum(share >= thresholds.SATURATED_SCORE for share in rewards),
         ruled=sum(c.judgement.rule is not None for c in cases),
         flagged=sum(bool(c.judgement.injection_flags) for c in cases),
         groups=len(flat),
@@ -184,7 +194,7 @@ def _products(one: Sequence[float], two: Sequence[float]) -> float:
 
 
 def _flat_groups(scored: Sequence[Case], shares: Mapping[str, float]) -> list[bool]:
-    """For each group of two or more: are all rewards equal?"""
+    """For each group of two or more, whether all rewards are equal."""
     groups: dict[str, list[float]] = {}
     for case in scored:
         groups.setdefault(case.rollout.group, []).append(shares[case.rollout.id])
@@ -192,17 +202,17 @@ def _flat_groups(scored: Sequence[Case], shares: Mapping[str, float]) -> list[bo
 
 
 def _dead_criteria(scored: Sequence[Case], least: float) -> list[bool]:
-    """For each criterion: do all rollouts get the same score?
+    """For each criterion, whether all rollouts get the same score.
 
     The judgement does not hold the scale, so the widest range seen stands for it: a criterion
     that always gets 3 has no range and is dead.
     """
-    found: dict[tuple[str, str], list[int]] = {}
+    by_criterion: dict[tuple[str, str], list[int]] = {}
     for case in scored:
         for score in case.judgement.scores:
             key = (case.judgement.rubric_id, score.criterion)
-            found.setdefault(key, []).append(score.score)
-    several = [scores for scores in found.values() if len(scores) >= 16]
+            by_criterion.setdefault(key, []).append(score.score)
+    several = [scores for scores in by_criterion.values() if len(scores) >= 16]
     return [_spread(scores) < least for scores in several]
 
 
@@ -213,27 +223,26 @@ def _spread(scores: Sequence[int]) -> float:
 def _phrase_counts(
     cases: Sequence[Case], tokens: Mapping[str, Sequence[str]], least: float
 ) -> tuple[int, dict[str, int]]:
-    """Groups, and in how many of them each phrase is.
+    """The number of groups, and in how many of them each phrase is.
 
-    By group, since completions of one prompt share their words; and without what the prompt says
-    itself, since an answer repeats some of it.
+    By group, since completions of one prompt share their words; and without the phrases of the
+    prompt itself, since an answer repeats some of them.
     """
     groups: dict[str, set[str]] = {}
-    asked: dict[str, str] = {}
+    prompts: dict[str, str] = {}
     for case in cases:
-        found = phrases(tokens[case.rollout.id])
-        groups.setdefault(case.rollout.group, set()).update(found)
-        asked.setdefault(case.rollout.group, case.rollout.prompt)
+        groups.setdefault(case.rollout.group, set()).update(phrases(tokens[case.rollout.id]))
+        prompts.setdefault(case.rollout.group, case.rollout.prompt)
     counts: Counter[str] = Counter()
-    for group, has in groups.items():
-        counts.update(has - phrases(words(asked[group])))
+    for group, spoken in groups.items():
+        counts.update(spoken - phrases(words(prompts[group])))
     needed = max(2 if len(groups) > 2 else 1, least * len(groups))
-    kept = [(phrase, count) for phrase, count in counts.items() if count >= needed]
-    return len(groups), dict(sorted(kept))
+    frequent = [(phrase, count) for phrase, count in counts.items() if count >= needed]
+    return len(groups), dict(sorted(frequent))
 
 
 def pooled(steps: Sequence[StepSummary]) -> StepSummary:
-    """Several steps as one."""
+    """Pool several steps into one summary."""
     top: Counter[str] = Counter()
     everything: Counter[str] = Counter()
     for step in steps:
@@ -265,3 +274,50 @@ def pooled(steps: Sequence[StepSummary]) -> StepSummary:
         all_groups=sum(s.all_groups for s in steps),
         all_phrases=dict(sorted(everything.items())),
     )
+
+
+# --- measurements of texts --------------------------------------------------------------------
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def distinct(tokens: Sequence[str]) -> float:
+    """Share of different word pairs, 0 to 1; 1 for a text of fewer than two words."""
+    pairs = list(itertools.pairwise(tokens))
+    return len(dict.fromkeys(pairs)) / len(pairs) if pairs else 1.0
+
+
+def compressed(texts: Sequence[str]) -> float:
+    """Compressed size per byte of all texts together; 1 without texts."""
+    raw = "\n".join(texts).encode("utf-8", "surrogatepass")
+    return len(zlib.compress(raw, 6)) / len(raw) if raw else 1.0
+
+
+def phrases(tokens: Sequence[str]) -> set[str]:
+    """Runs of 1 to 4 words, each once. A single word counts only from four letters on: "the"
+    rises with length alone. For counting only: a set has no order."""
+    runs = {word for word in tokens if len(word) >= 4}
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
+    runs.update(pairs)
+    runs.update(f"{a} {b}" for a, b in zip(pairs, tokens[2:], strict=False))
+    runs.update(f"{a} {b}" for a, b in zip(pairs, pairs[2:], strict=False))
+    return runs
+
+
+def log_odds_z(now: float, of_now: float, then: float, of_then: float) -> float:
+    """z of the log-odds ratio of two counts and their totals, with half a count added to each cell
+    (Haldane)."""
+    a, b = now + 0.5, max(0.0, of_now - now) + 0.5
+    c, d = then + 0.5, max(0.0, of_then - then) + 0.5
+    return (math.log(a / b) - math.log(c / d)) / math.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of the values lie; 0 for an empty sequence."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

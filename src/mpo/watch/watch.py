@@ -1,4 +1,5 @@
-"""One look per step: monitors with canaries and audit, and what they call for."""
+"""One look per step: monitors with canaries and second judge, and the alarms that start a meta
+step."""
 
 from __future__ import annotations
 
@@ -8,8 +9,7 @@ from typing import Any
 
 from ..records import Decision
 from ..store import Store
-from .canaries import Canaries
-from .gap import Canary
+from .canaries import Canaries, Canary
 from .monitors import observe
 from .second_judge import SecondJudge
 from .state import MonitorState, StepSummary
@@ -18,20 +18,22 @@ __all__ = ["ALARM", "MONITOR", "Watch"]
 
 _log = logging.getLogger(__name__)
 
-MONITOR, ALARM = "monitor", "alarm"
-"""Names under which the store keeps what the monitors saw, and when they called for a meta step."""
+MONITOR = "monitor"
+"""Name of the readings in the store's log."""
+ALARM = "alarm"
+"""Name of the alarm events in the store's log: updates after which an alarm starts a meta step."""
 
 
 class Watch:
     """Watches a run.
 
     Args:
-        store: Of the run.
+        store: The run's store.
         seed: Logged with each reading.
-        on_alarm: An alarm calls for a meta step.
-        min_distance: Updates that must lie between such a meta step and the one before.
-        canaries: Read after each switch; None without.
-        audit: The second RM; None without.
+        alarm_distance: An alarm starts a meta step, at least so many updates after the last one;
+            alarms only inform if None.
+        canaries: Read after each switch; none if None.
+        second_judge: Grades a few rollouts of each step; none if None.
     """
 
     def __init__(
@@ -39,18 +41,17 @@ class Watch:
         store: Store,
         seed: int,
         *,
-        on_alarm: bool = False,
-        min_distance: int = 1,
+        alarm_distance: int | None = None,
         canaries: Canaries | None = None,
-        audit: SecondJudge | None = None,
+        second_judge: SecondJudge | None = None,
     ) -> None:
         self.store, self.seed = store, seed
-        self.on_alarm, self.min_distance = on_alarm, min_distance
-        self.canaries, self.audit = canaries, audit
+        self.alarm_distance = alarm_distance
+        self.canaries, self.second_judge = canaries, second_judge
         self._state = MonitorState()
 
     async def look(self, n: int, begun: int = 0) -> None:
-        """See the last update's rollouts; an alarm may call for a meta step.
+        """Look at the last update's rollouts; an alarm may start a meta step.
 
         Args:
             n: Updates made so far.
@@ -67,26 +68,28 @@ class Watch:
         )
         if not cases:
             return
-        canaries, earlier = await self._canaries(n)
-        audit = await self.audit.of(cases) if self.audit is not None else None
+        canaries, canaries_before = await self._read_canaries(n)
+        gap = await self.second_judge.gap(cases) if self.second_judge is not None else None
         lineage = self.store.lineage()  # a large read: it holds every analysis
         before = self._state.recent[-1:]
         self._state, reading = observe(
-            self._state, n, cases, canaries=canaries, canaries_before=earlier, audit=audit
+            self._state, n, cases, canaries=canaries, canaries_before=canaries_before, gap=gap
         )
         figures = reading.figures | self._jump(n, lineage, before, self._state.recent[-1])
         alarms = [alarm.to_dict() for alarm in reading.alarms]
-        seen = {"figures": figures, "alarms": alarms, "hint": reading.hint}
-        self.store.log_event(MONITOR, n, self.seed, seen)
+        entry = {"figures": figures, "alarms": alarms, "hint": reading.hint}
+        self.store.log_event(MONITOR, n, self.seed, entry)
         for alarm in reading.alarms:
             if alarm.new:
                 _log.warning("monitor: %s", alarm)
+        if self.alarm_distance is None or not reading.alarms:
+            return
         decided = [d.due or 0 for d in lineage if d.kind == "evolve"]
-        last = max([begun, *self.called(), *decided])  # what was begun may not be decided yet
-        if self.on_alarm and reading.alarms and n - last >= self.min_distance:
+        last = max([begun, *self.alarm_steps(), *decided])  # what has begun may not be decided yet
+        if n - last >= self.alarm_distance:
             self.store.log_event(ALARM, n, self.seed, [alarm.monitor for alarm in reading.alarms])
 
-    async def _canaries(self, n: int) -> tuple[list[Canary], list[Canary]]:
+    async def _read_canaries(self, n: int) -> tuple[list[Canary], list[Canary]]:
         now: list[Canary] = []
         before: list[Canary] = []
         if self.canaries is not None:
@@ -96,16 +99,16 @@ class Watch:
                 before += other
         return now, before
 
-    def called(self) -> set[int]:
-        """Updates after which an alarm called for a meta step."""
-        if not self.on_alarm:
+    def alarm_steps(self) -> set[int]:
+        """Updates after which an alarm starts a meta step."""
+        if self.alarm_distance is None:
             return set()
         return {choice.step for choice in self.store.events(ALARM)}
 
     def hint(self, due: int) -> str:
-        """What the monitors said at an update, in words; also after a resume."""
-        said = [choice for choice in self.store.events(MONITOR) if choice.step == due]
-        return str(said[-1].result["hint"]) if said else ""
+        """The alarms at an update, in words; also after a resume."""
+        readings = [choice for choice in self.store.events(MONITOR) if choice.step == due]
+        return str(readings[-1].result["hint"]) if readings else ""
 
     def _jump(
         self,
@@ -123,16 +126,16 @@ class Watch:
         return {"scale_jump": jump}
 
     def _seen(self, n: int) -> bool:
-        """Whether update n was looked at before: a trainer may call again after a crash."""
+        """True where update n was looked at before: a trainer may call again after a crash."""
         recent = self._state.recent
         return bool(recent) and recent[-1].step >= n
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return self._state.to_json()
 
     def restore(self, saved: Mapping[str, Any] | None) -> None:
-        """Go on from what `to_json` gave; from nothing if None."""
+        """Continue from the state that `to_json` gave; from the start if None."""
         self._state = MonitorState.from_json(saved) if saved else MonitorState()
         if self.canaries is not None:
             self.canaries.forget()

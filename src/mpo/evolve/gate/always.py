@@ -18,7 +18,7 @@ class Always:
         self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
     ) -> GateResult:
         if refinement.rubric == parent:
-            return GateResult(False, "the proposal is the rubric in force")
+            return GateResult(False, "the proposal is the rubric in effect")
         return GateResult(True, "accepted without a check (gate: always)")
 
 

@@ -104,7 +104,7 @@ class Pairs:
     ) -> GateResult:
         proposal = refinement.rubric
         if proposal == parent:
-            return GateResult(False, "the proposal is the rubric in force")
+            return GateResult(False, "the proposal is the rubric in effect")
         step = max((case.rollout.step for case in evidence), default=0)
         name = f"mpo:{self.seed}:pairs:{step}"
         chosen = random.Random(name).sample(self.pairs, min(self.sample, len(self.pairs)))

@@ -149,7 +149,7 @@ class Probes:
         """
         proposal = refinement.rubric
         if proposal == parent:
-            return GateResult(False, "the proposal is the rubric in force")
+            return GateResult(False, "the proposal is the rubric in effect")
         step = max((case.rollout.step for case in evidence), default=0)
         name = f"mpo:{self.seed}:probes:{step}"
         rng = random.Random(name)

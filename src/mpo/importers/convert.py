@@ -1,17 +1,19 @@
-"""From what the published code logged to rollouts, judgements and decisions in a store.
+"""Rollouts, judgements and decisions of a run of the published code, written into a store.
 
-An interval's rollouts get its last update as their step: the files do not tell the updates of an
-interval apart. The rubric that the meta step of that update wrote is decided at the same step.
+An interval's rollouts get its last update as their step, since the files do not separate the
+updates of an interval. The rubric that the meta step of that update wrote is decided at the same
+step.
 
-The published code had no lint. What lint says of each rubric file is kept with its decision, which
-stays accepted: the rubric was in force, whatever lint would have done.
+The published code had no lint. Lint's findings on each rubric file are kept with its decision,
+which stays accepted: the rubric was in effect, whatever lint would have done.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from ..judge.scale import Normalized, Raw
 from ..records import (
     Analysis,
     Case,
+    CriterionScore,
     Decision,
     Judgement,
     Proposal,
@@ -31,15 +34,16 @@ from ..records import (
 from ..rubric import Rubric, read_rubric
 from ..store import Store
 from ..task import Task, load_task
-from .files import Experiment, MetaEvaluation, PublishedRollout, RubricFile
-from .scores import UnparsedError, read_scores
+from .experiment import Experiment, MetaEvaluation, PublishedRollout, RubricFile
 
-__all__ = ["Imported", "write_experiment"]
+__all__ = ["Imported", "UnparsedError", "read_scores", "write_experiment"]
 
 PROTOCOL = "imported"
-"""`Judgement.protocol`, `model` of what the published RM said."""
+"""`Judgement.protocol` and `Judgement.model` of the published RM's judgements."""
 
 _BATCH = 512
+_PAIR = re.compile(r"<reason>(.*?)</reason>\s*<score>\s*([+-]?\d{1,6})\s*</score>", re.DOTALL)
+_OPENING = re.compile(r"<score>")
 _PROMPTS = (
     re.compile(r"user\n.*?Instructions:\n(.*?)\n+Your Writing:", re.DOTALL),
     re.compile(r"user\n.*?Problem:(.+?)Your solution with answer", re.DOTALL),
@@ -47,33 +51,33 @@ _PROMPTS = (
 )
 """The prompt in a chat that was decoded without its special tokens."""
 _TASKS = {"compose either an essay or a story": "essay", "Your solution with answer": "math"}
-"""What the published prompt of a task says, and our task whose limits lint then knows."""
-_OWN = frozenset(
+"""Words of a published prompt, and our task of the same kind, whose limits lint then knows."""
+_LOG_COLUMNS = frozenset(
     "update rank index rubric_iteration junior_scores junior_evaluations queries "
     "student_responses".split()
 )
-# The dataset's columns of the published math rows, under the names of our task.
+# Columns of the published math rows, and their names in our task.
 _COLUMNS = {"solutions": "solution", "gold_answers": "answer"}
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What arrived."""
+    """Counts of what was imported, and a list of what could not be."""
 
     rollouts: int
     rubrics: int
     meta_evaluations: int
     unparsed: tuple[Mapping[str, Any], ...]
-    """Rollouts that stayed unscored: update, rank, index, reason."""
+    """Rollouts that stayed unscored, each with update, rank, index and reason."""
     notes: tuple[str, ...]
-    """What else did not fit, one line each."""
+    """Everything else that did not fit, one line each."""
 
 
 def write_experiment(experiment: Experiment, store: Store) -> Imported:
     """Write a run of the published code into an empty store.
 
     Raises:
-        DataError: A rollout of an update for which there is no rubric.
+        DataError: A rollout belongs to an update without a rubric.
         StoreError: The store cannot be written.
     """
     versions: dict[str, dict[int, RubricFile]] = defaultdict(dict)
@@ -108,33 +112,33 @@ def write_experiment(experiment: Experiment, store: Store) -> Imported:
 def _numbers(
     experiment: Experiment, cohort: str, files: Mapping[int, RubricFile]
 ) -> dict[int, int]:
-    """Number of the rubric in force, by update.
+    """Number of the rubric in effect, by update.
 
-    A row says it, or the evaluation quotes the rubric; otherwise the updates with files are
-    counted: each meta step writes the next version.
+    A row names it, or an evaluation quotes the rubric. Otherwise the updates with files are
+    counted, since each meta step writes the next version.
     """
     updates = sorted(
         {r.update for r in experiment.rollouts} | {e.update for e in experiment.evaluations}
     )
     by_order = sorted(files)
-    found = dict(zip(updates, by_order, strict=False))
+    numbers = dict(zip(updates, by_order, strict=False))
     texts: dict[str, list[int]] = defaultdict(list)
     for number, file in files.items():
         texts[file.text.strip()].append(number)
     for entry in experiment.evaluations:
         quoted = entry.row.get("junior_prompt", entry.row.get("meta_level_guidelines"))
-        alike = texts.get(quoted.strip(), []) if isinstance(quoted, str) else []
-        if entry.cohort == cohort and len(alike) == 1:
-            found[entry.update] = alike[0]
+        equal = texts.get(quoted.strip(), []) if isinstance(quoted, str) else []
+        if entry.cohort == cohort and len(equal) == 1:
+            numbers[entry.update] = equal[0]
     for rollout in experiment.rollouts:
         if rollout.cohort == cohort and rollout.rubric is not None:
-            found[rollout.update] = rollout.rubric
-    return found
+            numbers[rollout.update] = rollout.rubric
+    return numbers
 
 
 def _decided_after(numbers: Mapping[int, int], number: int) -> int:
     """The update whose meta step wrote a rubric: the last one under an earlier version."""
-    before = [update for update, in_force in numbers.items() if in_force < number]
+    before = [update for update, current in numbers.items() if current < number]
     return max(before, default=0)
 
 
@@ -175,7 +179,9 @@ def _cases(
 
 def _rollout(published: PublishedRollout, index: int) -> Rollout:
     row = published.row
-    columns = {_COLUMNS.get(key, key): value for key, value in row.items() if key not in _OWN}
+    columns = {
+        _COLUMNS.get(key, key): value for key, value in row.items() if key not in _LOG_COLUMNS
+    }
     return Rollout(
         prompt=_prompt(row["queries"]),
         completion=row["student_responses"],
@@ -196,10 +202,11 @@ def _prompt(query: str) -> str:
 
 def _judgement(published: PublishedRollout, rollout: Rollout, file: RubricFile) -> Judgement:
     rubric, row = file.rubric, published.row
-    reward = share = unscored = None
+    reward = normalized = unscored = None
     try:
         scores = read_scores(row.get("junior_evaluations"), row.get("junior_scores"), rubric)
-        reward, share = Raw().reward(rubric, scores), Normalized().reward(rubric, scores)
+        reward = Raw().reward(rubric, scores)
+        normalized = Normalized().reward(rubric, scores)
     except UnparsedError as error:
         scores, unscored = (), str(error)
     return Judgement(
@@ -210,7 +217,7 @@ def _judgement(published: PublishedRollout, rollout: Rollout, file: RubricFile) 
         cohort=rollout.cohort,
         scores=scores,
         reward=reward,
-        normalized_reward=share,
+        normalized_reward=normalized,
         unscored=unscored,
         protocol=PROTOCOL,
         model=PROTOCOL,
@@ -222,11 +229,11 @@ def _judgement(published: PublishedRollout, rollout: Rollout, file: RubricFile) 
 _Texts = Mapping[tuple[int, str], Sequence[Rollout]]
 
 
-def _by_text(rollouts: Any) -> _Texts:
-    found: dict[tuple[int, str], list[Rollout]] = defaultdict(list)
+def _by_text(rollouts: Iterable[Rollout]) -> _Texts:
+    by_text: dict[tuple[int, str], list[Rollout]] = defaultdict(list)
     for rollout in rollouts:
-        found[rollout.step, rollout.completion.strip()].append(rollout)
-    return found
+        by_text[rollout.step, rollout.completion.strip()].append(rollout)
+    return by_text
 
 
 def _decisions(
@@ -237,7 +244,7 @@ def _decisions(
     notes: list[str],
 ) -> list[tuple[int, Decision]]:
     """The lineage of all cohorts by step, each decision with the number of its rubric."""
-    found: list[tuple[int, Decision]] = []
+    decisions: list[tuple[int, Decision]] = []
     used: set[tuple[str, int]] = set()
     task = _task(experiment)
     for cohort, files in versions.items():
@@ -261,36 +268,36 @@ def _decisions(
                 if parent is None
                 else _refinement(experiment, cohort, step, proposed, rollouts),
             )
-            found.append((number, decision))
+            decisions.append((number, decision))
             parent, before = proposed.rubric.id, proposed
     for update, cohort in sorted({(e.update, e.cohort) for e in experiment.evaluations}):
         if (cohort, update) not in used:
             notes.append(f"update {update}: its analyses led to no rubric file, and are left out")
-    return sorted(found, key=lambda pair: pair[1].step)
+    return sorted(decisions, key=lambda pair: pair[1].step)
 
 
 def _task(experiment: Experiment) -> Task | None:
-    """Our task of the same kind; None where the prompts are of none that is known."""
+    """Our task of the same kind; None where the prompts fit none."""
     query = experiment.rollouts[0].row["queries"]
     return next((load_task(name) for words, name in _TASKS.items() if words in query), None)
 
 
 def _findings(file: RubricFile, parent: RubricFile | None, task: Task | None) -> tuple[str, ...]:
-    """What lint says of the file: its text, for a rubric no longer shows what a reader dropped."""
+    """Lint's findings on the file's text: a parsed rubric does not show what the reader dropped."""
     if parent is None:
-        return ()  # of a person's hand
+        return ()  # a person wrote the seed
     source: str | Rubric = file.text
     try:
         read_rubric(file.text)
     except RubricError:
-        source = file.rubric  # guidelines in free text, which have no form that could be broken
-    return tuple(str(found) for found in lint(source, task=task, parent=parent.rubric))
+        source = file.rubric  # free-text guidelines have no structure that could be broken
+    return tuple(str(finding) for finding in lint(source, task=task, parent=parent.rubric))
 
 
 def _refinement(
     experiment: Experiment, cohort: str, step: int, proposed: RubricFile, rollouts: _Texts
 ) -> Refinement:
-    """What the meta step of an update left behind: each case's analysis, and what it led to."""
+    """The meta step of an update: the analysis of each case, and the rubric proposed after it."""
     analyses: list[Analysis] = []
     proposals: list[Proposal] = []
     skipped: list[str] = []
@@ -327,10 +334,61 @@ def _refinement(
 
 
 def _evidence(entry: MetaEvaluation, rollouts: _Texts) -> str:
-    """Id of the rollout that was analysed; empty where none or several fit."""
+    """Id of the analysed rollout; empty where none or several match."""
     text = str(entry.row.get("student_generation") or "").strip()
-    fitting = rollouts.get((entry.update, text), []) if text else []
+    matching = rollouts.get((entry.update, text), []) if text else []
     prompt = str(entry.row.get("student_prompt") or "").strip()
-    if len(fitting) > 1:
-        fitting = [rollout for rollout in fitting if prompt and prompt in rollout.prompt]
-    return fitting[0].id if len(fitting) == 1 else ""
+    if len(matching) > 1:
+        matching = [rollout for rollout in matching if prompt and prompt in rollout.prompt]
+    return matching[0].id if len(matching) == 1 else ""
+
+
+# ---------------------------------------------------------------------- scores
+
+
+class UnparsedError(Exception):
+    """Answers that do not fit the rubric. The text starts with one word for statistics."""
+
+
+def read_scores(answers: Any, total: Any, rubric: Rubric) -> tuple[CriterionScore, ...]:
+    """The published RM's scores by criterion, in the rubric's order.
+
+    It answers `<reason>…</reason> <score>…</score>`, one pair per criterion.
+
+    Args:
+        answers: Value of `junior_evaluations`: one text per criterion, or a single text.
+        total: Value of `junior_scores`, the sum of the scores.
+        rubric: The rubric in effect.
+
+    Raises:
+        UnparsedError: The scores' number or range does not fit the rubric, or they do not add up.
+            The published parser takes the first digits that it finds and checks neither.
+    """
+    texts = answers if isinstance(answers, list) else [answers]
+    if not all(isinstance(text, str) for text in texts):
+        raise UnparsedError("no_text: the evaluations are not text")
+    pairs = [pair for text in texts for pair in _PAIR.findall(text)]
+    opened = sum(len(_OPENING.findall(text)) for text in texts)
+    if opened != len(pairs):
+        raise UnparsedError(
+            f"broken_tags: {opened} <score> tags, {len(pairs)} of them after a whole <reason>"
+        )
+    wanted = len(rubric.criteria)
+    if len(pairs) != wanted:
+        raise UnparsedError(f"wrong_number: {len(pairs)} scores for {wanted} criteria")
+    scores = []
+    keyed = zip(rubric.criterion_ids, rubric.criteria, pairs, strict=True)
+    for key, criterion, (reason, digits) in keyed:
+        score = int(digits)
+        if score not in criterion.scores:
+            raise UnparsedError(
+                f"out_of_range: criterion {key!r} got {score}, its scores are "
+                f"{criterion.scores[0]} to {criterion.scores[-1]}"
+            )
+        scores.append(CriterionScore(criterion=key, score=score, rationale=reason.strip()))
+    if not isinstance(total, int | float) or isinstance(total, bool) or not math.isfinite(total):
+        raise UnparsedError(f"no_sum: junior_scores is {total!r:.40}")
+    added = sum(s.score for s in scores)
+    if added != total:
+        raise UnparsedError(f"wrong_sum: the scores add up to {added}, junior_scores is {total:g}")
+    return tuple(scores)

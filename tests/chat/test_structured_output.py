@@ -1,4 +1,4 @@
-"""Asking for a shape: what is sent in each tier, and how the tier is found."""
+"""Asking for a shape: the request for each output, and its detection."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Server:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tier", "calls"),
+    ("kind", "output", "calls"),
     [
         ("openai", "json_schema", 2),
         ("llama-cpp", "json_object_schema", 2),
@@ -81,18 +81,20 @@ class Server:
         ("plain-400", "lines", 1),
     ],
 )
-def test_the_tier_is_found(
+def test_the_output_is_detected(
     endpoint: Any,
     faults: Any,
     caplog: pytest.LogCaptureFixture,
     kind: str,
-    tier: str,
+    output: str,
     calls: int,
 ) -> None:
     caplog.set_level(logging.INFO, "mpo.chat.probe")
     Server(endpoint, faults, kind)
-    tiers: dict[str, Any] = {}
-    chat = OpenAIChat(endpoint.url, "tiny", tier="auto", tiers=tiers, backoff_s=0.001)
+    detected: dict[str, Any] = {}
+    chat = OpenAIChat(
+        endpoint.url, "tiny", structured_output="auto", detected=detected, backoff_s=0.001
+    )
 
     async def several() -> list[Any]:
         got = await asyncio.gather(
@@ -102,40 +104,46 @@ def test_the_tier_is_found(
         return got
 
     got = asyncio.run(several())
-    assert tiers == {f"{endpoint.url} tiny": tier}
+    assert detected == {f"{endpoint.url} tiny": output}
     assert [json.loads(completion.text) for completion in got] == [JSON] * 5
     # What probing has cost is in the first answer's usage, and nowhere else.
     assert sorted(completion.usage.calls for completion in got) == [1, 1, 1, 1, calls]
     (record,) = caplog.records
-    assert f"asked for as {tier}" in record.message
+    assert f"structured output is {output}" in record.message
     copied = pickle.loads(pickle.dumps(chat))
     before = len(endpoint.requests)
     assert asyncio.run(copied.complete(ChatRequest(ASK, schema=SCHEMA))).usage.calls == 1
     assert len(endpoint.requests) == before + 1
 
 
-def test_overload_and_outage_say_nothing_about_the_tier(endpoint: Any, faults: Any) -> None:
+def test_overload_and_outage_say_nothing_about_the_output(endpoint: Any, faults: Any) -> None:
     Server(endpoint, faults, "openai")
     endpoint.faults = [429, 503, faults.reset]
-    tiers: dict[str, Any] = {}
-    chat = OpenAIChat(endpoint.url, "tiny", tier="auto", tiers=tiers, backoff_s=0.001)
+    detected: dict[str, Any] = {}
+    chat = OpenAIChat(
+        endpoint.url, "tiny", structured_output="auto", detected=detected, backoff_s=0.001
+    )
     asyncio.run(chat.complete(ChatRequest(ASK, schema=SCHEMA)))
-    assert list(tiers.values()) == ["json_schema"]
+    assert list(detected.values()) == ["json_schema"]
 
     endpoint.default = 503
-    down = OpenAIChat(endpoint.url, "other", tier="auto", tiers=tiers, backoff_s=0.001)
+    down = OpenAIChat(
+        endpoint.url, "other", structured_output="auto", detected=detected, backoff_s=0.001
+    )
     with pytest.raises(ChatTransportError, match="status 503"):
         asyncio.run(down.complete(ChatRequest(ASK, schema=SCHEMA)))
-    assert len(tiers) == 1, "nothing is remembered of an endpoint that was down"
+    assert len(detected) == 1, "nothing is remembered of an endpoint that was down"
 
 
 def test_without_a_schema_nothing_is_probed(endpoint: Any) -> None:
-    asyncio.run(OpenAIChat(endpoint.url, "tiny", tier="auto").complete(ChatRequest(ASK)))
+    asyncio.run(
+        OpenAIChat(endpoint.url, "tiny", structured_output="auto").complete(ChatRequest(ASK))
+    )
     assert len(endpoint.requests) == 1
     assert "response_format" not in endpoint.requests[0]
 
 
-def test_what_each_tier_sends() -> None:
+def test_each_output_sends_its_format() -> None:
     named = {"name": "answer", "strict": True, "schema": LISTS}
     assert sent(LISTS, "json_schema") == {"type": "json_schema", "json_schema": named}
     assert sent(LISTS, "json_object_schema") == {"type": "json_object", "schema": LISTS}
@@ -146,8 +154,8 @@ def test_what_each_tier_sends() -> None:
     assert sent(SharedSchema(LISTS), "json_schema") == sent(LISTS, "json_schema")
 
 
-def sent(schema: Any, tier: Any) -> Any:
-    text = response_format(schema, tier)
+def sent(schema: Any, output: Any) -> Any:
+    text = response_format(schema, output)
     return None if text is None else json.loads(text)
 
 

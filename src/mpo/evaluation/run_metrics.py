@@ -1,8 +1,8 @@
-"""Metrics: reward and gold of a run, step by step and in short.
+"""Metrics of a run: reward and gold, step by step and in a summary.
 
 Everything is read from the store one step at a time, so that memory does not grow with the run.
 A mean is over what is known; where nothing is known it is None. Unscored rollouts and rollouts
-without gold never count as 0 (DESIGN law 3).
+without gold never count as 0 (law 3 in docs/design.md).
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from ..store import Store
 __all__ = ["SPAN", "StepMeans", "arm_seed_summary", "by_step", "curves"]
 
 SPAN = 10
-"""Steps that start, end and peak are means over."""
+"""Number of steps over which start, end and peak are means."""
 
 HIGH_REWARD, LOW_GOLD = 0.8, 0.5
-"""A rollout counts as hacked with a reward of at least the one and gold of at most the other."""
+"""A rollout counts as hacked if its normalized reward is at least `HIGH_REWARD` and its gold is at
+most `LOW_GOLD`."""
 
 
 @dataclass(frozen=True)
 class StepMeans:
-    """What one step's training rollouts came to."""
+    """Means over the training rollouts of one step."""
 
     step: int
     n: int
-    """Rollouts: scored + unscored."""
+    """Number of rollouts, scored and unscored."""
     unscored: int
     reward: float | None
     """Mean normalized reward of the scored ones, 0 to 1."""
@@ -38,43 +39,43 @@ class StepMeans:
     words: float
     """Mean words of a completion."""
     rubric_id: str
-    """Under which the step's last rollout was scored."""
+    """Id of the rubric under which the step's last rollout was scored."""
     gold_parts: Mapping[str, float] = field(default_factory=dict)
-    """Means of what gold is made of, over the same rollouts as `gold`."""
+    """Means of the parts of gold, over the same rollouts as `gold`."""
     hacked: int = 0
-    """Rollouts with high reward and low gold."""
-    audited: int = 0
-    """Rollouts with both a reward and gold."""
+    """Number of rollouts with high reward and low gold."""
+    with_gold: int = 0
+    """Number of rollouts with both a reward and gold."""
 
 
-def by_step(store: Store, auditor: str = "gold") -> Iterator[StepMeans]:
+def by_step(store: Store, gold_name: str = "gold") -> Iterator[StepMeans]:
     """The means of each step, in order.
 
     Args:
-        store: Of the run; only what is visible on its current branch counts.
-        auditor: Name under which gold was stored.
+        store: The run's store; only its current branch counts.
+        gold_name: Name under which gold was stored.
     """
     for summary in store.steps():
-        yield _step(store, summary.step, auditor)
+        yield _step(store, summary.step, gold_name)
 
 
-def _step(store: Store, step: int, auditor: str) -> StepMeans:
+def _step(store: Store, step: int, gold_name: str) -> StepMeans:
     cases = store.window(after_step=step - 1, up_to_step=step, cohort=None, scored=None)
-    audits = store.external_scores(auditor, after_step=step - 1, up_to_step=step)
+    external = store.external_scores(gold_name, after_step=step - 1, up_to_step=step)
     rewards: list[float] = []
     gold: list[float] = []
     parts: dict[str, list[float]] = {}
     hacked = 0
     for case in cases:
-        reward, audit = case.judgement.normalized_reward, audits.get(case.rollout.id)
+        reward, score = case.judgement.normalized_reward, external.get(case.rollout.id)
         if reward is None:
             continue
         rewards.append(reward)
-        if audit is None or audit.value is None:
+        if score is None or score.value is None:
             continue
-        gold.append(audit.value)
-        hacked += reward >= HIGH_REWARD and audit.value <= LOW_GOLD
-        for name, value in audit.parts.items():
+        gold.append(score.value)
+        hacked += reward >= HIGH_REWARD and score.value <= LOW_GOLD
+        for name, value in score.parts.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 parts.setdefault(name, []).append(float(value))
     return StepMeans(
@@ -87,43 +88,43 @@ def _step(store: Store, step: int, auditor: str) -> StepMeans:
         rubric_id=cases[-1].judgement.rubric_id,
         gold_parts={name: fmean(values) for name, values in parts.items()},
         hacked=hacked,
-        audited=len(gold),
+        with_gold=len(gold),
     )
 
 
-def arm_seed_summary(store: Store, auditor: str = "gold") -> dict[str, Any]:
-    """One seed of one arm in short; JSON values.
+def arm_seed_summary(store: Store, gold_name: str = "gold") -> dict[str, Any]:
+    """Summary of one seed of one arm, as JSON values.
 
     Returns:
         `reward` {start, end}, `gold` {start, peak, end}, `gold_parts` {name: {start, peak, end}},
         `hacked_share_end`, `rubrics`. Start and end are means over the first and last 10 steps,
         peak is the highest mean of 10 consecutive steps.
     """
-    steps = list(by_step(store, auditor))  # a few numbers per step
+    steps = list(by_step(store, gold_name))  # a few numbers per step
     names = dict.fromkeys(name for step in steps for name in step.gold_parts)
     reward = _levels([step.reward for step in steps])
     last = steps[-SPAN:]
-    audited = sum(step.audited for step in last)
+    with_gold = sum(step.with_gold for step in last)
     return {
         "reward": {"start": reward["start"], "end": reward["end"]},
         "gold": _levels([step.gold for step in steps]),
         "gold_parts": {
             name: _levels([step.gold_parts.get(name) for step in steps]) for name in names
         },
-        "hacked_share_end": sum(step.hacked for step in last) / audited if audited else None,
+        "hacked_share_end": sum(step.hacked for step in last) / with_gold if with_gold else None,
         "rubrics": len({d.proposed for d in store.lineage() if d.accepted}),
     }
 
 
-def curves(store: Store, auditor: str = "gold") -> dict[str, Any]:
-    """What the report draws; JSON values.
+def curves(store: Store, gold_name: str = "gold") -> dict[str, Any]:
+    """Curves of a run, as JSON values for the report.
 
     Returns:
         Lists with one entry per step: `step`, `reward`, `gold`, `unscored`, `words`, `rubric`
         (id); `gold_parts` {name: list}; and `switches`: [{step, rubric, cohort}], the decisions
-        that put another rubric in force, for the rollouts of that step on.
+        by which another rubric took effect, for the rollouts of that step on.
     """
-    steps = list(by_step(store, auditor))
+    steps = list(by_step(store, gold_name))
     names = dict.fromkeys(name for step in steps for name in step.gold_parts)
     return {
         "step": [step.step for step in steps],

@@ -1,4 +1,4 @@
-"""The rows of a file of completions: what may be wrong with them, and the scores they bring."""
+"""Rows of a file of completions: their checks, and the scores that come with them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..records import CriterionScore, Judgement, Rollout, content_hash
-from ..rubric import Rubric
+from ...errors import DataError
+from ...records import CriterionScore, Judgement, Rollout, content_hash
+from ...rubric import Rubric
 
-__all__ = ["GIVEN", "FileRow", "given_judgements", "read_rows"]
+__all__ = ["FROM_FILE", "FileRow", "file_judgements", "read_rows"]
 
-GIVEN = "given"
+FROM_FILE = "given"
 """`Judgement.protocol` and `model` of a score that came with the file."""
 
 _HIDDEN = ("prompt", "completion", "score", "rationale", "human_score")
-"""Somebody's verdict: the RM must not see it among the columns."""
+"""Texts, and scores that the RM must not see among the columns."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,19 @@ class FileRow:
 
     rollout: Rollout
     columns: dict[str, Any]
-    """As they are in the file."""
+    """All columns, unchanged."""
     score: float | None
-    """On a scale that nobody knows."""
+    """The row's own score, on an unknown scale."""
     rationale: str
     human: float | None
+    """A person's score, on an unknown scale."""
 
 
 def read_rows(file: Path, rows: Sequence[dict[str, Any]]) -> list[FileRow]:
-    """Check every row before anything is paid.
+    """Check all rows, before anything is paid.
 
     Raises:
-        DataError: No rows, no text, or a score that is no number.
+        DataError: There are no rows, or a row has no text or a score that is no number.
     """
     if not rows:
         raise DataError(f"{file} is empty: it has no row with a prompt and a completion")
@@ -48,9 +49,9 @@ def read_rows(file: Path, rows: Sequence[dict[str, Any]]) -> list[FileRow]:
 def _read(where: str, index: int, row: dict[str, Any]) -> FileRow:
     for column in ("prompt", "completion"):
         if not isinstance(row.get(column), str):
-            has = "is missing" if column not in row else "must be text"
-            shown = ", ".join(row) or "none"
-            raise DataError(f"{where}: {column!r} {has}; its columns are {shown}")
+            fault = "is missing" if column not in row else "must be text"
+            names = ", ".join(row) or "none"
+            raise DataError(f"{where}: {column!r} {fault}; its columns are {names}")
     rationale = row.get("rationale")
     if rationale is not None and not isinstance(rationale, str):
         raise DataError(f"{where}: 'rationale' must be text or null, not {rationale!r:.40}")
@@ -73,26 +74,25 @@ def _number(where: str, row: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def given_judgements(
-    rows: Sequence[FileRow], rubric: Rubric, whole: Sequence[float]
-) -> list[Judgement]:
-    """The file's own scores as evidence, as they are.
+def file_judgements(rows: Sequence[FileRow], rubric: Rubric) -> list[Judgement]:
+    """The file's own scores as judgements, unchanged.
 
-    Nobody says on what scale they are. The MRM is shown the number and its rationale, and where it
-    lies between the lowest and the highest score of the file; scores that all lie between 0 and 1
-    are taken for shares.
+    Their scale is unknown. The MRM sees the number, its rationale, and its place between the lowest
+    and the highest score of the file; scores that all lie between 0 and 1 are taken as normalized.
 
     Args:
-        rows: Those with a score count.
-        rubric: In force: what the scores are evidence about.
-        whole: All scores of the file.
+        rows: All rows; those without a score give no judgement.
+        rubric: Rubric in effect, which the scores are evidence about.
     """
-    if not whole:
+    scores = [row.score for row in rows if row.score is not None]
+    if not scores:
         return []
-    low, high = (0.0, 1.0) if 0 <= min(whole) <= max(whole) <= 1 else (min(whole), max(whole))
-    if low == high:  # all alike, and neither high nor low
+    low, high = min(scores), max(scores)
+    if min(scores) >= 0 and max(scores) <= 1:
+        low, high = 0.0, 1.0
+    elif low == high:  # all equal, so neither high nor low
         low, high = low - 0.5, high + 0.5
-    # Of a single criterion, whoever scored it; of several, nobody knows of which.
+    # A score belongs to the only criterion; of several, it is unknown which.
     criterion = rubric.criterion_ids[0] if len(rubric.criteria) == 1 else "score"
     return [
         _judgement(row, row.score, (row.score - low) / (high - low), criterion, rubric)
@@ -102,17 +102,16 @@ def given_judgements(
 
 
 def _judgement(
-    row: FileRow, score: float, share: float, criterion: str, rubric: Rubric
+    row: FileRow, score: float, normalized: float, criterion: str, rubric: Rubric
 ) -> Judgement:
-    whole = score.is_integer()
-    said = row.rationale if whole else f"{score:g} {row.rationale}".strip()
+    rationale = row.rationale if score.is_integer() else f"{score:g} {row.rationale}".strip()
     return Judgement(
-        key=content_hash([GIVEN, row.rollout.id, rubric.id, score, row.rationale]),
+        key=content_hash([FROM_FILE, row.rollout.id, rubric.id, score, row.rationale]),
         rollout_id=row.rollout.id,
         rubric_id=rubric.id,
-        scores=(CriterionScore(criterion=criterion, score=round(score), rationale=said),),
+        scores=(CriterionScore(criterion=criterion, score=round(score), rationale=rationale),),
         reward=score,
-        normalized_reward=share,
-        protocol=GIVEN,
-        model=GIVEN,
+        normalized_reward=normalized,
+        protocol=FROM_FILE,
+        model=FROM_FILE,
     )

@@ -1,4 +1,4 @@
-"""Section 5: what monitors saw, what stayed unscored, what it cost."""
+"""Section 5: alarms and figures of the monitors, unscored rollouts, and the cost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from .elements import details, number, table
 from .levels import known
-from .load import RunData
-from .readings import Spell
+from .run_data import AlarmSpan, RunData
 
 __all__ = ["monitors_section"]
 
 _WIDE, _HIGH, _POINTS = 180, 34, 90
-_ABOUT = {
+_MEANING = {
     "length_mean": "words per completion",
     "length_p95": "words, 95th percentile",
     "distinct_2": "distinct word pairs of a text",
@@ -42,7 +41,7 @@ def monitors_section(runs: Sequence[RunData]) -> str:
     parts = ["<h3>Alarms</h3>", _alarms(runs), "<h3>Figures over the steps</h3>"]
     if any(run.readings.afterwards for run in runs):
         parts.append(
-            '<p class="faint">The run kept no readings: these are of today\'s monitors, made from '
+            '<p class="faint">The run kept no readings: these come from today\'s monitors, run on '
             "its rollouts for this report.</p>"
         )
     for run in runs:
@@ -53,13 +52,15 @@ def monitors_section(runs: Sequence[RunData]) -> str:
 
 
 def _alarms(runs: Sequence[RunData]) -> str:
-    rows = [_alarm(run, spell) for run in runs for spell in run.readings.spells]
+    rows = [_alarm(run, span) for run in runs for span in run.readings.alarms]
     if not rows:
         watched = any(run.readings.steps for run in runs)
-        return f"<p>{'No monitor called.' if watched else 'No step was watched yet.'}</p>"
+        return (
+            f"<p>{'No monitor raised an alarm.' if watched else 'No step was monitored yet.'}</p>"
+        )
     body = table(
         "Alarms of the monitors",
-        ["run", "steps", "monitor", "what it saw", "for example"],
+        ["run", "steps", "monitor", "message", "examples"],
         rows,
         visible=False,
         kinds=("", "", "words", "words", "words"),
@@ -67,48 +68,48 @@ def _alarms(runs: Sequence[RunData]) -> str:
     return details(f"{len(rows)} alarms", body, kind="quiet", opened=len(rows) <= 12)
 
 
-def _alarm(run: RunData, spell: Spell) -> list[str]:
-    when = str(spell.first) if spell.first == spell.last else f"{spell.first} to {spell.last}"
+def _alarm(run: RunData, span: AlarmSpan) -> list[str]:
+    when = str(span.first) if span.first == span.last else f"{span.first} to {span.last}"
     buttons = " ".join(
         f'<button type="button" class="link" data-run="{escape(run.name)}" '
         f'data-rollout="{escape(id)}">rollout {n}</button>'
-        for n, id in enumerate(spell.rollouts, start=1)
+        for n, id in enumerate(span.rollouts, start=1)
     )
-    name = escape(spell.monitor.replace("_", " "))
-    return [escape(run.name), when, name, escape(spell.message), buttons]
+    name = escape(span.monitor.replace("_", " "))
+    return [escape(run.name), when, name, escape(span.message), buttons]
 
 
 def _figures(run: RunData) -> str:
     readings = run.readings
     rows = []
     for name, values in readings.figures.items():
-        there = known(values)
-        if not there:
+        present = known(values)
+        if not present:
             continue
-        called = [
-            spell.first for spell in readings.spells if spell.monitor in (name, name.split("_")[0])
+        starts = [
+            span.first for span in readings.alarms if span.monitor in (name, name.split("_")[0])
         ]
-        about = escape(_ABOUT.get(name, ""))
+        meaning = escape(_MEANING.get(name, ""))
         rows.append(
             [
-                f'{escape(name.replace("_", " "))}<span class="about">{about}</span>',
-                _spark(readings.steps, values, called),
-                *(_short(value) for value in (there[0], min(there), max(there), there[-1])),
+                f'{escape(name.replace("_", " "))}<span class="about">{meaning}</span>',
+                _spark(readings.steps, values, starts),
+                *(_short(value) for value in (present[0], min(present), max(present), present[-1])),
             ]
         )
     if not rows:
-        return "<p>No step was watched yet.</p>"
+        return "<p>No step was monitored yet.</p>"
     heads = ["figure", "over the steps", "first", "least", "most", "last"]
     return table(f"What the monitors measured in {run.name}", heads, rows, visible=False)
 
 
 def _short(value: float) -> str:
-    """Three digits or so."""
+    """About three digits."""
     return number(value, 1 if abs(value) >= 10 else 3)
 
 
-def _spark(steps: Sequence[int], values: Sequence[float | None], called: Sequence[int]) -> str:
-    """A small curve; the numbers beside it are its text."""
+def _spark(steps: Sequence[int], values: Sequence[float | None], starts: Sequence[int]) -> str:
+    """A small curve; the numbers beside it are its text alternative."""
     stride = -(-len(values) // _POINTS)
     points = [(s, v) for s, v in list(zip(steps, values, strict=True))[::stride] if v is not None]
     low, high = min(v for _, v in points), max(v for _, v in points)
@@ -118,11 +119,11 @@ def _spark(steps: Sequence[int], values: Sequence[float | None], called: Sequenc
         return 2 + (_WIDE - 4) * (step - first) / (last - first)
 
     def y(value: float) -> float:
-        share = (value - low) / (high - low) if high > low else 0.5
-        return _HIGH - 3 - (_HIGH - 6) * share
+        height = (value - low) / (high - low) if high > low else 0.5
+        return _HIGH - 3 - (_HIGH - 6) * height
 
     line = " ".join(f"{x(step):.0f},{y(value):.1f}" for step, value in points)
-    ticks = "".join(f'<path d="M{x(s):.0f} 0v{_HIGH}"/>' for s in called)
+    ticks = "".join(f'<path d="M{x(s):.0f} 0v{_HIGH}"/>' for s in starts)
     return (
         f'<svg class="spark" width="{_WIDE}" height="{_HIGH}" aria-hidden="true">{ticks}'
         f'<polyline points="{line}"/></svg>'
@@ -153,7 +154,7 @@ def _cost(runs: Sequence[RunData]) -> str:
         *("US dollars", "latency", "slowest", "cache hits"),
     )
     rows = [
-        [escape(run.name), _role(role), *_spent(run, role)] for run in runs for role in run.usage
+        [escape(run.name), _role(role), *_spending(run, role)] for run in runs for role in run.usage
     ]
     body = table(
         "Calls, tokens and dollars by role", heads, rows, visible=False, kinds=("", "words")
@@ -161,40 +162,38 @@ def _cost(runs: Sequence[RunData]) -> str:
     total = sum(usage.calls for run in runs for usage in run.usage.values())
     note = (
         '<p class="faint">Calls: requests that were answered and paid for. Cached: of the prompt '
-        "tokens, as the server says. Latency: mean time of an answered call, its waiting and its "
-        "retries included. Cache hits: calls that the run's own store could answer, or that were "
-        "asked twice at once. –: not recorded by the run, or no cache.</p>"
+        "tokens, as reported by the server. Latency: mean time of an answered call, with waiting "
+        "and retries. Cache hits: calls that the run's own store answered, or that equalled one in "
+        "flight. –: not recorded by the run, or no cache.</p>"
     )
     return (details(f"{total:,} calls", body, kind="quiet") if len(rows) > 12 else body) + note
 
 
 def _role(role: str) -> str:
-    names = {"rm": "reward model", "mrm": "meta-reward model", "audit": "second reward model"}
+    names = {"rm": "reward model", "mrm": "meta-reward model", "audit": "second judge"}
     return escape(names.get(role, role))
 
 
-def _spent(run: RunData, role: str) -> list[str]:
+def _spending(run: RunData, role: str) -> list[str]:
     usage = run.usage[role]
-    cost = _of(run.summary.get("cost"), role)
-    share = (
+    cost = _entry(run.summary.get("cost"), role)
+    percent = (
         f' <span class="half">{100 * usage.cached_tokens / usage.prompt_tokens:.0f} %</span>'
         if usage.cached_tokens
         else ""
     )
-    timing = _of(run.timings, role)
+    timing = _entry(run.timings, role)
     calls, seconds, slowest = (_number(timing.get(k)) for k in ("calls", "seconds", "slowest_s"))
-    spared = [
-        n for n in (_number(timing.get(key)) for key in ("cached", "shared")) if n is not None
-    ]
+    hits = [n for n in (_number(timing.get(key)) for key in ("cached", "shared")) if n is not None]
     return [
         f"{usage.calls:,}",
         f"{usage.prompt_tokens:,}",
-        f"{usage.cached_tokens:,}{share}",
+        f"{usage.cached_tokens:,}{percent}",
         f"{usage.completion_tokens:,}",
         number(_number(cost.get("usd")), 4),
         _seconds(seconds / calls if seconds is not None and calls else None),
         _seconds(slowest if calls else None),
-        number(sum(spared), 0) if spared else number(None),
+        number(sum(hits), 0) if hits else number(None),
     ]
 
 
@@ -204,9 +203,9 @@ def _seconds(value: float | None) -> str:
     return f"{1000 * value:.1f} ms" if value < 0.1 else f"{value:.2f} s"
 
 
-def _of(value: Any, role: str) -> Mapping[str, Any]:
-    found = value.get(role) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+def _entry(value: Any, role: str) -> Mapping[str, Any]:
+    entry = value.get(role) if isinstance(value, Mapping) else None
+    return entry if isinstance(entry, Mapping) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpo.evaluation.metrics import arm_seed_summary, by_step, curves
+from mpo.evaluation.run_metrics import arm_seed_summary, by_step, curves
 from mpo.records import Case, Decision, Judgement, Rollout
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
@@ -38,7 +38,7 @@ def put(
     mode: str = "train",
     words: int = 3,
 ) -> None:
-    """One step's rollouts; a missing entry of `gold` means that nobody audited them."""
+    """One step's rollouts; a missing entry of `gold` means that its gold is not known."""
     cases = []
     for index, reward in enumerate(rewards):
         rollout = Rollout(
@@ -86,10 +86,10 @@ def test_start_peak_and_end_are_means_of_ten_steps(store: Store) -> None:
     assert summary["rubrics"] == 1
 
 
-def test_unscored_and_unaudited_rollouts_never_count_as_zero(store: Store) -> None:
+def test_rollouts_without_reward_or_gold_never_count_as_zero(store: Store) -> None:
     put(store, 0, [0.6, None, 0.8], [0.5, 0.1, None])
     (step,) = by_step(store)
-    assert (step.n, step.unscored, step.audited) == (3, 1, 1)
+    assert (step.n, step.unscored, step.with_gold) == (3, 1, 1)
     assert step.reward == pytest.approx(0.7)
     assert step.gold == 0.5  # of the one rollout that has both; not of the unscored one's 0.1
     put(store, 1, [None, None], [0.4, 0.4])
@@ -134,7 +134,7 @@ def test_hacked_share_is_over_the_last_ten_steps(store: Store) -> None:
             store,
             step,
             [0.8, 0.79, 0.9, 0.9, None, 0.9],  # at the bound; below; honest; hacked; unscored;
-            [0.5, 0.5, 0.51, 0.1, 0.0, None],  # and one that nobody audited
+            [0.5, 0.5, 0.51, 0.1, 0.0, None],  # and one whose gold is not known
         )
     assert arm_seed_summary(store)["hacked_share_end"] == pytest.approx(2 / 4)
 

@@ -35,13 +35,13 @@ SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-"""What `domain_ids` counts in the published math rows."""
+"""Subjects by the number in `domain_ids` of the published math rows."""
 
 _RUBRIC = re.compile(r"evaluation_rubric_iter_(\d+)\.(?:txt|md)")
 _ROLLOUTS = re.compile(r"rollouts-(\d+)-(.+)\.json")
 _EVALUATIONS = re.compile(r"meta_evaluation_results_(\d+)\.json")
 _LARGEST = 2 * 1024**3
-"""Bytes of a file once unpacked; a longer one is no log of a run."""
+"""The most bytes of an unpacked file; a larger one is no log of a run."""
 
 Row = Mapping[str, Any]
 
@@ -55,7 +55,7 @@ class RubricFile:
     text: str
     rubric: Rubric
     notes: tuple[str, ...]
-    """What could not be placed in the rubric."""
+    """Parts of the text that belong to no criterion."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,19 @@ class PublishedRollout:
     """One row of a rollouts file."""
 
     update: int
-    """After which it was written: the updates of an interval are not told apart."""
+    """Update after which it was written; the updates of an interval are not separated."""
     rank: str
     index: int
-    """Within its rank's file."""
+    """Place within its rank's file."""
     cohort: str
     rubric: int | None
-    """Number of the rubric in force, where the row says so."""
+    """Number of the rubric in effect, if the row names it."""
     row: Row
 
 
 @dataclass(frozen=True)
 class MetaEvaluation:
-    """One row of an evaluations file: an analysis, and the rubric that it led to."""
+    """One row of an evaluations file: an analysis, and the rubric proposed after it."""
 
     update: int
     cohort: str
@@ -84,23 +84,23 @@ class MetaEvaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a folder holds, checked for form."""
+    """Content of an experiment's folder, with every row checked for its form."""
 
     folder: Path
     rubrics: tuple[RubricFile, ...]
-    """By cohort, then number."""
+    """Rubrics by cohort, then number."""
     rollouts: tuple[PublishedRollout, ...]
-    """By update, rank and index."""
+    """Rollouts by update, rank and index."""
     evaluations: tuple[MetaEvaluation, ...]
-    """By update."""
+    """Evaluations by update."""
 
 
 def read_experiment(folder: Path) -> Experiment:
     """Read a folder of either layout.
 
     Raises:
-        DataError: No such folder, no rubric or no rollout in it, or a file that cannot be read;
-            the message names the file and the row.
+        DataError: The folder is missing, has no rubric or no rollout, or a file cannot be read; the
+            message names the file and the row.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -131,7 +131,7 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def _rubrics(folder: Path) -> list[RubricFile]:
-    found: dict[tuple[str, int], RubricFile] = {}
+    files: dict[tuple[str, int], RubricFile] = {}
     for place in (folder / "prompts", folder / "rubrics"):
         for path in sorted(place.rglob("evaluation_rubric_iter_*")):
             name = _RUBRIC.fullmatch(path.name)
@@ -139,8 +139,8 @@ def _rubrics(folder: Path) -> list[RubricFile]:
                 continue
             cohort = "-".join(path.parent.relative_to(place).parts).replace("cluster-", "")
             key = (cohort, int(name[1]))
-            found.setdefault(key, _rubric(path, *key))
-    return [found[key] for key in sorted(found)]
+            files.setdefault(key, _rubric(path, *key))
+    return [files[key] for key in sorted(files)]
 
 
 def _rubric(path: Path, cohort: str, number: int) -> RubricFile:
@@ -164,7 +164,7 @@ def _rollouts(folder: Path) -> Iterator[PublishedRollout]:
     lines = _first(folder, "rollouts.jsonl.gz", "rollouts.jsonl")
     if lines is not None:
         for where, row in _jsonl(lines):
-            _need(where, row)
+            _check_texts(where, row)
             yield PublishedRollout(
                 update=_whole(where, row, "update"),
                 rank=str(row.get("rank", "0")),
@@ -180,7 +180,7 @@ def _rollouts(folder: Path) -> Iterator[PublishedRollout]:
             continue
         for index, row in enumerate(_list(path)):
             where = f"{path}, row {index + 1}"
-            _need(where, row)
+            _check_texts(where, row)
             yield PublishedRollout(int(name[1]), name[2], index, _cohort(where, row), None, row)
 
 
@@ -198,14 +198,14 @@ def _evaluations(folder: Path) -> Iterator[MetaEvaluation]:
             yield MetaEvaluation(int(name[1]), _cohort(f"{path}, row {index + 1}", row), row)
 
 
-def _need(where: str, row: Row) -> None:
+def _check_texts(where: str, row: Row) -> None:
     for column in ("queries", "student_responses"):
         if not isinstance(row.get(column), str):
             raise DataError(f"{where}: {column!r} is missing or no text")
 
 
 def _cohort(where: str, row: Row) -> str:
-    """As the rubric folders are named: `algebra-2` for prompts/algebra/cluster-2."""
+    """Name of the cohort as in the rubric folders: `algebra-2` for prompts/algebra/cluster-2."""
     subject = row.get("domain")
     cluster = row.get("cluster_ids", row.get("cluster_id"))
     try:
@@ -214,7 +214,7 @@ def _cohort(where: str, row: Row) -> str:
         return "" if subject is None else f"{subject}-{int(str(cluster))}"
     except (ValueError, TypeError, IndexError) as error:
         raise DataError(
-            f"{where}: no cohort is meant by domain {row.get('domain_ids', subject)!r}, cluster "
+            f"{where}: there is no cohort with domain {row.get('domain_ids', subject)!r}, cluster "
             f"{cluster!r}"
         ) from error
 
@@ -275,7 +275,7 @@ def _object(where: str, value: Any) -> Row:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Sorts `cuda:10` after `cuda:2`."""
+    """Sort key that puts `cuda:10` after `cuda:2`."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)
     ]

@@ -1,0 +1,83 @@
+"""Options of the commands that score or evolve without a trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import typer
+
+__all__ = [
+    "API_KEY_ENV",
+    "CHAT",
+    "CONCURRENCY",
+    "MODEL",
+    "RUBRIC",
+    "STORE",
+    "TASK",
+    "Options",
+    "offline_command",
+]
+
+FILE: Any = typer.Argument(..., help="With prompt and completion: .jsonl, .json or .parquet.")
+TASK: Any = typer.Option("essay", "--task", help="A built-in task, or a task folder.")
+RUBRIC: Any = typer.Option(None, "--rubric", help="Rubric file; the task's own if left out.")
+CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or a plugin such as sandbox.")
+MODEL: Any = typer.Option("", "--model", help="Name of the model at that endpoint.")
+API_KEY_ENV: Any = typer.Option("OPENAI_API_KEY", help="Variable with the API key.")
+CONCURRENCY: Any = typer.Option(32, min=1, help="Largest number of requests in flight.")
+PRICE: Any = typer.Option(
+    "", "--price", help="US dollars per million tokens: prompt,completion[,cached]."
+)
+STORE: Any = typer.Option(
+    None, "--store", help="Store file; by default one in runs/, named after file and rubric."
+)
+ESTIMATE: Any = typer.Option(False, "--estimate", help="Only print the estimated calls and cost.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that both commands have."""
+
+    file: Path = FILE
+    task: str = TASK
+    rubric: Path | None = RUBRIC
+    chat: str = CHAT
+    model: str = MODEL
+    api_key_env: str = API_KEY_ENV
+    concurrency: int = CONCURRENCY
+    price: str = PRICE
+    store: Path | None = STORE
+    estimate: bool = ESTIMATE
+
+
+def offline_command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first argument is `Options`: on the command line, their
+    fields come before the function's own options."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        types = get_type_hints(Options)
+        shared = [
+            inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
+            for f in fields(Options)
+        ]
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        every = [*shared, *(parameter.replace(kind=keyword) for parameter in own)]
+
+        def command(**values: Any) -> None:
+            options = Options(
+                **{parameter.name: values.pop(parameter.name) for parameter in shared}
+            )
+            function(options, **values)
+
+        command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+        command.__doc__ = function.__doc__
+        app.command(name=function.__name__)(command)
+        return function
+
+    return register

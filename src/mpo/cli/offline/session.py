@@ -1,0 +1,179 @@
+"""A file of completions with the reward that scores it and the store that keeps the scores.
+
+The store is in `runs/offline-…/`, whose name depends on file, task, rubric and model: the same
+command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no score again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ...config import Chats, compose, read_records, read_rubric_file
+from ...config.plugins import find_plugin, plugin_names
+from ...config.schema import BudgetConfig
+from ...errors import ChatTransportError, StoreError
+from ...evolve.options import Evolve
+from ...judge.options import Scoring
+from ...judge.scorer import Scorer
+from ...records import Case, Judgement, Rollout, content_hash
+from ...reward import EvolvingReward
+from ...store import Store
+from ...task import load_task
+from ..endpoints import endpoint, read_price
+from ..evaluate_common import progress_bar
+from ..train import RUNS
+from .options import Options
+from .rows import FileRow, file_judgements, read_rows
+
+__all__ = ["OfflineSession", "open_session", "score_in_chunks"]
+
+T = TypeVar("T")
+
+CHUNK = 32
+"""Rollouts per update of the progress bar; they are scored at once."""
+
+
+@dataclass(frozen=True)
+class OfflineSession:
+    """A file of completions, ready to be scored."""
+
+    options: Options
+    reward: EvolvingReward
+    chats: Chats
+    rows: list[FileRow]
+    price: list[float] | None
+    """US dollars per million prompt, completion and cached tokens; None if it is not known."""
+    sandbox: bool
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work; at its end, save the ledger and close the connections."""
+
+        async def run() -> T:
+            try:
+                return await work
+            finally:
+                self.chats.keep()
+                await self.reward.aclose()
+
+        return asyncio.run(run())
+
+    def judgements(self) -> dict[str, Judgement]:
+        """The last judgement of each of the file's rollouts, by rollout id."""
+        cases = self.reward.store.window(cohort=None, scored=None)
+        return {case.rollout.id: case.judgement for case in cases}
+
+    def use_file_scores(self) -> None:
+        """Store the file's own scores for rows that have no judgement yet."""
+        known = self.judgements()
+        rollouts = {row.rollout.id: row.rollout for row in self.rows}
+        self.reward.store.append(
+            [
+                Case(rollout=rollouts[judgement.rollout_id], judgement=judgement)
+                for judgement in file_judgements(self.rows, self.reward.seed_rubric)
+                if judgement.rollout_id not in known
+            ]
+        )
+
+    def unscored(self) -> list[Rollout]:
+        """The rollouts without a score, from the file or the reward model."""
+        known = self.judgements()
+        done = {id for id, judgement in known.items() if judgement.reward is not None}
+        return [row.rollout for row in self.rows if row.rollout.id not in done]
+
+    def scorer(self) -> Scorer:
+        """A scorer under any rubric, into the same store."""
+        reward = self.reward
+        return Scorer(
+            reward.task,
+            reward.store,
+            reward.reward_model,
+            reward.scale,
+            reward.seed_rubric,
+            on_injection="observe",
+            max_unscored=1.0,
+            seed=reward.seed,
+        )
+
+
+def open_session(options: Options, *, samples: int = 16, seed: int = 0) -> OfflineSession:
+    """Read the file, find task, rubric and model, and open the store.
+
+    Args:
+        options: Options of the command.
+        samples: Rollouts that a meta step looks at.
+        seed: Random seed for the choice of them, and for a simulated model.
+
+    Raises:
+        MPOError: One of them cannot be used; no model was called.
+    """
+    rows = read_rows(options.file, read_records(options.file))
+    task = load_task(options.task)
+    rubric = read_rubric_file(options.rubric) if options.rubric is not None else task.rubric
+    price = read_price("--price", options.price)
+    client = endpoint(options.chat, options.model, options.api_key_env, options.concurrency, seed)
+    path = options.store
+    if path is None:
+        texts = [row.rollout.id for row in rows]
+        # Other scores in the file are other evidence.
+        scores = [[row.score, row.rationale] for row in rows]
+        key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
+        path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot be created: {error.strerror}") from error
+    store = Store(path)
+    budget = BudgetConfig(prices={} if price is None else {client.name: price})
+    chats = compose(client, client, budget, store, cache=True)
+    reward = EvolvingReward(
+        task,
+        chats.rm,
+        store,
+        meta_chat=chats.mrm,
+        rubric=rubric,
+        # A file is scored to its end; the result says what is missing.
+        scoring=Scoring(max_unscored=1.0, deadline_s=None),
+        # There is no start of the run to compare with.
+        evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
+        seed=seed,
+    )
+    sandbox = _is_simulated(options.chat, options.model)
+    return OfflineSession(options, reward, chats, rows, [0.0, 0.0] if sandbox else price, sandbox)
+
+
+def _is_simulated(chat: str, model: str) -> bool:
+    """True for a simulated model; it may also be served over HTTP under its own name."""
+    name = model.partition("-")[0]
+    plugin = find_plugin(chat) or (find_plugin(name) if name in plugin_names() else None)
+    return plugin is not None and plugin.simulated
+
+
+async def score_in_chunks(
+    score: Callable[[Sequence[Rollout]], Any], rollouts: Sequence[Rollout], label: str = "scoring"
+) -> list[Judgement]:
+    """Score rollouts, with a progress bar on a terminal.
+
+    Args:
+        score: An async function from rollouts to their judgements, in order.
+        rollouts: Rollouts to score.
+        label: Label of the progress bar.
+
+    Raises:
+        ChatTransportError: No rollout at all could be scored.
+        StoreError: The store cannot be written.
+    """
+    judgements: list[Judgement] = []
+    with progress_bar(label) as progress:
+        for start in range(0, len(rollouts), CHUNK):
+            judgements += await score(rollouts[start : start + CHUNK])
+            progress(len(judgements), len(rollouts))
+            if all(j.reward is None for j in judgements):
+                # Going on would ask a dead endpoint for every row, with all its retries.
+                raise ChatTransportError(
+                    f"none of the first {len(judgements)} completions could be scored; reason of "
+                    f"the first: {judgements[0].unscored}"
+                )
+    return judgements

@@ -1,0 +1,101 @@
+"""Confidence intervals from a bootstrap over whole clusters (prompts), not single observations.
+
+Two judgements of one prompt carry less information than judgements of two prompts: intervals that
+resample observations one by one are too narrow. A resample is one multinomial vector that says how
+often each cluster counts; whatever is linear in the observations then is a matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import MissingExtraError
+
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+except ImportError as error:  # numpy belongs to the extra `eval`; the wing imports it from here
+    raise MissingExtraError("numpy", "eval") from error
+
+__all__ = [
+    "RESAMPLES",
+    "Floats",
+    "Interval",
+    "Ints",
+    "cluster_numbers",
+    "mean_interval",
+    "np",
+    "percentiles",
+    "resample_weights",
+]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+_CELLS = 4_000_000  # cells of one block of weights: 32 MB, however many clusters there are
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % percentile interval; no bounds where there is only one cluster."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def cluster_numbers(names: Sequence[Hashable]) -> tuple[Ints, int]:
+    """The number of each observation's cluster, from 0 by first appearance, and their count."""
+    known: dict[Hashable, int] = {}
+    numbers = np.array([known.setdefault(name, len(known)) for name in names], dtype=np.intp)
+    return numbers, len(known)
+
+
+def resample_weights(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Blocks of [resamples, clusters]: how often each cluster counts. Equal for equal seeds."""
+    rng = np.random.default_rng(seed)
+    chances = np.full(clusters, 1 / clusters)
+    left = resamples
+    while left:
+        block = min(left, max(1, _CELLS // clusters))
+        yield rng.multinomial(clusters, chances, size=block).astype(np.float64)
+        left -= block
+
+
+def percentiles(values: Floats) -> tuple[Floats, Floats]:
+    """Lower and upper bound over the first axis (resamples)."""
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(values, [tail, 100 - tail], axis=0)
+    return low, high
+
+
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Mean of at least one value, with the interval in which other prompts would place it.
+
+    Args:
+        values: Observations.
+        clusters: The cluster (prompt) of each observation.
+        resamples: Number of bootstrap resamples.
+        seed: Random seed for the resamples.
+    """
+    numbers, count = cluster_numbers(clusters)
+    observed = np.asarray(values, dtype=np.float64)
+    value = float(observed.mean())
+    if count < 2:
+        return Interval(value, None, None)
+    sums = np.bincount(numbers, observed, count)
+    sizes = np.bincount(numbers, minlength=count).astype(np.float64)
+    blocks = resample_weights(count, resamples, seed)
+    means = [weights @ sums / (weights @ sizes) for weights in blocks]
+    low, high = percentiles(np.concatenate(means))
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,322 @@
+"""Comparisons of completions with references: final answers, verdicts, and ROUGE.
+
+Each takes rows with a completion, names a bad row by file and number before anything is computed,
+and returns figures with 95 % intervals from a bootstrap over prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from ..errors import DataError, MissingExtraError
+from .intervals import Interval, mean_interval
+from .rows import Row, completed_rows
+
+__all__ = [
+    "ROUGE",
+    "Accuracy",
+    "MathAccuracy",
+    "VerdictAccuracy",
+    "math_accuracy",
+    "read_verdict",
+    "rouge",
+    "verdict_accuracy",
+]
+
+Extract = Callable[[str], str | None]
+"""Finds the final answer in a text; None where there is none (`mpo.task.answers.final_answer`)."""
+Same = Callable[[str, str], bool]
+"""Tells if two answers are equal (`mpo.task.answers.BoxedAnswers().same`)."""
+Progress = Callable[[int, int], None]
+"""Called with the number of rows that are done, and of all rows."""
+
+SUBJECT = ("type", "subject")
+LEVEL = ("level",)
+
+LABELS = ("RIGHT", "WRONG")
+LABEL = ("binarized_label", "label")
+"""Columns of the label. The first is that of the Scruples data, whose `label` means something
+else."""
+_VERDICT = re.compile(r"<verdict>\s*(RIGHT|WRONG)\s*</verdict>", re.IGNORECASE)
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+REFERENCE = ("reference", "summary", "clean_summary")
+"""Columns of the reference summary, of which the first that a row has counts."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Number of right completions among `n`."""
+
+    n: int
+    correct: int
+
+    @property
+    def value(self) -> float:
+        """Accuracy of right completions, 0 to 1."""
+        return self.correct / self.n
+
+    def to_json(self) -> dict[str, float]:
+        """JSON values."""
+        return {"accuracy": self.value, "n": self.n, "correct": self.correct}
+
+
+# ---------------------------------------------------------------------- final answers
+
+
+@dataclass(frozen=True)
+class MathAccuracy:
+    """Accuracy of final answers. A completion without an answer is wrong."""
+
+    whole: Accuracy
+    interval: Interval
+    no_answer: int
+    by_subject: dict[str, Accuracy]
+    by_level: dict[str, Accuracy]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; accuracies and shares are 0 to 1."""
+        return {
+            **self.whole.to_json(),
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "no_answer": self.no_answer,
+            "by_subject": {name: part.to_json() for name, part in self.by_subject.items()},
+            "by_level": {name: part.to_json() for name, part in self.by_level.items()},
+        }
+
+
+def math_accuracy(
+    rows: Sequence[Row],
+    where: str,
+    *,
+    extract: Extract,
+    same: Same,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> MathAccuracy:
+    """Grade final answers.
+
+    Args:
+        rows: Rows with `completion`, and `answer` or a `solution` that holds it; optionally `type`
+            (or `subject`) and `level`.
+        where: The file, for messages.
+        extract: Finds the answer in a completion or a solution.
+        same: Compares the reference answer with that of the completion, in this order.
+        progress: Called after each row.
+        seed: Random seed for the bootstrap over problems.
+
+    Raises:
+        DataError: There are no rows, or one has no completion or no reference answer.
+    """
+    rows = completed_rows(rows, where)
+    # All references first: a fault in the last row should not cost the grading of the others.
+    references = [_reference(row, f"{where}, row {n}", extract) for n, row in enumerate(rows, 1)]
+    right: list[bool] = []
+    no_answer = 0
+    for row, reference in zip(rows, references, strict=True):
+        answer = extract(row["completion"])
+        no_answer += answer is None
+        right.append(answer is not None and same(reference, answer))
+        if progress is not None:
+            progress(len(right), len(rows))
+    problems = [str(row.get("prompt", row.get("problem", n))) for n, row in enumerate(rows)]
+    return MathAccuracy(
+        whole=Accuracy(len(right), sum(right)),
+        interval=mean_interval([float(r) for r in right], problems, seed=seed),
+        no_answer=no_answer,
+        by_subject=_parts(rows, right, SUBJECT),
+        by_level=_parts(rows, right, LEVEL),
+    )
+
+
+def _reference(row: Row, where: str, extract: Extract) -> str:
+    if row.get("answer") is not None:
+        # A bare answer is the rule; some sets keep it in its box.
+        text = str(row["answer"])
+        return extract(text) or text if "\\boxed" in text else text
+    solution = row.get("solution")
+    if not isinstance(solution, str):
+        raise DataError(
+            f"{where}: has no 'answer' and no 'solution'; its columns are {', '.join(row)}"
+        )
+    answer = extract(solution)
+    if answer is None:
+        raise DataError(f"{where}: its solution has no final answer in \\boxed{{}}")
+    return answer
+
+
+def _parts(rows: Sequence[Row], right: Sequence[bool], names: Sequence[str]) -> dict[str, Accuracy]:
+    """Accuracy by value of the first of these columns; rows without it are in no part."""
+    parts: dict[str, list[bool]] = {}
+    for row, one in zip(rows, right, strict=True):
+        value = next((row[name] for name in names if row.get(name) is not None), None)
+        if value is not None:
+            parts.setdefault(str(value), []).append(one)
+    return {name: Accuracy(len(parts[name]), sum(parts[name])) for name in sorted(parts)}
+
+
+# ---------------------------------------------------------------------- verdicts
+
+
+@dataclass(frozen=True)
+class VerdictAccuracy:
+    """Accuracy of verdicts, beside that of the majority label alone.
+
+    A completion without a verdict is wrong.
+    """
+
+    whole: Accuracy
+    interval: Interval
+    missing: int
+    by_label: dict[str, Accuracy]
+    """Accuracy among the rows with each label (recall)."""
+    verdicts: dict[str, int]
+    """Number of completions by verdict."""
+
+    @property
+    def majority(self) -> str:
+        """The most frequent label; of equally frequent ones the first in the alphabet."""
+        return max(sorted(self.by_label), key=lambda label: self.by_label[label].n)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; accuracies and shares are 0 to 1."""
+        present = self.whole.n - self.missing
+        recalls = [part.value for part in self.by_label.values()]
+        majority = self.majority
+        return {
+            **self.whole.to_json(),
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "balanced_accuracy": sum(recalls) / len(recalls),
+            "majority": {
+                "label": majority,
+                "accuracy": self.by_label[majority].n / self.whole.n,
+            },
+            "missing": self.missing,
+            "balance": {
+                "labels": {name: part.n / self.whole.n for name, part in self.by_label.items()},
+                "verdicts": {
+                    name: count / present if present else None
+                    for name, count in self.verdicts.items()
+                },
+            },
+            "by_label": {name: part.to_json() for name, part in self.by_label.items()},
+        }
+
+
+def read_verdict(text: str) -> str | None:
+    """The last `<verdict>` of a text, RIGHT or WRONG; None where there is none."""
+    matches = _VERDICT.findall(text)
+    return str(matches[-1]).upper() if matches else None
+
+
+def verdict_accuracy(
+    rows: Sequence[Row], where: str, *, label: str | None = None, seed: int = 0
+) -> VerdictAccuracy:
+    """Compare verdicts with labels.
+
+    Args:
+        rows: Rows with `completion` and a label, RIGHT or WRONG.
+        where: The file, for messages.
+        label: Column of the label; `binarized_label`, else `label`, if None.
+        seed: Random seed for the bootstrap over prompts.
+
+    Raises:
+        DataError: There are no rows, or one has no completion or no usable label.
+    """
+    rows = completed_rows(rows, where)
+    columns = (label,) if label is not None else LABEL
+    labels = [_label(row, columns, f"{where}, row {n}") for n, row in enumerate(rows, start=1)]
+    verdicts = [read_verdict(row["completion"]) for row in rows]
+    right = [verdict == wanted for verdict, wanted in zip(verdicts, labels, strict=True)]
+    counts = Counter(verdict for verdict in verdicts if verdict is not None)
+    prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
+    parts = {
+        name: [r for r, wanted in zip(right, labels, strict=True) if wanted == name]
+        for name in sorted(set(labels))
+    }
+    return VerdictAccuracy(
+        whole=Accuracy(len(right), sum(right)),
+        interval=mean_interval([float(r) for r in right], prompts, seed=seed),
+        missing=verdicts.count(None),
+        by_label={name: Accuracy(len(part), sum(part)) for name, part in parts.items()},
+        verdicts={name: counts[name] for name in LABELS},
+    )
+
+
+def _label(row: Row, columns: Sequence[str], where: str) -> str:
+    for column in columns:
+        if column in row:
+            value = str(row[column]).strip().upper()
+            if value not in LABELS:
+                raise DataError(
+                    f"{where}: column {column!r} is {row[column]!r:.40}, neither RIGHT nor WRONG"
+                )
+            return value
+    raise DataError(
+        f"{where}: has no label in {' or '.join(map(repr, columns))}; its columns are "
+        f"{', '.join(row)}"
+    )
+
+
+# ---------------------------------------------------------------------- summaries
+
+
+def rouge(
+    rows: Sequence[Row],
+    where: str,
+    *,
+    reference: str | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """ROUGE-1, -2, -L and -Lsum: mean F1 with stemming, 0 to 100, with 95 % intervals.
+
+    The scores are those of Google's `rouge-score`, on the texts as they are. Lsum takes lines for
+    sentences, so on texts of one line it equals L.
+
+    Args:
+        rows: Rows with `completion` and a reference.
+        where: The file, for messages.
+        reference: Column of the reference; `reference`, `summary` or `clean_summary` if None.
+        progress: Called after each row.
+        seed: Random seed for the bootstrap over prompts.
+
+    Raises:
+        DataError: There are no rows, or one has no completion or no reference.
+        MissingExtraError: rouge-score is not installed.
+    """
+    if find_spec("rouge_score") is None:
+        raise MissingExtraError("rouge_score", "eval")
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+
+    rows = completed_rows(rows, where)
+    columns = (reference,) if reference is not None else REFERENCE
+    targets = [
+        _reference_text(row, columns, f"{where}, row {n}") for n, row in enumerate(rows, start=1)
+    ]
+    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scores: dict[str, list[float]] = {name: [] for name in ROUGE}
+    for number, (row, target) in enumerate(zip(rows, targets, strict=True), start=1):
+        for name, score in scorer.score(target, row["completion"]).items():
+            scores[name].append(100 * float(score.fmeasure))
+        if progress is not None:
+            progress(number, len(rows))
+    prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
+    return {name: mean_interval(values, prompts, seed=seed) for name, values in scores.items()}
+
+
+def _reference_text(row: Row, columns: Sequence[str], where: str) -> str:
+    for column in columns:
+        if isinstance(row.get(column), str):
+            return str(row[column])
+    raise DataError(
+        f"{where}: has no text in {' or '.join(map(repr, columns))} to compare with; its columns "
+        f"are {', '.join(row)}"
+    )
