@@ -1,4 +1,4 @@
-"""How fast our PPO is, beside TRL 0.17.0's PPOTrainer on the same prompts.
+"""Speed of our PPO beside TRL 0.17.0's PPOTrainer on the same prompts.
 
     result = compare(folder, peer=Path(".venv-peer/bin/python"))
 
