@@ -13,13 +13,13 @@ from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_confi
 from ..evaluation.run_metrics import arm_seed_summary
 from ..report import versions
 from ..training.model import is_main
-from ..training.start import start as run_training
-from ..training.trl_trainer import StepReport
-from ..training.untrained import score_untrained
+from ..training.reporting import StepReport
+from ..training.start import train as run_training
+from ..training.untrained_arms import score_untrained
 from .board import Board, open_board
 from .ranks import check_ranks, costs, follow
 from .results import cost_lines, next_commands, report_or_why
-from .run_view import Ages, MetaSteps, step_event
+from .run_view import Ages, PendingStepsWatch, step_event
 
 __all__ = ["RUNS", "app", "default_name"]
 
@@ -111,7 +111,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
     say("loading the policy")
     start = run_training if ARMS[config.arm].trains else score_untrained
     try:
-        with MetaSteps(parts.reward, on_meta):
+        with PendingStepsWatch(parts.reward, on_meta):
             outcome = start(
                 reward=parts.reward,
                 settings=config.trainer,
@@ -119,7 +119,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
                 rows=parts.rows,
                 folder=run.path,
                 seed=config.seed,
-                auditor=parts.gold_scorer,
+                gold_scorer=parts.gold_scorer,
                 progress=on_step,
             )
     finally:
