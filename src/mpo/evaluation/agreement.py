@@ -1,7 +1,8 @@
 """Agreement of two judges, and agreement of a judge's ranking with people's.
 
 Two judges are compared by Krippendorff's alpha, quadratic kappa and rank correlations. Alpha (by
-`krippendorff`) and kappa fall where nearly all scores are equal, however often the judges agree; so the plain share of equal scores and the spread of scores stand beside them.
+`krippendorff`) and kappa fall where nearly all scores are equal, however often the judges agree; so
+the plain share of equal scores and the spread of scores stand beside them.
 
 A judge is compared with people before and after a change of the rubric, by figures for which the
 scales do not matter: Spearman's rho, Kendall's tau-b, and the share of pairs that are ranked alike
