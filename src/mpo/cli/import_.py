@@ -6,8 +6,8 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -48,7 +48,7 @@ def import_(
     imported = _write(target, experiment)
     if as_json:
         typer.echo(
-            json.dumps({**_counts(imported), "run": str(target)}, ensure_ascii=False, indent=2)
+            json.dumps({**asdict(imported), "run": str(target)}, ensure_ascii=False, indent=2)
         )
         return
     typer.echo(
@@ -69,16 +69,6 @@ def import_(
     typer.echo(f"next: mpo report {target}")
 
 
-def _counts(imported: Imported) -> dict[str, Any]:
-    return {
-        "rollouts": imported.rollouts,
-        "rubrics": imported.rubrics,
-        "meta_evaluations": imported.meta_evaluations,
-        "unparsed": [dict(row) for row in imported.unparsed],
-        "notes": list(imported.notes),
-    }
-
-
 def _write(target: Path, experiment: Experiment) -> Imported:
     """Write the run's folder, whole or not at all."""
     try:
@@ -94,7 +84,7 @@ def _write(target: Path, experiment: Experiment) -> Imported:
                 "arm": "imported",
                 **arm_seed_summary(store),
                 "unscored": store.unscored(),
-                "imported": {"from": str(experiment.folder.resolve()), **_counts(imported)},
+                "imported": {"from": str(experiment.folder.resolve()), **asdict(imported)},
             }
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(work / "summary.json", text + "\n")

@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -55,9 +55,13 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     if text.lstrip()[:1] == "[":
         return _list(path, text)
+    return _lines(path, text)
+
+
+def _lines(path: Path, text: str) -> list[Row]:
     # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [_object(f"{path}:{n}", _parse(f"{path}:{n}", line)) for n, line in lines]
+    lines = [(f"{path}:{n}", line) for n, line in enumerate(text.split("\n"), start=1)]
+    return [_object(where, _parse(where, line)) for where, line in lines if line.strip()]
 
 
 def _list(path: Path, text: str) -> list[Row]:
@@ -127,12 +131,7 @@ class JsonlLog:
             whole = content.rfind(b"\n") + 1
             if whole < len(content):  # half a row, by a process that was killed
                 file.truncate(whole)
-            lines = content[:whole].decode("utf-8").split("\n")
-            numbered = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
-            self.rows = [
-                _object(f"{self.path}:{n}", _parse(f"{self.path}:{n}", line))
-                for n, line in numbered
-            ]
+            self.rows = _lines(self.path, content[:whole].decode("utf-8"))
         except BlockingIOError:
             file.close()
             raise ConfigError(f"{self.path} is being written by another process") from None
@@ -294,18 +293,15 @@ def common_prompts(models: Sequence[Outputs], *, only_common: bool = False) -> l
     shared = [p for p in models[0].completions if all(p in m.completions for m in models)]
     if not shared:
         raise DataError(f"no prompt is common to {', '.join(names)}: they answered different tests")
-    if not only_common:
-        _check_complete({m.model: m.completions for m in models})
-    return shared
-
-
-def _check_complete(models: Mapping[str, Iterable[str]]) -> None:
-    every = dict.fromkeys(prompt for prompts in models.values() for prompt in prompts)
-    for name, prompts in models.items():
-        missing = [prompt for prompt in every if prompt not in prompts]
+    if only_common:
+        return shared
+    every = dict.fromkeys(prompt for outputs in models for prompt in outputs.completions)
+    for outputs in models:
+        missing = [prompt for prompt in every if prompt not in outputs.completions]
         if missing:
             raise DataError(
-                f"model {name!r} has no output for {len(missing)} of {len(every)} prompts that "
-                f"others answered, e.g. {' '.join(missing[0].split())[:60]!r}: generate them, or "
-                "rank on the common prompts (--only-common)"
+                f"model {outputs.model!r} has no output for {len(missing)} of {len(every)} prompts "
+                f"that others answered, e.g. {' '.join(missing[0].split())[:60]!r}: generate them, "
+                "or rank on the common prompts (--only-common)"
             )
+    return shared

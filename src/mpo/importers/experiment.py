@@ -16,7 +16,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,41 +161,58 @@ def _rubric(path: Path, cohort: str, number: int) -> RubricFile:
 
 
 def _rollouts(folder: Path) -> Iterator[PublishedRollout]:
-    lines = _first(folder, "rollouts.jsonl.gz", "rollouts.jsonl")
-    if lines is not None:
-        for where, row in _jsonl(lines):
-            _check_texts(where, row)
-            yield PublishedRollout(
-                update=_whole(where, row, "update"),
-                rank=str(row.get("rank", "0")),
-                index=_whole(where, row, "index"),
-                cohort=_cohort(where, row),
-                rubric=_whole(where, row, "rubric_iteration"),
-                row=row,
-            )
-        return
-    for path in sorted((folder / "rollouts").glob("rollouts-*.json")):
-        name = _ROLLOUTS.fullmatch(path.name)
-        if name is None:
-            continue
-        for index, row in enumerate(_list(path)):
-            where = f"{path}, row {index + 1}"
-            _check_texts(where, row)
-            yield PublishedRollout(int(name[1]), name[2], index, _cohort(where, row), None, row)
+    for where, row, file, index in _rows(folder, "rollouts", folder / "rollouts", _ROLLOUTS):
+        _check_texts(where, row)
+        yield PublishedRollout(
+            update=int(file[1]) if file else _whole(where, row, "update"),
+            rank=file[2] if file else str(row.get("rank", "0")),
+            index=index if file else _whole(where, row, "index"),
+            cohort=_cohort(where, row),
+            rubric=None if file else _whole(where, row, "rubric_iteration"),
+            row=row,
+        )
 
 
 def _evaluations(folder: Path) -> Iterator[MetaEvaluation]:
-    lines = _first(folder, "meta_evaluations.jsonl.gz", "meta_evaluations.jsonl")
-    if lines is not None:
-        for where, row in _jsonl(lines):
-            yield MetaEvaluation(_whole(where, row, "update"), _cohort(where, row), row)
-        return
-    for path in sorted((folder / "evaluations").glob("meta_evaluation_results_*.json")):
-        name = _EVALUATIONS.fullmatch(path.name)
-        if name is None:
+    place = folder / "evaluations"
+    for where, row, file, _ in _rows(folder, "meta_evaluations", place, _EVALUATIONS):
+        update = int(file[1]) if file else _whole(where, row, "update")
+        yield MetaEvaluation(update, _cohort(where, row), row)
+
+
+def _rows(
+    folder: Path, name: str, place: Path, pattern: re.Pattern[str]
+) -> Iterator[tuple[str, Row, re.Match[str] | None, int]]:
+    """The rows of either layout.
+
+    Args:
+        folder: The experiment's folder.
+        name: Name of the file in the JSONL form, without its ending.
+        place: Folder of the files in the folder form.
+        pattern: Names of those files.
+
+    Yields:
+        The row's place for messages; the row; in the folder form the match of its file's name, and
+        its index in the file.
+    """
+    for path in (folder / f"{name}.jsonl.gz", folder / f"{name}.jsonl"):
+        if path.is_file():
+            # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
+            for number, line in enumerate(_text(path).split("\n"), start=1):
+                if line.strip():
+                    where = f"{path}:{number}"
+                    yield where, _object(where, _parse(where, line)), None, 0
+            return
+    for path in sorted(place.glob("*.json")):
+        match = pattern.fullmatch(path.name)
+        if match is None:
             continue
-        for index, row in enumerate(_list(path)):
-            yield MetaEvaluation(int(name[1]), _cohort(f"{path}, row {index + 1}", row), row)
+        rows = _parse(str(path), _text(path))
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: no list of rows")
+        for index, row in enumerate(rows):
+            where = f"{path}, row {index + 1}"
+            yield where, _object(where, row), match, index
 
 
 def _check_texts(where: str, row: Row) -> None:
@@ -229,10 +246,6 @@ def _whole(where: str, row: Row, column: str) -> int:
 # ---------------------------------------------------------------------- reading
 
 
-def _first(folder: Path, *names: str) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
 def _text(path: Path) -> str:
     try:
         if path.suffix != ".gz":
@@ -244,21 +257,6 @@ def _text(path: Path) -> str:
         return raw.decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            yield where, _object(where, _parse(where, line))
-
-
-def _list(path: Path) -> Sequence[Row]:
-    rows = _parse(str(path), _text(path))
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: no list of rows")
-    return [_object(f"{path}, row {n}", row) for n, row in enumerate(rows, start=1)]
 
 
 def _parse(where: str, text: str) -> Any:
