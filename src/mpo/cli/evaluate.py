@@ -6,11 +6,9 @@ Their modules are loaded when a command is called: they need numpy, transformers
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import typer
-from typer.core import TyperCommand, TyperGroup
+
+from .group import LazyGroup
 
 __all__ = ["COMMANDS", "app"]
 
@@ -23,29 +21,17 @@ COMMANDS = {
     "judge": "Measure how good a rubric is with a reward model.",
 }
 """First line of each command's own help, by name, in the order of the help."""
-_MODULES = {"math": "references", "verdict": "references", "rouge": "references"}
-"""Ending of a command's module where it is not the command's name."""
+_MODULES = {
+    name: f"evaluate_{'references' if name in ('math', 'verdict', 'rouge') else name}"
+    for name in COMMANDS
+}
 
 
-class EvaluateGroup(TyperGroup):
-    """A group that loads a command when it is called."""
+class EvaluateGroup(LazyGroup):
+    """The commands of `mpo evaluate`."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in COMMANDS:
-            name = f".evaluate_{_MODULES.get(args[0], args[0])}"
-            command = typer.main.get_command(importlib.import_module(name, __package__).app)
-            if isinstance(command, TyperGroup):  # a module with several commands
-                command = command.commands[args[0]]
-            self.add_command(command, args[0])
-        return super().resolve_command(ctx, args)
+    lines = COMMANDS
+    modules = _MODULES
 
 
 app = typer.Typer(

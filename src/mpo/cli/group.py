@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MPOError
 
-__all__ = ["COMMANDS", "GC_THRESHOLD", "main"]
+__all__ = ["COMMANDS", "GC_THRESHOLD", "LazyGroup", "main"]
 
 COMMANDS = {
     "train": "Train a policy with one arm.",
@@ -35,25 +36,39 @@ COMMANDS = {
 }
 """By name, in the order of the help: the first line of each command's own help."""
 
-_MODULES = {"import": "import_"}  # a keyword cannot name a module that is imported by name
 
+class LazyGroup(TyperGroup):
+    """A group that loads a command's module when the command is called."""
 
-class CommandGroup(TyperGroup):
-    """Loads a command when it is called, and turns errors into one line and an exit code."""
+    lines: ClassVar[Mapping[str, str]]
+    """First line of each command's own help, by name, in the order of the help."""
+    modules: ClassVar[Mapping[str, str]]
+    """Module of a command in this package, where it is not the command's name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        return list(self.lines)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+        if cmd_name in self.lines and cmd_name not in self.commands:
+            return TyperCommand(cmd_name, help=self.lines[cmd_name])
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in COMMANDS:
-            module = importlib.import_module(f".{_MODULES.get(args[0], args[0])}", __package__)
-            self.add_command(typer.main.get_command(module.app), args[0])
+        if args and args[0] in self.lines:
+            name = args[0]
+            module = importlib.import_module(f".{self.modules.get(name, name)}", __package__)
+            command = typer.main.get_command(module.app)
+            if isinstance(command, TyperGroup):  # a group of its own, or a module of several
+                command = command.commands.get(name, command)
+            self.add_command(command, name)
         return super().resolve_command(ctx, args)
+
+
+class CommandGroup(LazyGroup):
+    """All commands. Turns their errors into one line and an exit code."""
+
+    lines = COMMANDS
+    modules: ClassVar[Mapping[str, str]] = {"import": "import_"}  # a keyword cannot name a module
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .elements import anchor, arm_colour, details, number, signed, table
 from .figures import Curve, draw, window
-from .levels import known, levels
+from .levels import known, levels_of
 from .run_data import RunData, Switch
 
 __all__ = ["curves_section", "figures", "scale_sentence"]
@@ -100,8 +100,8 @@ def _legend(arms: Sequence[str]) -> str:
 def _figure(runs: Sequence[RunData], curve: Curve) -> str:
     ends = []
     for place, course in curve.values.items():
-        level = levels(course)
-        ends.append(f"{runs[place].name} from {number(level.start)} to {number(level.end)}")
+        level = levels_of(course)
+        ends.append(f"{runs[place].name} from {number(level['start'])} to {number(level['end'])}")
     label = escape(f"{curve.title}. {'; '.join(ends)}. The values are in the table below.")
     values = details("Values as a table", _values(runs, curve), kind="quiet")
     return (

@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import MissingExtraError
+from ..evaluation.run_metrics import SPAN
 from .elements import anchor, arm_colour
-from .levels import SPAN, interval, known, moving_mean
+from .levels import interval, known, moving_mean
 from .run_data import RunData
 
 __all__ = ["Curve", "draw", "library", "window"]
@@ -146,61 +147,44 @@ class _Course:
         return line
 
     def switches(self, plot: Any) -> list[Any]:
-        from bokeh.models import ColumnDataSource
-
         switches = [s for s in self.run.switches if self.at]
-        if not switches:
-            return []
-        reasons = [_short(self.run.decisions[s.index].reason) for s in switches]
-        source = ColumnDataSource(
-            {
-                "step": [s.step for s in switches],
-                "mean": [self._height(s.step) for s in switches],
-                "rubric": [_switch_name(s.cohort, s.old, s.new) for s in switches],
-                "reason": reasons,
-                "anchor": [anchor(self.run, s.index) for s in switches],
-                "name": [self.run.name] * len(switches),
-                "hint": ["click to see what changed"] * len(switches),
-            }
-        )
-        mark = plot.scatter(
-            "step",
-            "mean",
-            source=source,
-            marker="diamond",
-            size=10 if self.several else 15,
-            fill_color=self.ink,
-            line_color="white",
-            line_width=1.2,
-        )
-        mark.name = self.run.arm
-        return [mark]
+        data = {
+            "step": [s.step for s in switches],
+            "mean": [self._height(s.step) for s in switches],
+            "rubric": [_switch_name(s.cohort, s.old, s.new) for s in switches],
+            "reason": [_short(self.run.decisions[s.index].reason) for s in switches],
+            "anchor": [anchor(self.run, s.index) for s in switches],
+            "hint": ["click to see what changed"] * len(switches),
+        }
+        size = 10 if self.several else 15
+        return self._marks(plot, "mean", data, "diamond", size, self.ink)
 
     def alarms(self, plot: Any, floor: float, ink: str) -> list[Any]:
-        from bokeh.models import ColumnDataSource
-
         spans = self.run.readings.alarms
-        if not spans:
+        data = {
+            "step": [s.first for s in spans],
+            "floor": [floor] * len(spans),
+            "monitor": [s.monitor for s in spans],
+            "until": [s.last for s in spans],
+            "message": [_short(s.message) for s in spans],
+        }
+        return self._marks(plot, "floor", data, "triangle", 9, ink)
+
+    def _marks(
+        self, plot: Any, y: str, data: Mapping[str, list[Any]], marker: str, size: int, ink: str
+    ) -> list[Any]:
+        """One renderer for all marks of a kind; none where there are no marks."""
+        if not data["step"]:
             return []
-        source = ColumnDataSource(
-            {
-                "step": [s.first for s in spans],
-                "floor": [floor] * len(spans),
-                "monitor": [s.monitor for s in spans],
-                "until": [s.last for s in spans],
-                "message": [_short(s.message) for s in spans],
-                "name": [self.run.name] * len(spans),
-            }
-        )
         mark = plot.scatter(
             "step",
-            "floor",
-            source=source,
-            marker="triangle",
-            size=9,
+            y,
+            source={**data, "name": [self.run.name] * len(data["step"])},
+            marker=marker,
+            size=size,
             fill_color=ink,
             line_color="white",
-            line_width=1,
+            line_width=1.2 if marker == "diamond" else 1,
         )
         mark.name = self.run.arm
         return [mark]

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from ..evaluation.run_metrics import SPAN
+from ..evaluation.run_metrics import SPAN, Levels, levels, mean_of_known
 
 __all__ = [
-    "SPAN",
-    "Levels",
     "MeanInterval",
     "interval",
     "known",
-    "levels",
+    "levels_of",
     "moving_mean",
     "span_of",
     "welch",
@@ -42,15 +40,6 @@ class MeanInterval:
     n: int
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Start, peak and end of one curve of one run, each a mean over `span_of` steps."""
-
-    start: float | None
-    peak: float | None
-    end: float | None
-
-
 def known(values: Sequence[float | None]) -> list[float]:
     """The values without the gaps."""
     return [value for value in values if value is not None]
@@ -61,11 +50,9 @@ def span_of(steps: int) -> int:
     return SPAN if steps >= 2 * SPAN else max(1, steps // 4)
 
 
-def levels(values: Sequence[float | None]) -> Levels:
-    """Start, peak and end of a curve with gaps."""
-    span = span_of(len(values))
-    means = [_mean(values[i : i + span]) for i in range(max(1, len(values) - span + 1))]
-    return Levels(means[0], max(known(means), default=None), means[-1])
+def levels_of(values: Sequence[float | None]) -> Levels:
+    """Start, peak and end of a curve, over spans that suit its length."""
+    return levels(values, span_of(len(values)))
 
 
 def interval(values: Sequence[float | None]) -> MeanInterval | None:
@@ -98,12 +85,7 @@ def welch(before: Sequence[float | None], after: Sequence[float | None]) -> Mean
 
 def moving_mean(values: Sequence[float | None], window: int) -> list[float | None]:
     """Mean of the known values among the last `window` steps, at each step."""
-    return [_mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = known(values)
-    return fmean(present) if present else None
+    return [mean_of_known(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
 
 
 def _t(freedom: int) -> float:

@@ -96,7 +96,7 @@ class RolloutSample:
 
     @property
     def models(self) -> list[str]:
-        """Names of the chat models that judged them."""
+        """Names of the chat models that judged the rollouts."""
         return list(dict.fromkeys(s.judgement.model for s in self.shown if s.judgement.model))
 
 
@@ -166,8 +166,6 @@ class RunData:
     """Number of unscored rollouts by the first word of the reason."""
     rollouts: int
     """Number of training rollouts, scored and unscored."""
-    models: Sequence[str]
-    """Names of the chat models that judged the shown rollouts."""
     readings: Readings
     sample: RolloutSample
     timings: Mapping[str, Any] = field(default_factory=dict)
@@ -240,7 +238,6 @@ def load_run(folder: Path, quota: int, name: str = "") -> RunData:
         usage=usage,
         unscored=unscored,
         rollouts=sum(s.n for s in steps),
-        models=sample.models,
         readings=readings,
         sample=sample,
         timings=timings,

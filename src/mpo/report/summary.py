@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from .decisions import lint_sentence
 from .elements import arm_colour, details, number, signed, table
-from .levels import Levels, MeanInterval, interval, known, levels, span_of, welch
+from .levels import MeanInterval, interval, known, levels_of, span_of, welch
 from .run_data import AlarmSpan, RunData
 
 __all__ = ["headline", "notes", "summary_section", "what_was_run"]
@@ -36,22 +36,21 @@ class _Arm:
 
     def __init__(self, name: str, runs: Sequence[RunData]):
         self.name, self.runs = name, runs
-        self.reward = [levels(run.curves["reward"]) for run in runs]
-        self.gold = [levels(run.curves["gold"]) for run in runs]
+        self.levels = {
+            curve: [levels_of(run.curves[curve]) for run in runs] for curve in ("reward", "gold")
+        }
 
-    def at(self, curve: str, level: str) -> MeanInterval | None:
+    def at(self, curve: str, level: Literal["start", "peak", "end"]) -> MeanInterval | None:
         """Mean and interval over the seeds; of a single run, over its own steps at that end."""
-        by_run: Sequence[Levels] = getattr(self, curve)
-        values = [getattr(one, level) for one in by_run]
+        values = [one[level] for one in self.levels[curve]]
         if len(self.runs) > 1 or level == "peak":
             return interval(values)
         return interval(self._ends(curve)[level == "end"])
 
     def change(self, curve: str) -> MeanInterval | None:
         """End minus start, paired by seed; of a single run, by its steps."""
-        by_run: Sequence[Levels] = getattr(self, curve)
         if len(self.runs) > 1:
-            pairs = [(one.start, one.end) for one in by_run]
+            pairs = [(one["start"], one["end"]) for one in self.levels[curve]]
             return interval([b - a if a is not None and b is not None else None for a, b in pairs])
         return welch(*self._ends(curve))
 
@@ -172,7 +171,9 @@ def what_was_run(runs: Sequence[RunData]) -> str:
         parts.append(f"policy {first.config['model']} by {trainer.get('algorithm', 'a trainer')}")
     parts.append(f"{longest:,} step{'s' * (longest != 1)} with rollouts in each run")
     parts.append(f"{sum(run.rollouts for run in runs):,} rollouts judged")
-    judges = list(dict.fromkeys(name for run in runs for name in run.models if name != run.arm))
+    judges = list(
+        dict.fromkeys(name for run in runs for name in run.sample.models if name != run.arm)
+    )
     if judges:
         more = f" and {len(judges) - 3} more" if len(judges) > 3 else ""
         parts.append(f"reward model {', '.join(judges[:3])}{more}")
@@ -256,7 +257,7 @@ def _difference(change: MeanInterval) -> str:
     return f"{signed(change.mean)}{half}"
 
 
-def _level(arm: _Arm, curve: str, level: str) -> str:
+def _level(arm: _Arm, curve: str, level: Literal["start", "end"]) -> str:
     value = arm.at(curve, level)
     return number(value.mean if value else None)
 
