@@ -11,13 +11,13 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..config import write_text
 from ..records import Judgement
 from ..rubric import Rubric
 from .board import number
-from .evaluate_common import plain
 from .offline.options import OfflineOptions, offline_command
 from .offline.pricing import estimate_cost, print_estimate
 from .offline.rows import FROM_FILE
@@ -95,10 +95,10 @@ def _table(rubric: Rubric, judgements: Sequence[Judgement]) -> Table:
     table.add_row("reward", *_spread(rewards))
     for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True):
         scores = [float(s.score) for j in judgements for s in j.scores if s.criterion == key]
-        table.add_row(plain(criterion.name), *_spread(scores))
+        table.add_row(escape(criterion.name), *_spread(scores))
     unscored = Counter(j.unscored.partition(":")[0] for j in judgements if j.unscored)
     for reason, count in unscored.most_common():
-        table.add_row(f"unscored: {plain(reason)}", str(count))
+        table.add_row(f"unscored: {escape(reason)}", str(count))
     rules = Counter(j.rule for j in judgements if j.rule)
     for rule, count in rules.most_common():
         table.add_row(f"rule {rule}", str(count))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataError
@@ -61,11 +61,6 @@ def _accuracy(right: Sequence[bool]) -> Accuracy:
     return Accuracy(sum(right) / len(right), len(right), sum(right))
 
 
-def _interval(right: Sequence[bool], prompts: Sequence[str], seed: int) -> dict[str, float | None]:
-    interval = mean_interval([float(one) for one in right], prompts, seed=seed)
-    return {"low": interval.low, "high": interval.high}
-
-
 # ---------------------------------------------------------------------- final answers
 
 
@@ -115,9 +110,13 @@ def math_accuracy(
         if progress is not None:
             progress(len(right), len(rows))
     problems = [str(row.get("prompt", row.get("problem", n))) for n, row in enumerate(rows)]
+    interval = mean_interval([float(one) for one in right], problems, seed=seed)
     return MathAccuracy(
-        **asdict(_accuracy(right)),
-        **_interval(right, problems, seed),
+        accuracy=sum(right) / len(right),
+        n=len(right),
+        correct=sum(right),
+        low=interval.low,
+        high=interval.high,
         no_answer=no_answer,
         by_subject=_parts(rows, right, SUBJECT),
         by_level=_parts(rows, right, LEVEL),
@@ -209,9 +208,13 @@ def verdict_accuracy(
     majority = max(shares, key=lambda name: shares[name])
     missing = verdicts.count(None)
     present = len(verdicts) - missing
+    interval = mean_interval([float(one) for one in right], prompts, seed=seed)
     return VerdictAccuracy(
-        **asdict(_accuracy(right)),
-        **_interval(right, prompts, seed),
+        accuracy=sum(right) / len(right),
+        n=len(right),
+        correct=sum(right),
+        low=interval.low,
+        high=interval.high,
         balanced_accuracy=sum(part.accuracy for part in by_label.values()) / len(by_label),
         majority={"label": majority, "accuracy": shares[majority]},
         missing=missing,

@@ -148,7 +148,7 @@ class _Course:
 
     def switches(self, plot: Any) -> list[Any]:
         switches = [s for s in self.run.switches if self.at]
-        data = {
+        data: dict[str, list[Any]] = {
             "step": [s.step for s in switches],
             "mean": [self._height(s.step) for s in switches],
             "rubric": [_switch_name(s.cohort, s.old, s.new) for s in switches],
@@ -161,7 +161,7 @@ class _Course:
 
     def alarms(self, plot: Any, floor: float, ink: str) -> list[Any]:
         spans = self.run.readings.alarms
-        data = {
+        data: dict[str, list[Any]] = {
             "step": [s.first for s in spans],
             "floor": [floor] * len(spans),
             "monitor": [s.monitor for s in spans],
