@@ -30,9 +30,9 @@ from mpo.errors import ConfigError, MissingExtraError
 from mpo.evolve.options import Evolve
 from mpo.reward import EvolvingReward
 from mpo.training.model import quiet
+from mpo.training.reporting import StepReport
 from mpo.training.settings import LoraSettings, TrainerSettings
-from mpo.training.start import start
-from mpo.training.trl_trainer import StepReport
+from mpo.training.start import train
 from train_ppo import bench_task, run_child, same_score
 
 __all__ = ["ROWS", "SIZES", "make_model", "table"]
@@ -79,7 +79,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "PPO, separate critic, full": {"algorithm": "ppo", "extra": {"critic": "separate"}},
     "GRPO, full": {"algorithm": "grpo"},
 }
-"""What is run, as settings of the trainer."""
+"""The rows, as settings of the trainer."""
 
 
 class _Enough(Exception):
@@ -204,7 +204,7 @@ def run_row(folder: Path, size: str, name: str, steps: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         try:
-            start(
+            train(
                 settings=settings,
                 reward=EvolvingReward(
                     bench_task(shape["response"]),

@@ -1,4 +1,4 @@
-"""How fast our PPO is, beside TRL 0.17.0's PPOTrainer on the same prompts.
+"""Speed of our PPO beside TRL 0.17.0's PPOTrainer on the same prompts.
 
     result = compare(folder, peer=Path(".venv-peer/bin/python"))
 
@@ -33,10 +33,9 @@ from mpo.evolve.options import Evolve
 from mpo.reward import EvolvingReward
 from mpo.task import Task, load_task
 from mpo.training.model import quiet
-from mpo.training.ppo.settings import PPOSettings
 from mpo.training.ppo.trainer import train_ppo
-from mpo.training.settings import LoraSettings
-from mpo.training.trl_trainer import StepReport
+from mpo.training.reporting import StepReport
+from mpo.training.settings import LoraSettings, PPOSettings, TrainerSettings
 
 __all__ = [
     "CONDITIONS",
@@ -163,14 +162,15 @@ def run_ours(folder: Path, critic: str, updates: int) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     c = json.loads((folder / "conditions.json").read_text())
     task = bench_task(c["response"])
-    settings = PPOSettings(
+    settings = TrainerSettings(
+        algorithm="ppo",
         steps=updates,
         batch_size=c["batch"],
-        epochs=c["epochs"],
+        num_generations=1,
         learning_rate=c["learning_rate"],
         temperature=c["temperature"],
-        kl_coef=c["kl_coef"],
-        critic="shared" if critic == "shared" else "separate",
+        beta=c["kl_coef"],
+        ppo=PPOSettings(epochs=c["epochs"], critic="shared" if critic == "shared" else "separate"),
         lora=LoraSettings(
             r=c["lora_r"], alpha=c["lora_alpha"], target_modules=list(c["lora_targets"])
         ),

@@ -75,7 +75,7 @@ python -m verl.trainer.main_ppo \
   critic.cliprange_value=0.2 \
   reward.num_workers=8 \
   reward.reward_manager.source=importlib \
-  reward.reward_manager.module.path=pkg://mpo.service.verl \
+  reward.reward_manager.module.path=pkg://mpo.integrations.verl \
   reward.reward_manager.name=MPORewardManager \
   +mpo.url="$MPO_URL" \
   trainer.v1.trainer_mode=mpo_sync \

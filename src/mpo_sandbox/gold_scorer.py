@@ -45,7 +45,7 @@ class SandboxGold:
         """Name of the measure."""
         return environment_of(self._task).measure
 
-    def audit(self, rollouts: Sequence[Rollout]) -> list[Audit]:
+    def score(self, rollouts: Sequence[Rollout]) -> list[Audit]:
         """One audit per rollout, in order."""
         if self._task == "math":
             # Called from within a running loop, which must not be waited for in its own thread.

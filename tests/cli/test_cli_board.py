@@ -148,7 +148,7 @@ def test_train_on_a_terminal(run: Mpo, model: str) -> None:
         "task": "essay",
         "model": model,
         "data": {"path": "p.jsonl"},
-        "chat": {"sandbox": True},
+        "chat": {"plugin": "sandbox"},
         "meta": {"every": 1, "samples": 2, "delay": 0},
         "trainer": {"steps": 2, "batch_size": 4, "num_generations": 2},
     }

@@ -18,7 +18,6 @@ from mpo.evolve.gate import Probes
 from mpo.judge import make_reward_model
 from mpo.judge.scale import normalized
 from mpo.task import BUILTIN, load_task
-from mpo.training.start import ppo_settings
 from mpo.watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
 
 PAPER = ["paper/essay", "paper/ethics", "paper/math", "paper/summarization"]
@@ -51,8 +50,8 @@ def test_every_line_of_a_preset_has_its_source(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_a_preset_is_what_the_paper_does(name: str) -> None:
     config = load_config(name)
-    ppo = ppo_settings(config.trainer)
-    assert (ppo.algorithm, ppo.kl_coef, ppo.critic) == ("ppo", 0.02, "separate")
+    trainer, ppo = config.trainer, config.trainer.ppo
+    assert (trainer.algorithm, trainer.beta, ppo.critic) == ("ppo", 0.02, "separate")
     assert (ppo.missing_eos, ppo.max_grad_norm) == ("absolute", None)
     assert config.reward.scale == "raw"
     meta = config.meta

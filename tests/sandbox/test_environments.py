@@ -88,7 +88,7 @@ def audit(task: str, pairs: list[tuple[str, dict[str, Any]]], prompt: str = "p")
     ]
     return [
         (value, dict(parts))
-        for _, value, parts in SandboxGold(task, BoxedAnswers()).audit(rollouts)
+        for _, value, parts in SandboxGold(task, BoxedAnswers()).score(rollouts)
     ]
 
 

@@ -36,7 +36,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "verl" / "paper_ppo.sh"
 WORDS = "tea rain stone river light paper bread song BROKEN a of".split()
 IMPORTLIB = [
     "reward.reward_manager.source=importlib",
-    "reward.reward_manager.module.path=pkg://mpo.service.verl",
+    "reward.reward_manager.module.path=pkg://mpo.integrations.verl",
     "reward.reward_manager.name=MPORewardManager",
 ]
 
@@ -238,7 +238,7 @@ def test_the_papers_script_fits_verls_own_schema(tokenizer: str) -> None:
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides)
     assert config.algorithm.adv_estimator == "gae"
-    assert config.reward.reward_manager.module.path == "pkg://mpo.service.verl"
+    assert config.reward.reward_manager.module.path == "pkg://mpo.integrations.verl"
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
     actor = config.actor_rollout_ref

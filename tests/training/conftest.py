@@ -29,5 +29,5 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of six steps that nothing stopped. Not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
-    tiny_train(folder, model, tiny_reward(folder), auditor=Lengths())
+    tiny_train(folder, model, tiny_reward(folder), gold_scorer=Lengths())
     return folder

@@ -34,7 +34,7 @@ def work(job: Job) -> None:
 
     # In the background: after updates 2, 4 and 6, decided one update later.
     reward = tiny_reward(folder, reply, delay=1)
-    summary = TRAINERS[job["trainer"]](folder, job["model"], reward, auditor=Lengths())
+    summary = TRAINERS[job["trainer"]](folder, job["model"], reward, gold_scorer=Lengths())
     (folder / "summary.json").write_text(json.dumps(summary))
 
 

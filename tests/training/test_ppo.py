@@ -22,10 +22,10 @@ from mpo.judge.scale import Normalized, Raw  # noqa: E402
 from mpo.rubric import read_rubric  # noqa: E402
 from mpo.sanitize import find_fences  # noqa: E402
 from mpo.store import Store  # noqa: E402
-from mpo.training.ppo.settings import PPOSettings  # noqa: E402
-from mpo.training.ppo.trackers import Trackers  # noqa: E402
 from mpo.training.ppo.trainer import reward_span  # noqa: E402
-from mpo.training.trl_trainer import StepReport  # noqa: E402
+from mpo.training.reporting import StepReport  # noqa: E402
+from mpo.training.settings import PPOSettings, TrainerSettings  # noqa: E402
+from mpo.training.trackers import LoopTrackers  # noqa: E402
 from mpo_sandbox import corpus  # noqa: E402
 from mpo_sandbox.policy import PolicySettings, ensure_policy  # noqa: E402
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task  # noqa: E402
@@ -59,7 +59,7 @@ def wholes(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     for name, changes in VARIANTS.items():
         folders[name] = folder = tmp_path_factory.mktemp(name)
         settings = ppo(**changes)
-        tiny_ppo(folder, model, tiny_reward(folder), settings=settings, auditor=Lengths())
+        tiny_ppo(folder, model, tiny_reward(folder), settings=settings, gold_scorer=Lengths())
     return folders
 
 
@@ -113,7 +113,7 @@ def test_progress_tells_of_each_step_once(model: str, tmp_path: Path) -> None:
     told: list[StepReport] = []
     reward = tiny_reward(tmp_path)
     summary = tiny_ppo(
-        tmp_path, model, reward, settings=SHORT, auditor=Lengths(), progress=told.append
+        tmp_path, model, reward, settings=SHORT, gold_scorer=Lengths(), progress=told.append
     )
     assert [(r.step, r.steps, r.unscored) for r in told] == [(1, 2, 0), (2, 2, 0)]
     assert told[0].decision is None
@@ -142,12 +142,12 @@ def test_trackers_are_called_as_by_a_trainer_of_transformers(tmp_path: Path) -> 
         def on_train_end(self, args, state, control, **_) -> None:
             heard.append("end")
 
-    trackers = Trackers([], tmp_path, SETTINGS.model_dump(), [Tracker()])
+    trackers = LoopTrackers(SETTINGS, tmp_path, callbacks=[Tracker()])
     trackers.begin("model")
     trackers.log(1, {"objective/kl": 0.5})
     trackers.end()
     assert heard == [("begin", "model", True, 6), (1, {"objective/kl": 0.5}), "end"]
-    Trackers([], tmp_path, SETTINGS.model_dump()).log(1, {})  # nobody listens
+    LoopTrackers(SETTINGS, tmp_path).log(1, {})  # nobody listens
 
 
 # ---------------------------------------------------------------------- learning
@@ -170,9 +170,10 @@ def count_reply(word: str):
 
 @pytest.mark.parametrize("changes", [{}, {"critic": "separate", "lora": {"r": 8, "alpha": 16}}])
 def test_the_sandbox_policy_learns_what_pays(tmp_path: Path, changes: dict, policy: str) -> None:
-    settings = PPOSettings(
-        steps=12, batch_size=32, learning_rate=3e-3, kl_coef=0.01, save_every=0, **changes
-    )
+    settings = ppo(
+        steps=12, batch_size=32, num_generations=1, learning_rate=3e-3, beta=0.01, save_every=0,
+        epochs=4, **changes
+    )  # fmt: skip
     told: list[StepReport] = []
     reward = make_reward(
         tiny_task(), ScriptedChat(count_reply("the")), tmp_path / "mpo.db", every=None
@@ -200,13 +201,13 @@ def test_a_stopped_run_continues_bit_for_bit(
     settings = ppo(**VARIANTS[name])
     reward = tiny_reward(tmp_path)
     with pytest.raises(Stop):
-        tiny_ppo(tmp_path, model, reward, settings=settings, auditor=Lengths(),
+        tiny_ppo(tmp_path, model, reward, settings=settings, gold_scorer=Lengths(),
                  progress=stop_after(5))  # fmt: skip
     reward.store.close()
     torch.manual_seed(99)  # another process has another random state
 
     again = tiny_reward(tmp_path)
-    summary = tiny_ppo(tmp_path, model, again, settings=settings, auditor=Lengths())
+    summary = tiny_ppo(tmp_path, model, again, settings=settings, gold_scorer=Lengths())
 
     assert summary["resumed_from"] == 3
     assert history(again.store) == history(Store(wholes[name] / "mpo.db"))
@@ -227,7 +228,7 @@ def test_a_killed_process_loses_nothing(
     (tmp_path / "checkpoints" / ".checkpoint-6.part").mkdir()  # as if it had died while writing
 
     reward = tiny_reward(tmp_path)
-    summary = tiny_ppo(tmp_path, model, reward, auditor=Lengths())
+    summary = tiny_ppo(tmp_path, model, reward, gold_scorer=Lengths())
 
     assert summary["resumed_from"] == 3
     assert history(reward.store) == history(Store(wholes["shared"] / "mpo.db"))
@@ -291,10 +292,10 @@ def test_a_full_disk_while_a_checkpoint_is_written(
             full_disk(int(weights * 1.5))
 
     with pytest.raises(StoreError, match="checkpoint-6 could not be written"):
-        tiny_ppo(tmp_path, model, reward, auditor=Lengths(), progress=fill)
+        tiny_ppo(tmp_path, model, reward, gold_scorer=Lengths(), progress=fill)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     again = tiny_reward(tmp_path)
-    assert tiny_ppo(tmp_path, model, again, auditor=Lengths())["resumed_from"] == 3
+    assert tiny_ppo(tmp_path, model, again, gold_scorer=Lengths())["resumed_from"] == 3
     assert files(tmp_path) == files(wholes["shared"])
 
 
@@ -374,6 +375,27 @@ def test_importing_ppo_loads_nothing_heavy() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "")
 
 
+def test_ppo_runs_where_trl_cannot_be_imported(model: str, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['trl'] = sys.modules['datasets'] = None\n"  # as if they were not installed
+        "from training.tiny_ppo import main\n"
+        "main()\n"
+        "assert sys.modules['trl'] is None\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+    options = [str(tmp_path), model, "--settings", json.dumps({"steps": 2})]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *options],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert [line["step"] for line in told] == [1, 2]
+    assert [d.step for d in Store(tmp_path / "mpo.db").lineage()] == [0, 2]
+
+
 def test_mistakes_are_named_before_anything_is_asked(model: str, tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
 
@@ -381,7 +403,7 @@ def test_mistakes_are_named_before_anything_is_asked(model: str, tmp_path: Path)
         with pytest.raises(error, match=match):
             tiny_ppo(tmp_path, options.pop("model", model), reward, **options)
 
-    told(DataError, "0 rows, and one step takes 4 prompts", rows=[])
+    told(DataError, "0 rows, and one update takes 4 prompts", rows=[])
     told(DataError, "row 1 .* no text in its column 'prompt'", rows=[ROWS[0], {"prompt": " "}] * 9)
     told(ConfigError, "model '/no/such/folder' cannot be loaded", model="/no/such/folder")
     told(ConfigError, "'wandbb' is unknown", settings=ppo(report_to=["wandbb"]))
@@ -395,8 +417,12 @@ def test_mistakes_are_named_before_anything_is_asked(model: str, tmp_path: Path)
 
 def test_settings_that_contradict_themselves() -> None:
     with pytest.raises(ValueError, match="not a multiple of num_generations=3"):
-        PPOSettings(num_generations=3)
-    with pytest.raises(ValueError, match="kl_coef=0 would stay 0"):
-        PPOSettings(kl_coef=0, kl_target=1)
+        TrainerSettings(algorithm="ppo", num_generations=3)
+    with pytest.raises(ValueError, match="beta=0 would stay 0"):
+        TrainerSettings(algorithm="ppo", beta=0, ppo=PPOSettings(kl_target=1))
+    with pytest.raises(
+        ValueError, match=r"TRL, which does not run PPO: move epochs to trainer\.ppo"
+    ):
+        TrainerSettings(algorithm="ppo", extra={"epochs": 2})
     with pytest.raises(ValueError, match="epoch"):
         PPOSettings(epoch=3)

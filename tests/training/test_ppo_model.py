@@ -6,9 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mpo.training.ppo.language_model import Folding, LanguageModel, Weights  # noqa: E402
+from mpo.training.generation import Sample, Sampling, generate  # noqa: E402
+from mpo.training.ppo.batch import make_micro_batch, split_rows  # noqa: E402
+from mpo.training.ppo.language_model import Folding, LanguageModel  # noqa: E402
 from mpo.training.ppo.model import load_actor_critic  # noqa: E402
-from mpo.training.ppo.rollout import Sample, Sampling, chunk_of, chunks, sample  # noqa: E402
 from training.tiny_ppo import LORA, ppo  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ SAMPLES = [
 def load(model: str, *, short: bool = False, **changes):
     ac = load_actor_critic(model, ppo(**changes), CPU, seed=0)
     if short:
-        ac.shorten()
+        ac.enable_fast_path()
         assert ac.lm.fast is not None
     return ac
 
@@ -54,8 +55,10 @@ def test_a_micro_batch_is_each_sequence_by_itself(model: str, changes: dict, sho
     plain = load(model, gradient_checkpointing=True, **changes)
     plain.policy.load_state_dict(ac.policy.state_dict())
     expected = torch.cat([whole_log_probs(plain.policy, one, 0.7) for one in SAMPLES])
-    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
-    logps, values = ac.evaluate(chunk.ids, chunk.where, chunk.tokens, ac.folding.weights())
+    chunk = make_micro_batch(SAMPLES, (0, 1, 2), 0, CPU)
+    logps, values = ac.evaluate(
+        chunk.ids, chunk.logit_positions, chunk.tokens, ac.folding.weights()
+    )
     assert torch.allclose(logps, expected, atol=1e-5)
 
     body = ac.critic if ac.critic is not None else plain.lm.body
@@ -78,9 +81,9 @@ def test_the_lora_reference_is_the_policy_with_adapters_off(
     ac = load(model, lora=LORA.model_dump() | {"r": r})
     wiggle(ac)
     if short:
-        ac.shorten()
-    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
-    inputs = (chunk.ids, chunk.where, chunk.tokens)
+        ac.enable_fast_path()
+    chunk = make_micro_batch(SAMPLES, (0, 1, 2), 0, CPU)
+    inputs = (chunk.ids, chunk.logit_positions, chunk.tokens)
     expected = torch.cat([whole_log_probs(base, one) for one in SAMPLES])
     assert torch.allclose(ac.reference_log_probs(*inputs), expected, atol=1e-6)
     # And the adapters are on again afterwards.
@@ -89,11 +92,11 @@ def test_the_lora_reference_is_the_policy_with_adapters_off(
 
 
 def gradients(ac, folded: bool) -> dict:
-    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
+    chunk = make_micro_batch(SAMPLES, (0, 1, 2), 0, CPU)
     weights = ac.folding.begin()
     assert bool(weights.body) == folded
     for _ in range(2):  # two micro-batches add up
-        logps, values = ac.evaluate(chunk.ids, chunk.where, chunk.tokens, weights)
+        logps, values = ac.evaluate(chunk.ids, chunk.logit_positions, chunk.tokens, weights)
         (logps.sum() + (values**2).sum()).backward()
     ac.folding.finish()
     return {n: p.grad for n, p in ac.modules.named_parameters() if p.grad is not None}
@@ -104,7 +107,7 @@ def test_folded_layers_have_the_gradients_of_lora_and_the_base_has_none(model: s
     lora = {"r": 16, "alpha": 8, "target_modules": targets}
     folded, plain = load(model, lora=lora), load(model, lora=lora)
     plain.folding = Folding(LanguageModel(plain.policy.get_base_model()), enabled=False)
-    for layer in plain.folding.rest:
+    for layer in plain.folding.unfolded:
         layer.enable_adapters(True)
     wiggle(folded)
     plain.modules.load_state_dict(folded.modules.state_dict())
@@ -118,7 +121,7 @@ def test_folded_layers_have_the_gradients_of_lora_and_the_base_has_none(model: s
 def test_small_adapters_are_not_folded(model: str) -> None:
     ac = load(model, lora={"r": 1, "alpha": 8})
     assert ac.folding.weights().body == {}
-    assert len(ac.folding.rest) == 7
+    assert len(ac.folding.unfolded) == 7
     assert all("lora_" in n for n in gradients(ac, False) if not n.startswith("value_head"))
 
 
@@ -138,21 +141,21 @@ def test_sampling_keeps_its_cache_under_gradient_checkpointing(model: str) -> No
     for on in (False, True):
         ac = load(model, gradient_checkpointing=on)
         assert ac.lm.body.training == on  # transformers checkpoints in training mode only
-        with ac.sampling():
+        with ac.generation_mode():
             assert not any(module.training for module in ac.policy.modules())
             limits = Sampling(8, frozenset({1}), 0, top_p=1e-6)
             prompts = [[3, 4, 5, 6], [9]]
-            found.append(sample(ac.lm, ac.sampling_weights(), prompts, limits, generator(0)))
+            found.append(complete(ac.lm, prompts, limits, 0, ac.generation_weights()))
         assert ac.lm.body.training == on
     assert found[0] == found[1]
 
 
 def test_the_shared_critic_trains_the_trunk_and_the_separate_one_itself(model: str) -> None:
-    chunk = chunk_of(SAMPLES, (0, 1, 2), 0, CPU)
+    chunk = make_micro_batch(SAMPLES, (0, 1, 2), 0, CPU)
     for critic in ("shared", "separate"):
         ac = load(model, critic=critic)
         wiggle(ac)
-        _, values = ac.evaluate(chunk.ids, chunk.where, chunk.tokens, ac.folding.begin())
+        _, values = ac.evaluate(chunk.ids, chunk.logit_positions, chunk.tokens, ac.folding.begin())
         values.sum().backward()
         trunk = [p.grad for p in ac.lm.body.parameters()]
         assert all((g is None) == (critic == "separate") for g in trunk)
@@ -166,10 +169,10 @@ def test_the_shared_critic_trains_the_trunk_and_the_separate_one_itself(model: s
 def test_bfloat16_samples_from_copies_and_keeps_float32_masters(model: str) -> None:
     ac = load(model, dtype="bfloat16")
     before = {n: p.detach().clone() for n, p in ac.policy.named_parameters()}
-    weights = ac.sampling_weights()
+    weights = ac.generation_weights()
     assert {w.dtype for w in [*weights.body.values(), *weights.head.values()]} == {torch.bfloat16}
     with ac.precision():
-        sample(ac.lm, weights, [[3, 4], [5]], Sampling(4, frozenset({1}), 0), generator(0))
+        complete(ac.lm, [[3, 4], [5]], Sampling(4, frozenset({1}), 0), 0, weights)
     for name, p in ac.policy.named_parameters():
         assert p.dtype == torch.float32
         assert torch.equal(p, before[name])
@@ -179,8 +182,9 @@ def test_bfloat16_samples_from_copies_and_keeps_float32_masters(model: str) -> N
     assert {p.dtype for group in lora.groups() for p in group} == {torch.float32}
 
 
-def generator(seed: int):
-    return torch.Generator().manual_seed(seed)
+def complete(lm, prompts, sampling: Sampling, seed: int, weights=None) -> list[Sample]:
+    generator = torch.Generator().manual_seed(seed)
+    return generate(lm, prompts, sampling, device=CPU, generator=generator, weights=weights)
 
 
 # ---------------------------------------------------------------------- the short way
@@ -225,13 +229,13 @@ def make(name: str, **changes) -> LanguageModel:
 def test_the_short_way_comes_to_the_same_place(name: str, changes: dict) -> None:
     lm = make(name, **changes)
     samples = [*SAMPLES, Sample([7] * 90 + [8], [9] * 60 + [1], True)]  # blocks of attention
-    chunk = chunk_of(samples, (3, 0, 1, 2), 0, CPU)
+    chunk = make_micro_batch(samples, (3, 0, 1, 2), 0, CPU)
     found = []
     for short in (False, True):
         if short:
-            lm.shorten()
+            lm.enable_fast_path()
             assert lm.fast is not None
-        logps, states = lm.at(chunk.ids, chunk.where, chunk.tokens, 0.7)
+        logps, states = lm.logprobs_at(chunk.ids, chunk.logit_positions, chunk.tokens, 0.7)
         (logps.sum() + states.square().sum()).backward()
         found.append([logps, states, *(p.grad for p in lm.model.parameters())])
         lm.model.zero_grad()
@@ -251,12 +255,11 @@ def test_the_short_way_comes_to_the_same_place(name: str, changes: dict) -> None
 )
 def test_a_model_of_another_kind_goes_its_own_way(name: str, changes: dict, apart: bool) -> None:
     lm = make(name, **changes)
-    lm.shorten()
-    assert (lm.fast, lm.apart) == (None, apart)
-    found = sample(lm, Weights(), [[3, 4, 5, 6, 7, 8], [9]], Sampling(9, frozenset({1}), 0),
-                   generator(3))  # fmt: skip
-    chunk = chunk_of(found, (0, 1), 0, CPU)
-    logps, _ = lm.at(chunk.ids, chunk.where, chunk.tokens, 1.0)
+    lm.enable_fast_path()
+    assert (lm.fast, lm.separable) == (None, apart)
+    found = complete(lm, [[3, 4, 5, 6, 7, 8], [9]], Sampling(9, frozenset({1}), 0), 3)
+    chunk = make_micro_batch(found, (0, 1), 0, CPU)
+    logps, _ = lm.logprobs_at(chunk.ids, chunk.logit_positions, chunk.tokens, 1.0)
     expected = torch.cat([whole_log_probs(lm.model, one) for one in found])
     assert torch.allclose(logps, expected, atol=1e-5)
 
@@ -274,13 +277,8 @@ def test_greedy_completions_are_those_of_generate(model: str, short: bool, r: in
     plain.policy.load_state_dict(ac.policy.state_dict())
     plain.policy.eval()
     prompts = [[3, 4, 5, 6, 7, 8], [9], [10, 11, 12]]
-    found = sample(
-        ac.lm,
-        ac.sampling_weights(),
-        prompts,
-        Sampling(10, frozenset({1}), 0, top_p=1e-6),  # only the likeliest token
-        generator(0),
-    )
+    likeliest = Sampling(10, frozenset({1}), 0, top_p=1e-6)
+    found = complete(ac.lm, prompts, likeliest, 0, ac.generation_weights())
     for prompt, one in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         own = plain.policy.generate(
@@ -296,22 +294,22 @@ def test_rows_that_end_leave_the_batch_and_the_rest_goes_on(model: str, short: b
     prompts = [[3 + i] * (1 + i % 4) for i in range(12)]
     ends = Sampling(12, frozenset(range(1, 6)), 0)
 
-    def complete(prompts: list[list[int]], sampling: Sampling, seed: int) -> list[Sample]:
-        return sample(ac.lm, ac.sampling_weights(), prompts, sampling, generator(seed))
+    def sample(prompts: list[list[int]], sampling: Sampling, seed: int) -> list[Sample]:
+        return complete(ac.lm, prompts, sampling, seed, ac.generation_weights())
 
-    found = complete(prompts, ends, 1)
+    found = sample(prompts, ends, 1)
     assert len({len(one.completion) for one in found}) > 3
     for one in found:
-        assert one.ended == (one.completion[-1] in ends.ends)
-        assert not ends.ends & {*one.completion[:-1]}
+        assert one.ended == (one.completion[-1] in ends.end_tokens)
+        assert not ends.end_tokens & {*one.completion[:-1]}
         assert one.ended or len(one.completion) == 12
-    assert complete(prompts, ends, 1) == found
-    assert complete(prompts, ends, 2) != found
+    assert sample(prompts, ends, 1) == found
+    assert sample(prompts, ends, 2) != found
     # With nothing left to chance, a row does not notice the others.
     greedy = Sampling(12, frozenset({*range(1, 6), *range(15, 20)}), 0, top_p=1e-6)
-    together = complete(prompts, greedy, 1)
+    together = sample(prompts, greedy, 1)
     assert len({len(one.completion) for one in together}) > 1
-    assert together == [complete([prompt], greedy, 1)[0] for prompt in prompts]
+    assert together == [sample([prompt], greedy, 1)[0] for prompt in prompts]
 
 
 def test_sampling_follows_temperature_and_top_p(model: str) -> None:
@@ -327,7 +325,7 @@ def test_sampling_follows_temperature_and_top_p(model: str) -> None:
         expected = torch.zeros_like(probs)
         expected[kept] = probs[kept] / probs[kept].sum()
         sampling = Sampling(1, frozenset({1}), 0, temperature, top_p)
-        found = sample(ac.lm, ac.sampling_weights(), [[3, 4]] * n, sampling, generator(2))
+        found = complete(ac.lm, [[3, 4]] * n, sampling, 2, ac.generation_weights())
         counts = torch.bincount(
             torch.tensor([one.completion[0] for one in found]), minlength=len(probs)
         )
@@ -342,10 +340,12 @@ def test_micro_batches_hold_sequences_of_similar_length() -> None:
     lengths = [5, 9, 2, 9, 4, 8]
     samples = [Sample([3] * (n - 1), [4], False) for n in lengths]
     rows = range(6)
-    assert chunks(samples, rows, most=None, tokens=None) == [(1, 3, 5, 0, 4, 2)]
-    assert chunks(samples, rows, most=2, tokens=None) == [(1, 3), (5, 0), (4, 2)]
-    assert chunks(samples, rows, most=None, tokens=18) == [(1, 3), (5, 0), (4, 2)]
-    assert chunks(samples, [2, 0], most=None, tokens=1) == [(0,), (2,)]
-    assert chunks(samples, [], most=2, tokens=None) == []
-    padding = sum(chunk_of(samples, c, 0, CPU).ids.numel() for c in [(1, 3), (5, 0), (4, 2)])
+    assert split_rows(samples, rows, most=None, tokens=None) == [(1, 3, 5, 0, 4, 2)]
+    assert split_rows(samples, rows, most=2, tokens=None) == [(1, 3), (5, 0), (4, 2)]
+    assert split_rows(samples, rows, most=None, tokens=18) == [(1, 3), (5, 0), (4, 2)]
+    assert split_rows(samples, [2, 0], most=None, tokens=1) == [(0,), (2,)]
+    assert split_rows(samples, [], most=2, tokens=None) == []
+    padding = sum(
+        make_micro_batch(samples, c, 0, CPU).ids.numel() for c in [(1, 3), (5, 0), (4, 2)]
+    )
     assert padding == 18 + 16 + 8

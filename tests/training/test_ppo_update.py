@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mpo.training.generation import Sample, Sampling  # noqa: E402
 from mpo.training.ppo.engine import Engine, make_accelerator  # noqa: E402
 from mpo.training.ppo.math import AdaptiveKL  # noqa: E402
-from mpo.training.ppo.rollout import Sample, Sampling, sample  # noqa: E402
-from mpo.training.ppo.update import before, learn  # noqa: E402
+from mpo.training.ppo.update import forward_pass, ppo_update  # noqa: E402
 from training.tiny_ppo import LORA, ppo  # noqa: E402
 
 SAMPLES = [
@@ -49,8 +49,9 @@ def engine(model: str, accelerator=None, **changes) -> Recorded:
 
 
 def update(engine: Recorded, samples, scores, step: int = 0):
-    kl = AdaptiveKL(engine.settings.kl_coef)
-    return learn(engine, before(engine, samples, 0), scores, kl, step, seed=0, pad=0)
+    kl = AdaptiveKL(engine.settings.beta)
+    batch = forward_pass(engine, samples, pad=0)
+    return ppo_update(engine, batch, scores, kl, step=step, seed=0)
 
 
 def assert_same(one: list[dict], other: list[dict], atol: float = 2e-6) -> None:
@@ -113,7 +114,7 @@ def test_micro_batches_make_no_difference(model: str, changes: dict) -> None:
 def test_the_gradient_of_the_first_step_is_the_policy_gradient(model: str) -> None:
     # Before any update the ratio is 1, so that the gradient is that of -A·log p.
     made = engine(
-        model, epochs=1, kl_coef=0.0, value_coef=0.0, whiten_advantages=False, gamma=1.0, lam=1.0
+        model, epochs=1, beta=0.0, value_coef=0.0, whiten_advantages=False, gamma=1.0, lam=1.0
     )
     with torch.no_grad():
         made.ac.value_head.weight.zero_()
@@ -121,7 +122,7 @@ def test_the_gradient_of_the_first_step_is_the_policy_gradient(model: str) -> No
     loss = 0.0
     # The step has been taken: the gradient is wanted at the weights before it.
     fresh = engine(
-        model, epochs=1, kl_coef=0.0, value_coef=0.0, whiten_advantages=False, gamma=1.0, lam=1.0
+        model, epochs=1, beta=0.0, value_coef=0.0, whiten_advantages=False, gamma=1.0, lam=1.0
     )
     lm = fresh.ac.lm.model
     for one, score in zip(SAMPLES, SCORES, strict=True):
@@ -186,10 +187,7 @@ def test_a_sharded_model_is_only_called_through_its_wrapper(model: str, changes:
     wrapping.calls.clear()
     sampling = Sampling(5, frozenset({1}), 0, top_p=1e-6)
     prompts = [[3, 4, 5], [6]]
-    found = [
-        sample(e.sampler(), e.sampling_weights(), prompts, sampling, torch.Generator(), e.all_done)
-        for e in (wrapped, plain)
-    ]
+    found = [e.generate(prompts, sampling, torch.Generator()) for e in (wrapped, plain)]
     assert set(wrapping.calls) == {"next_logits"}
     assert len(wrapping.calls) == max(len(one.completion) for one in found[0])
 
@@ -212,7 +210,7 @@ def test_figures_of_an_update(model: str) -> None:
     made = engine(model)
     figures = update(made, SAMPLES, SCORES).figures
     assert figures["objective/scores"] == pytest.approx(0.4)
-    expected = 0.4 - made.settings.kl_coef * figures["objective/kl"]
+    expected = 0.4 - made.settings.beta * figures["objective/kl"]
     assert figures["objective/rlhf_reward"] == pytest.approx(expected)
     assert {"loss/policy", "loss/value", "policy/clipfrac", "grad_norm"} <= set(figures)
     assert figures["objective/entropy"] > 0

@@ -11,7 +11,7 @@ import pytest
 from mpo.config import build, load_config
 from mpo.errors import ConfigError, DataError
 from mpo.task.template import write_task_template
-from mpo.training.prompts import fitting
+from mpo.training.model import filter_by_length
 
 ROWS = [{"prompt": "tea " * n, "number": n} for n in (1, 5, 3, 9, 5)]
 
@@ -20,19 +20,19 @@ def test_longer_prompts_are_dropped_and_counted(
     model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mpo")
-    assert [row["number"] for row in fitting(ROWS, model, 5)] == [1, 5, 3, 5]
+    assert [row["number"] for row in filter_by_length(ROWS, model, 5)] == [1, 5, 3, 5]
     assert "1 of 5 prompts dropped: over 5 tokens" in caplog.text
-    assert fitting(ROWS, model, 9) == ROWS
+    assert filter_by_length(ROWS, model, 9) == ROWS
 
 
 def test_none_left_is_an_error_that_names_the_shortest(model: str) -> None:
     with pytest.raises(DataError, match=r"all 4 prompts .*max_prompt_tokens=2.* shortest has 3"):
-        fitting(ROWS[1:], model, 2)
+        filter_by_length(ROWS[1:], model, 2)
 
 
 def test_without_a_tokenizer_nothing_can_be_counted(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
-        fitting(ROWS, str(tmp_path / "nowhere"), 5)
+        filter_by_length(ROWS, str(tmp_path / "nowhere"), 5)
 
 
 def test_a_run_is_built_without_them_and_says_how_many(model: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mpo.errors import ConfigError, StoreError
 from mpo.store import Store
-from mpo.training.trl_trainer import StepReport
+from mpo.training.reporting import StepReport
 from training.tiny import SETTINGS, Lengths, history, tiny_reward, tiny_train
 
 
@@ -40,12 +40,12 @@ def test_a_stopped_run_continues_bit_for_bit(whole: Path, model: str, tmp_path: 
     # After step 5: steps 3 to 5 are sampled, judged and decided a second time.
     reward = tiny_reward(tmp_path)
     with pytest.raises(Stop):
-        tiny_train(tmp_path, model, reward, auditor=Lengths(), progress=stop_after(5))
+        tiny_train(tmp_path, model, reward, gold_scorer=Lengths(), progress=stop_after(5))
     judged = reward.store.usage()["rm"].calls
     reward.store.close()
 
     again = tiny_reward(tmp_path)
-    summary = tiny_train(tmp_path, model, again, auditor=Lengths())
+    summary = tiny_train(tmp_path, model, again, gold_scorer=Lengths())
 
     assert summary["resumed_from"] == 3
     assert history(again.store) == history(Store(whole / "mpo.db"))
@@ -62,10 +62,10 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(
 ) -> None:
     reward = tiny_reward(tmp_path)
     with pytest.raises(Stop):
-        tiny_train(tmp_path, model, reward, auditor=Lengths(), progress=stop_after(2))
+        tiny_train(tmp_path, model, reward, gold_scorer=Lengths(), progress=stop_after(2))
     assert len(reward.store.lineage()) == 2  # a rubric was accepted already
 
-    summary = tiny_train(tmp_path, model, reward, auditor=Lengths())
+    summary = tiny_train(tmp_path, model, reward, gold_scorer=Lengths())
 
     assert summary["resumed_from"] is None
     assert reward.store.snapshot(6)["branch"] == 2  # set aside, not deleted
@@ -83,7 +83,7 @@ def test_a_killed_process_loses_nothing(whole: Path, model: str, tmp_path: Path)
 
     reward = tiny_reward(tmp_path)
     before = reward.store.usage()["rm"].calls
-    summary = tiny_train(tmp_path, model, reward, auditor=Lengths())
+    summary = tiny_train(tmp_path, model, reward, gold_scorer=Lengths())
 
     assert summary["resumed_from"] == 3
     assert history(reward.store) == history(Store(whole / "mpo.db"))
@@ -95,7 +95,7 @@ def test_a_killed_process_loses_nothing(whole: Path, model: str, tmp_path: Path)
 def test_a_finished_run_is_not_repeated(whole: Path, model: str, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     reward = tiny_reward(tmp_path)
-    summary = tiny_train(tmp_path, "no such model", reward, auditor=Lengths())
+    summary = tiny_train(tmp_path, "no such model", reward, gold_scorer=Lengths())
     assert (summary["resumed_from"], summary["rubrics"]) == (6, 4)
     assert reward.chat.calls == []
 
@@ -118,7 +118,7 @@ def test_an_incomplete_checkpoint_is_skipped(whole: Path, model: str, tmp_path: 
     torn = tmp_path / "checkpoints" / "checkpoint-6" / "trainer_state.json"
     torn.write_text(torn.read_text()[:100])
     reward = tiny_reward(tmp_path)
-    summary = tiny_train(tmp_path, model, reward, auditor=Lengths())
+    summary = tiny_train(tmp_path, model, reward, gold_scorer=Lengths())
     assert summary["resumed_from"] == 3
     assert json.loads(torn.read_text())["global_step"] == 6
     assert history(reward.store) == history(Store(whole / "mpo.db"))

@@ -14,8 +14,8 @@ from mpo.errors import ChatTransportError, ConfigError, DataError, StoreError, U
 from mpo.rubric import read_rubric
 from mpo.store import Store
 from mpo.training.model import load_tokenizer
+from mpo.training.reporting import StepReport
 from mpo.training.settings import LoraSettings, TrainerSettings
-from mpo.training.trl_trainer import StepReport
 from training.tiny import ROWS, SETTINGS, Lengths, answer, tiny_reward, tiny_train
 
 SHORT = SETTINGS.model_copy(update={"steps": 2, "save_every": 0})
@@ -60,7 +60,7 @@ def test_rollouts_carry_step_group_and_columns(whole: Path) -> None:
 def test_progress_tells_of_each_update_once(model: str, tmp_path: Path) -> None:
     told: list[StepReport] = []
     reward = tiny_reward(tmp_path)
-    tiny_train(tmp_path, model, reward, settings=SHORT, auditor=Lengths(), progress=told.append)
+    tiny_train(tmp_path, model, reward, settings=SHORT, gold_scorer=Lengths(), progress=told.append)
 
     assert [(r.step, r.steps, r.unscored) for r in told] == [(1, 2, 0), (2, 2, 0)]
     assert told[0].decision is None
@@ -139,7 +139,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(
 
     settings = SETTINGS.model_copy(update={"save_every": 3})
     with pytest.raises(StoreError, match=r"checkpoint-6 could not be written.*from checkpoint-3"):
-        tiny_train(tmp_path, model, reward, settings=settings, auditor=Lengths(), progress=fill)
+        tiny_train(tmp_path, model, reward, settings=settings, gold_scorer=Lengths(), progress=fill)
     assert not (tmp_path / "checkpoints" / "checkpoint-6" / "trainer_state.json").exists()
 
 

@@ -11,12 +11,11 @@ import pytest
 from mpo.records import Decision, Refinement
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
-from mpo.training.ppo.settings import PPOSettings
-from mpo.training.ppo.trackers import Trackers
-from mpo.training.trackers import DIFF, PATIENCE, RUBRIC
+from mpo.training.settings import TrainerSettings
+from mpo.training.trackers import DIFF, PATIENCE, RUBRIC, LoopTrackers
 from training.tiny import SETTINGS, tiny_reward, tiny_train
 
-PPO = PPOSettings(steps=6, batch_size=8)
+PPO = TrainerSettings(algorithm="ppo", steps=6, batch_size=8)
 
 
 def rubric(word: str) -> Rubric:
@@ -68,8 +67,8 @@ class Tracker:
             raise RuntimeError("no room for text")
 
 
-def followed(tracker: Tracker, store: Store, folder: Path) -> Trackers:
-    return Trackers([], folder, PPO.model_dump(), [tracker], store=store)
+def followed(tracker: Tracker, store: Store, folder: Path) -> LoopTrackers:
+    return LoopTrackers(PPO, folder, store, [tracker])
 
 
 def test_each_rubric_once_with_what_changed(store: Store, tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_a_failing_tracker_stops_nothing(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, fine = Tracker("on_log"), Tracker()
-    trackers = Trackers([], tmp_path, PPO.model_dump(), [broken, fine], store=store)
+    trackers = LoopTrackers(PPO, tmp_path, store, [broken, fine])
     trackers.begin(None)
     with caplog.at_level(logging.WARNING):
         for step in range(1, 6):
@@ -116,7 +115,7 @@ def test_a_failing_tracker_stops_nothing(
     assert fine.logged == 5
     assert len(caplog.messages) == PATIENCE
     assert "tracker Tracker failed in on_log: RuntimeError: the server is gone" in caplog.text
-    assert "left alone from here on" in caplog.messages[-1]
+    assert "is not called again" in caplog.messages[-1]
 
 
 def test_a_tracker_that_takes_no_text_keeps_its_figures(

@@ -43,7 +43,7 @@ def trainer_of(folder: Path, model: str, reward: Any, **options: Any) -> Any:
         "save_strategy": "no",
         "disable_tqdm": True,
     }
-    rewards = options.pop("reward_funcs", None) or [TRLReward(reward, auditor=Lengths())]
+    rewards = options.pop("reward_funcs", None) or [TRLReward(reward, gold_scorer=Lengths())]
     return GRPOTrainer(
         model,
         reward_funcs=rewards,
@@ -236,7 +236,7 @@ def test_metrics_have_no_false_zero(tmp_path: Path) -> None:
 
 def test_gold_is_kept_apart_from_what_models_see(tmp_path: Path) -> None:
     reward = tiny_reward(tmp_path)
-    Caller().call(TRLReward(reward, auditor=Lengths()), 0, completions=["a song", "the song"])
+    Caller().call(TRLReward(reward, gold_scorer=Lengths()), 0, completions=["a song", "the song"])
     (case, other) = reward.store.window(scored=None)
     audits = reward.store.external_scores()
     assert (audits[case.rollout.id].value, audits[case.rollout.id].parts) == (1 / 3, {"words": 2})
@@ -343,7 +343,7 @@ def test_flatten() -> None:
 
 
 def test_reward_can_be_pickled(tmp_path: Path) -> None:
-    adapter = TRLReward(tiny_reward(tmp_path, answer), auditor=Lengths())
+    adapter = TRLReward(tiny_reward(tmp_path, answer), gold_scorer=Lengths())
     copy = pickle.loads(pickle.dumps(adapter))
     assert inspect.iscoroutinefunction(copy)
     Caller().call(copy, 0)

@@ -26,7 +26,7 @@ from mpo.reward import EvolvingReward
 from mpo.store import Store
 from mpo.task import Task, load_task
 from mpo.training.settings import TrainerSettings
-from mpo.training.trl_trainer import train
+from mpo.training.trl_trainer import train_trl
 
 WORDS = "tea rain stone river light paper bread song glass wool the a of and is was in".split()
 SETTINGS = TrainerSettings(
@@ -122,9 +122,9 @@ def tiny_reward(folder: Path, reply: Answer = answer, **options: Any) -> Evolvin
 
 
 class Lengths:
-    """An auditor: gold falls with each word; it has no opinion of some texts."""
+    """A gold scorer: gold falls with each word; it has no opinion of some texts."""
 
-    def audit(self, rollouts: Sequence[Any]) -> list[tuple[str, float | None, dict[str, float]]]:
+    def score(self, rollouts: Sequence[Any]) -> list[tuple[str, float | None, dict[str, float]]]:
         return [
             (r.id, None if r.completion.startswith("the") else 1 / (1 + n), {"words": float(n)})
             for r in rollouts
@@ -134,7 +134,7 @@ class Lengths:
 
 def tiny_train(folder: Path, model: str, reward: EvolvingReward, **options: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = {"settings": SETTINGS, "rows": ROWS, "seed": 0}
-    return train(reward=reward, model=model, folder=folder, **(defaults | options))
+    return train_trl(reward=reward, model=model, folder=folder, **(defaults | options))
 
 
 def history(store: Store) -> list[tuple[Any, ...]]:
@@ -184,7 +184,7 @@ def main() -> None:
         return answer(messages, schema, seed)
 
     reward = tiny_reward(options.folder, reply)
-    summary = tiny_train(options.folder, options.model, reward, auditor=Lengths())
+    summary = tiny_train(options.folder, options.model, reward, gold_scorer=Lengths())
     if os.environ.get("RANK", "0") == "0":
         (options.folder / "summary.json").write_text(json.dumps(summary))
 

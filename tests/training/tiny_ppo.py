@@ -18,19 +18,28 @@ from typing import Any
 from mpo.chat import Message, Schema
 from mpo.errors import ChatTransportError, ConfigError
 from mpo.reward import EvolvingReward
-from mpo.training.ppo.settings import PPOSettings
 from mpo.training.ppo.trainer import train_ppo
-from mpo.training.settings import LoraSettings
+from mpo.training.settings import LoraSettings, PPOSettings, TrainerSettings
 from training.tiny import ROWS, SAMPLES, Lengths, answer, tiny_reward
 
-SETTINGS = PPOSettings(
-    steps=6, batch_size=8, num_generations=2, learning_rate=1e-2, save_every=3, epochs=2
+SETTINGS = TrainerSettings(
+    algorithm="ppo",
+    steps=6,
+    batch_size=8,
+    num_generations=2,
+    learning_rate=1e-2,
+    beta=0.05,
+    save_every=3,
+    ppo=PPOSettings(epochs=2),
 )
 LORA = LoraSettings(r=4, alpha=8)
 
 
-def ppo(**changes: Any) -> PPOSettings:
-    return PPOSettings.model_validate(SETTINGS.model_dump() | changes)
+def ppo(**changes: Any) -> TrainerSettings:
+    """`SETTINGS` with changes, to keys of `trainer` or of `trainer.ppo`."""
+    own = {name: changes.pop(name) for name in PPOSettings.model_fields if name in changes}
+    values = SETTINGS.model_dump() | changes
+    return TrainerSettings.model_validate(values | {"ppo": values["ppo"] | own})
 
 
 def tiny_ppo(folder: Path, model: str, reward: EvolvingReward, **options: Any) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def main() -> None:
         options.model,
         tiny_reward(options.folder, reply),
         settings=ppo(**json.loads(options.settings)),
-        auditor=Lengths(),
+        gold_scorer=Lengths(),
         progress=lambda r: told.append({"step": r.step, "reward": r.reward, "kl": r.kl}),
     )
     if os.environ.get("RANK", "0") == "0":

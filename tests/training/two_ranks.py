@@ -19,12 +19,12 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 
 from mpo.training.files import Checkpoint
+from mpo.training.generation import Sample, Sampling
 from mpo.training.model import load_tokenizer
 from mpo.training.ppo.checkpoint import Position, load_checkpoint, save_checkpoint
 from mpo.training.ppo.engine import Engine, make_accelerator
 from mpo.training.ppo.math import AdaptiveKL
-from mpo.training.ppo.rollout import Sample, Sampling, sample
-from mpo.training.ppo.update import before, learn
+from mpo.training.ppo.update import forward_pass, ppo_update
 from training.tiny_ppo import ppo
 
 SAMPLES = [
@@ -50,21 +50,15 @@ def main() -> None:
     # Unlike seeds, where new weights are sent round; shards are kept where they are made.
     seed = 0 if sys.argv[4:] else rank
     engine = Engine(model, ppo(max_grad_norm=None, **changes), accelerator, seed=seed)
-    batch = before(engine, SAMPLES[mine], 0)
-    update = learn(engine, batch, SCORES[mine], AdaptiveKL(0.05), 0, 0, 0)
-    engine.advance()
+    batch = forward_pass(engine, SAMPLES[mine], pad=0)
+    update = ppo_update(engine, batch, SCORES[mine], AdaptiveKL(0.05), step=0, seed=0)
+    engine.advance_schedule()
     if engine.sharded:  # something in between has looked at the hardware again
         accelerator.state.distributed_type = DistributedType.FSDP
-    save_checkpoint(folder, engine, Position(1, 0.05, {}), engine.settings, load_tokenizer(model))
+    save_checkpoint(folder, engine, Position(1, 0.05, {}), load_tokenizer(model))
     load_checkpoint(Checkpoint(1, folder / "checkpoint-1"), engine)
-    greedy = sample(
-        engine.sampler(),
-        engine.sampling_weights(),
-        [[3, 4, 5], [6]],
-        Sampling(5, frozenset({1}), 0, top_p=1e-6),
-        torch.Generator(),
-        engine.all_done if engine.sharded else None,
-    )
+    limits = Sampling(5, frozenset({1}), 0, top_p=1e-6)
+    greedy = engine.generate([[3, 4, 5], [6]], limits, torch.Generator())
     found = {"figures": update.figures, "greedy": [one.completion for one in greedy]}
     if not engine.sharded:
         found["weights"] = {n: p.detach() for n, p in engine.ac.modules.named_parameters()}

@@ -11,10 +11,9 @@ import typer
 
 from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError
-from ..evaluation.generate import Sampling, check_packages
-from ..evaluation.generate import generate as complete
 from ..evaluation.rows import JsonlLog, Row
 from ..task import Task, load_task
+from ..training.completions import CompletionSettings, check_packages, complete_test_set
 from ..training.files import newest_checkpoint
 from .evaluate_common import AS_JSON, progress_bar, rows_of_file
 
@@ -68,7 +67,7 @@ def generate(
     check_packages()
     # Before transformers is imported: its notices would tear the bar apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sampling = Sampling(
+    settings = CompletionSettings(
         max_tokens=max_tokens or (loaded.spec.response.max_tokens if loaded else MAX_TOKENS),
         temperature=temperature,
         top_p=top_p,
@@ -79,12 +78,12 @@ def generate(
     for name, checkpoint in named.items():
         path = out / f"{name}.jsonl"
         with JsonlLog(path) as log, progress_bar(f"generating {name}") as progress:
-            fresh = complete(
+            fresh = complete_test_set(
                 checkpoint,
                 name,
                 rows,
                 log,
-                sampling=sampling,
+                settings=settings,
                 batch_size=batch_size,
                 progress=progress,
             )

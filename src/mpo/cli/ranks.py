@@ -18,7 +18,7 @@ import typer
 from ..config import ARMS, Config, Parts, build, finished
 from ..errors import ConfigError
 from ..training.model import processes
-from ..training.start import start
+from ..training.start import train
 
 __all__ = ["check_ranks", "costs", "follow"]
 
@@ -59,14 +59,14 @@ def follow(config: Config, folder: Path) -> None:
     if ARMS[config.arm].blind:
         _wait(folder / "blind.md")
     parts = build(config, folder)
-    start(
+    train(
         reward=parts.reward,
         settings=config.trainer,
         model=parts.model,
         rows=parts.rows,
         folder=folder,
         seed=config.seed,
-        auditor=parts.gold_scorer,
+        gold_scorer=parts.gold_scorer,
     )
     parts.reward.store.close()
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..reward import EvolvingReward
 from ..store import Store
-from ..training.trl_trainer import StepReport
+from ..training.reporting import StepReport
 
 __all__ = ["Ages", "Event", "MetaSteps", "RunView", "Spending", "step_event"]
 

@@ -12,10 +12,10 @@ import typer
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
 from ..evaluation.run_metrics import arm_seed_summary
 from ..report import versions
+from ..training.arms import score_untrained
 from ..training.model import is_main
-from ..training.start import start as run_training
-from ..training.trl_trainer import StepReport
-from ..training.untrained import score_untrained
+from ..training.reporting import StepReport
+from ..training.start import train as run_training
 from .board import Board, open_board
 from .ranks import check_ranks, costs, follow
 from .results import cost_lines, next_commands, report_or_why
@@ -119,7 +119,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
                 rows=parts.rows,
                 folder=run.path,
                 seed=config.seed,
-                auditor=parts.gold_scorer,
+                gold_scorer=parts.gold_scorer,
                 progress=on_step,
             )
     finally:

@@ -11,14 +11,13 @@ from typing import Any
 from ..chat import Chat
 from ..errors import ConfigError, RubricError
 from ..evolve.options import Evolve
-from ..integrations.trl import GoldScorer
+from ..integrations.rollouts import GoldScorer
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
 from ..store import Store
 from ..task import Task, load_task
-from ..training.blind import blind_rubric
-from ..training.prompts import fitting
-from ..training.start import ppo_settings
+from ..training.arms import blind_rubric
+from ..training.model import filter_by_length
 from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
@@ -155,8 +154,6 @@ def check(config: Config) -> Checked:
         MPOError: One of them cannot be used.
     """
     task = task_of(config)
-    if config.trainer.algorithm == "ppo":
-        ppo_settings(config.trainer)
     rubric = _rubric(config, task)
     rows = load_rows(config, task)
     return Checked(task, rubric, rows, *_chats(config))
@@ -216,7 +213,7 @@ def _fitting(checked: Checked, model: str, say: Say) -> list[dict[str, Any]]:
     if limit is None:
         return rows
     say(f"counting the tokens of {len(rows):,} prompts")
-    short_enough = fitting(rows, model, limit)
+    short_enough = filter_by_length(rows, model, limit)
     dropped = len(rows) - len(short_enough)
     if dropped:
         say(f"{dropped:,} of {len(rows):,} prompts dropped: over {limit:,} tokens")

@@ -1,6 +1,6 @@
 """TRL: an evolving reward in a TRL program of your own (GRPO, RLOO).
 
-    from mpo.training.trl import MPOCallback, TRLReward
+    from mpo.integrations.trl import MPOCallback, TRLReward
 
     trainer = GRPOTrainer(
         model, reward_funcs=[TRLReward(reward)], callbacks=[MPOCallback(reward)], ...
@@ -17,65 +17,44 @@ A meta step has to end before the process group's timeout (`ddp_timeout`, 30 min
 from __future__ import annotations
 
 import atexit
-import logging
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..chat.event_loop import hand_over, run_in_loop
-from ..errors import ConfigError, MissingExtraError, MPOError, StoreError
-from ..records import Decision, Judgement, Mode, Rollout, content_hash
+from ..errors import ConfigError, MissingExtraError
+from ..records import Decision, Judgement, Mode, Rollout
 from ..reward import EvolvingReward
+from .meta_steps import MetaSteps, saved_state
+from .rollouts import GoldScorer, make_rollout, score_rollouts
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = [
-    "GoldScorer",
-    "MPOCallback",
-    "TRLReward",
-    "flatten",
-    "processes_in",
-    "require_trl",
-    "snapshot_in",
-]
-
-_log = logging.getLogger(__name__)
+__all__ = ["MPOCallback", "TRLReward", "flatten", "require_trl"]
 
 OLDEST_TRL = (1, 9, 2)
 """Before it, a completion without a reward trained as one with reward 0."""
 
-T = TypeVar("T")
-
-
-class GoldScorer(Protocol):
-    """Scores rollouts from outside: gold in the sandbox, a second judge elsewhere."""
-
-    def audit(
-        self, rollouts: Sequence[Rollout]
-    ) -> Sequence[tuple[str, float | None, Mapping[str, float]]]:
-        """Rollout id, value (None for "no value", never 0 for it), and what it is made of."""
-        ...
-
 
 def require_trl() -> None:
-    """Raises an error where TRL is missing or too old.
+    """Raise an error where TRL is missing or too old.
 
     Raises:
-        MissingExtraError: Not installed.
-        ConfigError: Older than 1.9.2.
+        MissingExtraError: TRL is not installed.
+        ConfigError: TRL is older than 1.9.2.
     """
     try:
-        found = version("trl")
+        installed = version("trl")
     except PackageNotFoundError:
         raise MissingExtraError("trl", "train") from None
-    digits = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
+    digits = tuple(int(part) for part in re.findall(r"\d+", installed)[:3])
     if digits < OLDEST_TRL:
         raise ConfigError(
-            f"trl {found} turns a missing reward into 0; install a newer one: "
+            f"trl {installed} turns a missing reward into 0; install a newer one: "
             "pip install 'trl>=1.9.2'"
         )
 
@@ -83,12 +62,13 @@ def require_trl() -> None:
 class TRLReward:
     """An evolving reward as an entry of a TRL trainer's `reward_funcs`.
 
-    Every call scores this rank's completions under the rubric in force, and never changes it. In
-    an evaluation pass rollouts are marked `eval`: no meta step sees them.
+    Every call scores this rank's completions under the rubric in effect, and never changes it.
+    In an evaluation pass rollouts are marked `eval`: no meta step sees them.
 
     Args:
         reward: The reward.
-        auditor: Scores the same rollouts from outside; kept in the store, never shown to a model.
+        gold_scorer: Scores the same rollouts from outside; its scores are stored, and never shown
+            to a model.
         on_scored: Called with the rollouts and their judgements after each call, on this rank.
 
     Raises:
@@ -108,16 +88,16 @@ class TRLReward:
         self,
         reward: EvolvingReward,
         *,
-        auditor: GoldScorer | None = None,
+        gold_scorer: GoldScorer | None = None,
         on_scored: Callable[[Sequence[Rollout], Sequence[Judgement]], None] | None = None,
     ) -> None:
         require_trl()
         self.reward = reward
-        self.auditor = auditor
+        self.gold_scorer = gold_scorer
         self.on_scored = on_scored
         self._place: tuple[int, Mode] = (0, "train")
-        self._before = 0  # completions that this rank had before, at the same place
-        self._since: dict[str, int] = {}  # step at which a rubric came into force, by its id
+        self._earlier = 0  # completions that this rank had before, at the same place
+        self._since: dict[str, int] = {}  # step at which a rubric took effect, by its id
         atexit.register(_close, weakref.ref(reward))
 
     async def __call__(
@@ -136,12 +116,12 @@ class TRLReward:
 
         Args:
             prompts: Texts, or conversations as lists of messages.
-            completions: The same.
-            trainer_state: Tells the step.
-            log_metric: Takes `mpo/…` metrics; also tells rank and mode.
+            completions: Texts, or lists of messages.
+            trainer_state: The trainer's state, which has the step.
+            log_metric: Takes `mpo/…` metrics; it belongs to the trainer, which has rank and mode.
             log_extra: Takes columns for the table of completions.
-            completion_ids: Not used; the reward reads text.
-            environments: Not used.
+            completion_ids: Ignored; the reward reads text.
+            environments: Ignored.
             **columns: The dataset's other columns, one value per completion.
 
         Raises:
@@ -155,10 +135,7 @@ class TRLReward:
         return [judgement.reward for judgement in judgements]
 
     async def _score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        judgements = await self.reward.score(rollouts)
-        if self.auditor is not None:
-            distinct = list({rollout.id: rollout for rollout in rollouts}.values())
-            self.reward.store.add_external_scores(self.auditor.audit(distinct), name="gold")
+        judgements = await score_rollouts(self.reward, rollouts, self.gold_scorer)
         if self.on_scored is not None:
             self.on_scored(rollouts, judgements)
         return judgements
@@ -181,25 +158,17 @@ class TRLReward:
         # As TRL itself tells its own "train" metrics from its "eval" metrics.
         mode: Mode = "train" if trainer.model.training else "eval"
         first = self._first_index(step, mode, len(prompts), trainer.accelerator)
-        rollouts = []
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            others = {name: _jsonable(values[i]) for name, values in columns.items()}
-            cohort = str(others.pop("cohort", None) or "")
-            text = flatten(prompt)
-            rollouts.append(
-                Rollout(
-                    prompt=text,
-                    completion=flatten(completion),
-                    columns=others,
-                    step=step,
-                    # Two rows may ask the same and want different answers.
-                    group=content_hash([text, others]) if others else "",
-                    index=first + i,
-                    cohort=cohort,
-                    mode=mode,
-                )
+        return [
+            make_rollout(
+                flatten(prompt),
+                flatten(completion),
+                {name: values[i] for name, values in columns.items()},
+                step=step,
+                index=first + i,
+                mode=mode,
             )
-        return rollouts
+            for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
 
     def _first_index(self, step: int, mode: Mode, n: int, accelerator: Any) -> int:
         """Position of this call's first completion within the step, over all calls and ranks.
@@ -207,9 +176,9 @@ class TRLReward:
         As in one process with the whole batch: TRL gives each rank an equal slice, in rank order.
         """
         if self._place != (step, mode):
-            self._place, self._before = (step, mode), 0
-        first = self._before * accelerator.num_processes + accelerator.process_index * n
-        self._before += n
+            self._place, self._earlier = (step, mode), 0
+        first = self._earlier * accelerator.num_processes + accelerator.process_index * n
+        self._earlier += n
         return int(first)
 
     def _report(
@@ -219,18 +188,18 @@ class TRLReward:
         log_extra: Callable[[str, list[Any]], None] | None,
     ) -> None:
         if log_metric is not None and judgements:
-            shares = [j.normalized_reward for j in judgements if j.normalized_reward is not None]
-            if shares:  # a mean over nothing is not 0
-                log_metric("mpo/reward_normalized", sum(shares) / len(shares))
-            log_metric("mpo/unscored", 1 - len(shares) / len(judgements))
+            rewards = [j.normalized_reward for j in judgements if j.normalized_reward is not None]
+            if rewards:  # a mean over nothing is not 0
+                log_metric("mpo/reward_normalized", sum(rewards) / len(rewards))
+            log_metric("mpo/unscored", 1 - len(rewards) / len(judgements))
             newest = judgements[-1]
-            log_metric("mpo/rubric_age", float(newest.step - self._born(newest)))
+            log_metric("mpo/rubric_age", float(newest.step - self._birth_step(newest)))
         if log_extra is not None:
             log_extra("mpo_rubric", [j.rubric_id for j in judgements])
             log_extra("mpo_unscored", [j.unscored or "" for j in judgements])
 
-    def _born(self, judgement: Judgement) -> int:
-        """Step at which the judgement's rubric came into force."""
+    def _birth_step(self, judgement: Judgement) -> int:
+        """Step at which the judgement's rubric took effect."""
         if judgement.rubric_id not in self._since:
             self._since = {
                 d.proposed: d.step
@@ -245,7 +214,7 @@ TRLReward.__kwdefaults__ = TRLReward.__call__.__kwdefaults__
 
 
 def _close(reference: weakref.ref[EvolvingReward]) -> None:
-    """At the end of the process: the reward's connections, if it still has any."""
+    """Close the reward's connections at the end of the process."""
     reward = reference()
     if reward is not None:
         run_in_loop(reward.aclose())
@@ -254,7 +223,7 @@ def _close(reference: weakref.ref[EvolvingReward]) -> None:
 def flatten(content: Any) -> str:
     """Text of a prompt or completion that is a text, or a list of messages.
 
-    A single message is its content; several are told apart by their roles.
+    A single message becomes its content; several are preceded by their roles.
     """
     if isinstance(content, str):
         return content
@@ -273,36 +242,18 @@ def _text(content: Any) -> str:
     return "\n".join(str(part["text"]) for part in content if "text" in part)
 
 
-def _jsonable(value: Any) -> Any:
-    """The value if JSON can express it as it is, else as text."""
-    try:
-        content_hash(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return value
-
-
 # ---------------------------------------------------------------------- the callback
 
-Outcome = tuple[str, str] | None
-"""Name and message of the error that stopped the main process; None if none did."""
 
-
-class _MetaSteps:
+class _Callback:
     """Holds the meta steps of a reward in a Hugging Face trainer, and keeps its state.
 
-    After each update the main process calls `reward.step`, while all other ranks wait; then all
-    make sure that they see the same rubric. An error there (a broken store, a budget that is
-    spent) is raised on all ranks.
-
-    The trainer's checkpoints carry where the store stood. A resumed trainer goes back to that
-    point; one that starts anew goes back to the seed rubric. What came after is set aside, not
-    deleted.
+    See `MetaSteps`. The trainer's checkpoints carry where the store stood.
 
     Args:
         reward: The same object that `TRLReward` has.
-        on_step: Called on the main process after each update with its number (1-based), and the
-            decision where a meta step was held.
+        on_step: Called on the main process after each update with its number (1-based), and with
+            the decision where a meta step was decided.
     """
 
     def __init__(
@@ -313,153 +264,40 @@ class _MetaSteps:
     ) -> None:
         require_trl()
         self.reward = reward
-        self.on_step = on_step
-        self._step = 0
+        self._meta_steps = MetaSteps(reward, on_step=on_step)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._step = state.global_step
-        _on_main(state, lambda: self._enter(state))
-        self._agree(state.global_step)
+        self._meta_steps.begin(state.global_step, saved_state(state.stateful_callbacks))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._step = state.global_step
-        _on_main(state, lambda: self._hold(state.global_step))
-        self._agree(state.global_step)
+        self._meta_steps.hold(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         run_in_loop(self.reward.aclose())
 
     def state(self) -> dict[str, Any]:
-        """For `trainer_state.json`: where the store stands."""
-        snapshot = self.reward.snapshot(self._step)
+        """The entry of `trainer_state.json`."""
         # Not in "attributes": those are set on a new callback, and it is the store that goes back.
-        return {"args": {}, "attributes": {}, "snapshot": snapshot, "processes": _world()}
-
-    def _enter(self, state: Any) -> None:
-        store = self.reward.store
-        if state.global_step:
-            snapshot = snapshot_in(state.stateful_callbacks)
-            if snapshot is None:
-                raise ConfigError(
-                    f"the checkpoint of step {state.global_step} was written without MPOCallback: "
-                    "it does not say which rubric was in force; start anew, or from another one"
-                )
-            if (before := processes_in(state.stateful_callbacks)) != _world():
-                _log.warning(
-                    "the checkpoint was written by %d process(es) and is continued by %d: what is "
-                    "sampled from here on differs from a run that was not stopped",
-                    before,
-                    _world(),
-                )
-            self.reward.restore(snapshot)
-        elif (
-            # An evaluation before training is no beginning.
-            store.count(cohort=None, scored=None) or len(store.lineage()) > len(store.heads())
-        ):
-            _log.warning("%s: starting anew from the seed rubric", store.path)
-            store.restore(store.genesis())
-
-    def _hold(self, step: int) -> None:
-        decision = run_in_loop(self.reward.step(step))
-        if self.on_step is not None:
-            self.on_step(step, decision)
-
-    def _agree(self, step: int) -> None:
-        """Make sure that all ranks see the same rubrics (DESIGN law 12)."""
-        if _world() == 1:
-            return
-        views = _gather(_attempt(lambda: self.reward.store.heads()))
-        for rank, (failure, heads) in enumerate(views):
-            if failure is not None:
-                raise _rebuilt(failure, rank)
-            if heads != views[0][1]:
-                raise StoreError(
-                    f"rank {rank} sees rubrics {heads} at step {step}, rank 0 sees {views[0][1]}: "
-                    f"do all ranks open the same file {str(self.reward.store.path)!r}?"
-                )
-
-
-def snapshot_in(stateful_callbacks: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The store's snapshot in the `stateful_callbacks` of a `trainer_state.json`."""
-    found = _entry(stateful_callbacks).get("snapshot")
-    return found if isinstance(found, dict) else None
-
-
-def processes_in(stateful_callbacks: Mapping[str, Any]) -> int:
-    """How many processes wrote the checkpoint of a `trainer_state.json`."""
-    return int(_entry(stateful_callbacks).get("processes", 1))
-
-
-def _entry(stateful_callbacks: Mapping[str, Any]) -> Mapping[str, Any]:
-    entry = stateful_callbacks.get("MPOCallback")
-    last = entry[-1] if isinstance(entry, list) and entry else entry
-    return last if isinstance(last, dict) else {}
-
-
-def _on_main(state: Any, work: Callable[[], None]) -> None:
-    """Run `work` on the main process while the others wait; what it raises, all raise."""
-    if _world() == 1:
-        work()
-        return
-    import torch.distributed as dist
-
-    error: Exception | None = None
-    failure: list[Outcome] = [None]
-    if state.is_world_process_zero:
-        try:
-            work()
-        except Exception as raised:
-            error, failure = raised, [(type(raised).__name__, str(raised))]
-    dist.broadcast_object_list(failure, src=0)
-    if error is not None:
-        raise error
-    if failure[0] is not None:
-        raise _rebuilt(failure[0], 0)
-
-
-def _attempt(work: Callable[[], T]) -> tuple[Outcome, T | None]:
-    try:
-        return None, work()
-    except Exception as error:
-        return (type(error).__name__, str(error)), None
-
-
-def _rebuilt(failure: tuple[str, str], rank: int) -> MPOError:
-    name, message = failure
-    return MPOError(f"rank {rank} stopped with {name}: {message}")
-
-
-def _gather(value: T) -> list[T]:
-    import torch.distributed as dist
-
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def _world() -> int:
-    import torch.distributed as dist
-
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        return {"args": {}, "attributes": {}, **self._meta_steps.state()}
 
 
 if TYPE_CHECKING:
 
-    class MPOCallback(_MetaSteps, TrainerCallback):
-        """See `_MetaSteps`."""
+    class MPOCallback(_Callback, TrainerCallback):
+        """See `_Callback`."""
 
 
 def __getattr__(name: str) -> Any:
-    """`MPOCallback` is made on first use: its base class costs seconds to import."""
+    """`MPOCallback` is made on first use: its base class takes seconds to import."""
     if name != "MPOCallback":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require_trl()
     from transformers import TrainerCallback
     from transformers.trainer_callback import ExportableState
 
-    made = type(
+    callback = type(
         name,
-        (_MetaSteps, TrainerCallback, ExportableState),
-        {"__module__": __name__, "__doc__": _MetaSteps.__doc__},
+        (_Callback, TrainerCallback, ExportableState),
+        {"__module__": __name__, "__doc__": _Callback.__doc__},
     )
-    return globals().setdefault(name, made)
+    return globals().setdefault(name, callback)

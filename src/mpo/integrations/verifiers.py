@@ -8,7 +8,7 @@
 
 Judges run in the environment's worker processes, and see neither step nor group: the service counts
 (`service.every_items`), and completions of one prompt are a group. An environment for evaluation
-sets `mode = "eval"`. A rollout that stays unscored ends with an error, as verifiers wants it, and
+sets `mode = "eval"`. A rollout that stays unscored ends with an error, as verifiers expects, and
 not with a reward of 0.
 """
 
@@ -35,19 +35,19 @@ class MPOJudgeConfig(JudgeConfig):  # type: ignore[misc, unused-ignore]
     service: str = "http://127.0.0.1:8000"
     """URL of the reward service."""
     run_id: str = ""
-    """The run that is meant; a service of another run refuses."""
+    """Run that the rewards must come from; a service of another run refuses. Empty for any."""
     mode: Literal["train", "eval"] = "train"
-    """`eval` never enters the evidence, nor the count."""
+    """`eval` rollouts never enter the evidence, nor the count."""
     view: Literal["last_reply", "full_trace"] = "last_reply"
-    """What is graded."""
+    """Part of the rollout that is graded."""
     columns: list[str] = []
     """Fields of the task's data that are sent along."""
     deadline_s: float = 120.0
-    """Longest time for a score, in seconds."""
+    """Longest time to wait for a score, in seconds."""
 
 
 class MPOJudge(Judge[float, MPOJudgeConfig]):  # type: ignore[misc, unused-ignore]
-    """Asks the reward service."""
+    """Judge that gets its scores from the reward service."""
 
     async def score(self, task: Any, trace: Any) -> float:
         config = self.config
@@ -70,5 +70,5 @@ class MPOJudge(Judge[float, MPOJudgeConfig]):  # type: ignore[misc, unused-ignor
 
 @functools.cache
 def _client(url: str, run_id: str, deadline_s: float) -> RewardClient:
-    """verifiers makes a judge for every rollout; connections should last longer."""
+    """One client per service: verifiers makes a judge for every rollout."""
     return RewardClient(url, run_id=run_id, deadline_s=deadline_s)

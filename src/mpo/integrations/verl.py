@@ -1,18 +1,19 @@
 """veRL 0.9: an evolving reward as a reward manager, and rubrics that go with the checkpoints.
 
     reward.reward_manager.source=importlib
-    reward.reward_manager.module.path=pkg://mpo.service.verl
+    reward.reward_manager.module.path=pkg://mpo.integrations.verl
     reward.reward_manager.name=MPORewardManager
     trainer.checkpoint_callback_class=mpo.integrations.verl.MPOCheckpoint
     +mpo.url=http://127.0.0.1:8000
 
 Where the package is installed, its entry point in `verl.plugins` registers the manager as `mpo`:
-`reward.reward_manager.name=mpo` is enough then. Meta steps: `verl_trainer.py`, or the service's
-count (`service.every_items`).
+`reward.reward_manager.name=mpo` is enough then. Meta steps are
+held by `verl_trainer.py`, or by the service's count (`service.every_items`).
 
-veRL scores each sample in one of several worker processes; all ask one service (`mpo serve`), which
-has the rubric, the limits and the store. veRL takes no missing reward, so an unscored sample gets
-its group's mean, flagged in `mpo_unscored` and `mpo_fallback`; if there is none the run stops.
+veRL scores each sample in one of several worker processes; all of them call one service
+(`mpo serve`), which has the rubric, the limits and the store. veRL takes no missing reward, so an
+unscored sample gets its group's mean, flagged in `mpo_unscored` and `mpo_fallback`; if there is
+none, the run stops.
 """
 
 from __future__ import annotations
@@ -37,35 +38,34 @@ from ..service.wire import METRICS
 __all__ = ["MPOCheckpoint", "MPORewardManager", "client_for", "restore"]
 
 SNAPSHOT = "mpo_state.json"
-"""In a checkpoint's folder: where the rubric and its evidence stood."""
+"""File in a checkpoint's folder that says where the rubric and its evidence stood."""
 EVAL_SPLITS = ("eval", "test", "val", "validation")
 
 
 def client_for(config: Any) -> RewardClient:
-    """A client of the service that veRL's config names (`+mpo.url=…`), or the environment's
-    MPO_URL.
+    """A client of the service in veRL's config (`+mpo.url=…`) or in the environment (MPO_URL).
 
     Raises:
         ConfigError: Neither names one.
     """
-    given = config.get("mpo") or {}
-    url = given.get("url") or os.environ.get("MPO_URL")
+    settings = config.get("mpo") or {}
+    url = settings.get("url") or os.environ.get("MPO_URL")
     if not url:
         raise ConfigError(
-            "where is the reward service? Add +mpo.url=http://127.0.0.1:8000 to veRL's config, or "
-            "set MPO_URL on every node"
+            "veRL's config names no reward service: add +mpo.url=http://127.0.0.1:8000 to it, "
+            "or set MPO_URL on every node"
         )
     return RewardClient(
         str(url),
-        run_id=str(given.get("run_id", "")),
-        deadline_s=float(given.get("deadline_s", 120)),
-        patience_s=float(given.get("patience_s", 600)),
+        run_id=str(settings.get("run_id", "")),
+        deadline_s=float(settings.get("deadline_s", 120)),
+        patience_s=float(settings.get("patience_s", 600)),
     )
 
 
 @register("mpo")
 class MPORewardManager(RewardManagerBase):  # type: ignore[misc, unused-ignore]
-    """Asks the reward service for each sample."""
+    """Gets the reward of each sample from the reward service."""
 
     def __init__(
         self,
@@ -79,14 +79,15 @@ class MPORewardManager(RewardManagerBase):  # type: ignore[misc, unused-ignore]
         self.client = client_for(config)
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """The reward of one sample: `reward_score`, and the same keys under `reward_extra_info`
-        for every sample, whatever became of it.
+        """The reward of one sample, as `reward_score` and `reward_extra_info`.
+
+        `reward_extra_info` has the same keys for every sample, scored or not.
 
         Raises:
-            MPOError: The service could not be reached for long, or nothing was ever scored: better
-                than a 0 that looks like a judgement.
+            MPOError: The service could not be reached for `patience_s`, or nothing was ever
+                scored: better than a 0 that looks like a judgement.
         """
-        sample = data[-1:][0]  # of several turns, the last
+        sample = data[-1:][0]  # the last of several turns
         row = sample.non_tensor_batch
         completion = await self.loop.run_in_executor(None, self._completion, sample)
         item = {
@@ -114,7 +115,7 @@ class MPOCheckpoint:
     """Keeps a snapshot of the rubric's state in each checkpoint. veRL calls it on its driver.
 
     Args:
-        config: veRL's.
+        config: veRL's config.
     """
 
     def __init__(self, config: Any = None) -> None:
@@ -138,11 +139,11 @@ class MPOCheckpoint:
 
 
 def restore(checkpoint_dir: str | Path, url: str) -> dict[str, Any]:
-    """Take the service back to a checkpoint. Call it before veRL resumes: veRL has no such hook.
+    """Take the service back to a checkpoint. Call this before veRL resumes: veRL has no such hook.
 
     Args:
-        checkpoint_dir: `…/global_step_40`.
-        url: Of the service.
+        checkpoint_dir: Folder of the checkpoint, `…/global_step_40`.
+        url: The service's URL.
 
     Raises:
         ConfigError: The checkpoint was written without `MPOCheckpoint`, or belongs to another run.
@@ -159,20 +160,20 @@ def restore(checkpoint_dir: str | Path, url: str) -> dict[str, Any]:
 
 
 def _step(row: Mapping[str, Any]) -> int | None:
-    """Updates that the policy had when this was sampled; veRL counts its steps from 1."""
+    """Updates that the policy had when it sampled this row; veRL counts its steps from 1."""
     steps = row.get("global_steps")
     return None if steps is None else max(0, int(steps) - 1)
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """Tells equal completions of a prompt apart; empty where veRL does not say which one it is."""
+    """Name that distinguishes equal completions of a prompt; empty where veRL gives none."""
     if row.get("uid") is None or row.get("session_id") is None:
         return ""
     return f"{row['uid']}-{row['session_id']}"
 
 
 def _mode(row: Mapping[str, Any]) -> str:
-    """veRL does not say whether it validates; its data sets do, in `extra_info.split`."""
+    """Mode of a row: veRL does not tell it, but its datasets do, in `extra_info.split`."""
     extra = row.get("extra_info") or {}
     split = extra.get("split") if isinstance(extra, Mapping) else None
     return "eval" if split in EVAL_SPLITS else "train"
@@ -198,7 +199,7 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values of what numpy holds."""
+    """The value with numpy's types replaced by JSON's."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

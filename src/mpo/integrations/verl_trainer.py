@@ -3,8 +3,12 @@
     VERL_USE_EXTERNAL_MODULES=mpo.integrations.verl_trainer
     trainer.v1.trainer_mode=mpo_sync
 
-The rubric then changes between two updates, as in the paper. From veRL's source, and registered on
-CPU; veRL trains on GPUs only. Without it let the service count (`service.every_items`).
+The rubric then changes between two updates, as in the paper. veRL trains on GPUs only: this class
+follows veRL's source, and its registration is tested on a CPU. Without it, let the service count
+(`service.every_items`).
+
+It is a module of its own because it imports veRL's trainer, which the reward's worker processes
+do without.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ __all__ = ["MPOTrainerSync"]
 
 @register_trainer("mpo_sync")
 class MPOTrainerSync(PPOTrainerSync):  # type: ignore[misc, unused-ignore]
-    """`sync`, with meta steps. It runs on the driver, so there are no ranks to agree."""
+    """veRL's `sync` trainer with meta steps. It runs on the driver, so no ranks have to agree."""
 
     def on_step_end(self) -> Any:
         super().on_step_end()

@@ -157,14 +157,14 @@ class Cases(Branches):
         mode: Mode = "train",
         scored: bool | None = True,
     ) -> int:
-        """How many cases `window` returns for the same arguments."""
+        """Number of cases that `window` returns for the same arguments."""
         where, values = _filters(after_step, up_to_step, cohort, mode, scored)
         query = CHAIN + "SELECT count(*)" + _VISIBLE + where
         with self._db.read() as connection:
             return int(connection.execute(query, values).fetchone()[0])
 
     def steps(self, cohort: str | None = None) -> list[StepSummary]:
-        """What each step's training rollouts got, by step.
+        """Summaries of the training rollouts, by step.
 
         Args:
             cohort: Only this cohort; None for all.
@@ -327,7 +327,7 @@ def _insert_case(writer: Writer, row: _CaseRow, rubric: int) -> None:
 def _insert_judgement(writer: Writer, values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Number, reward and normalized reward of the judgement that is stored under the key.
 
-    Not always the one given: where two processes asked at once, the first one stays.
+    Not always the new one: where two processes asked at once, the first one stays.
     """
     added = writer.execute(
         "INSERT INTO judgements (key, reward, normalized, calls, prompt_tokens, cached_tokens, "

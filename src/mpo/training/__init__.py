@@ -1,8 +1,10 @@
-"""Training: the trainers that an evolving reward plugs into.
+"""Training a policy with an evolving reward.
 
-- `trl`: for your own TRL program: `TRLReward` and `MPOCallback`.
-- `run`: a whole run from settings: `train`.
-- `blind`: the arm that evolves the rubric before training, on the untrained policy.
+    start.py       `train`: the algorithm that the settings name
+    trl_trainer.py GRPO and RLOO, by TRL
+    ppo/           PPO, the paper's algorithm
+    arms.py        arms without training: base and blind
+    completions.py completions of checkpoints on a test set
 
-Importing this package loads no torch; the first use of `MPOCallback` or `train` does.
+Importing this package loads neither torch nor transformers.
 """

@@ -1,4 +1,4 @@
-"""Files of a run: which checkpoint is complete, and the rubrics as Markdown."""
+"""Files of a run: the newest complete checkpoint, and the rubrics as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreError
-from ..integrations.trl import processes_in, snapshot_in
+from ..integrations.meta_steps import processes_in, saved_state, snapshot_in
 from ..store import Store
 
 __all__ = ["Checkpoint", "checkpoint_error", "newest_checkpoint", "write_rubrics"]
@@ -25,7 +25,7 @@ _OURS = re.compile(r"step-\d{6}.*-[0-9a-f]{16}\.md")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint folder of a Hugging Face trainer."""
+    """A complete checkpoint folder."""
 
     step: int
     folder: Path
@@ -35,16 +35,16 @@ def newest_checkpoint(folder: Path, *, remove_broken: bool = False) -> Checkpoin
     """The complete checkpoint with the greatest step; None where there is none.
 
     Args:
-        folder: Of all checkpoints; may be missing.
+        folder: Folder of all checkpoints; may be missing.
         remove_broken: Delete newer, incomplete ones. Otherwise the trainer would write into them
-            when it comes to that step again, and a kill in the middle would leave a mixture.
+            when it reaches that step again, and a kill in the middle would leave a mixture.
     """
-    found = [
+    checkpoints = [
         Checkpoint(int(match[1]), path)
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     ]
-    for checkpoint in sorted(found, key=lambda each: -each.step):
+    for checkpoint in sorted(checkpoints, key=lambda checkpoint: -checkpoint.step):
         fault = _fault(checkpoint)
         if fault is None:
             return checkpoint
@@ -55,22 +55,22 @@ def newest_checkpoint(folder: Path, *, remove_broken: bool = False) -> Checkpoin
 
 
 def _fault(checkpoint: Checkpoint) -> str | None:
-    """Why a checkpoint cannot be used; None if it can.
+    """Reason why a checkpoint cannot be used; None if it can.
 
     The trainer writes weights, optimizer and random state first and `trainer_state.json` last, so
-    the process that was killed, or ran out of disk, left none or a torn one.
+    a process that was killed, or ran out of disk, leaves none or a torn one.
     """
     try:
         text = (checkpoint.folder / "trainer_state.json").read_text("utf-8")
         state = json.loads(text)
-        step, callbacks = state["global_step"], state["stateful_callbacks"]
-        ranks = processes_in(callbacks)
+        step, saved = state["global_step"], saved_state(state["stateful_callbacks"])
+        ranks = processes_in(saved)
     except FileNotFoundError:
         return "no trainer_state.json"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "its trainer_state.json cannot be read"
-    if step != checkpoint.step or snapshot_in(callbacks) is None:
-        return "its trainer_state.json does not say which rubric was in force"
+    if step != checkpoint.step or snapshot_in(saved) is None:
+        return "its trainer_state.json does not say which rubric was in effect"
     # Other ranks write their random state beside the main process.
     names = [f"rng_state_{rank}.pth" for rank in range(ranks)] if ranks > 1 else ["rng_state.pth"]
     missing = [name for name in names if not _has_content(checkpoint.folder / name)]
@@ -80,33 +80,32 @@ def _fault(checkpoint: Checkpoint) -> str | None:
 def _has_content(path: Path) -> bool:
     try:
         return path.stat().st_size > 0
-    except OSError:  # missing; or another rank is just taking it away
+    except OSError:  # missing, or being removed by another rank
         return False
 
 
 def checkpoint_error(folder: Path, error: Exception) -> StoreError | None:
-    """What an exception means if it stopped the writing of a checkpoint; None if it did not.
+    """The error for an exception that stopped the writing of a checkpoint; None if it did not.
 
-    torch and safetensors raise exceptions of their own when the disk is full, so it is the
-    unfinished folder that tells.
+    torch and safetensors raise exceptions of their own when the disk is full, so an unfinished
+    folder is the evidence.
     """
     for path in sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []:
         match = re.fullmatch(r"checkpoint-(\d+)", path.name)
         if match and (fault := _fault(Checkpoint(int(match[1]), path))) is not None:
-            kept = newest_checkpoint(folder)
-            back = f"continues from {kept.folder.name}" if kept else "begins again"
+            newest = newest_checkpoint(folder)
+            remedy = f"continues from {newest.folder.name}" if newest else "begins again"
             return StoreError(
                 f"{path} could not be written ({fault}): {error}; if the disk is full free some "
-                f"space, and run again: the run {back}"
+                f"space, and run the same command again: the run {remedy}"
             )
     return None
 
 
 def write_rubrics(folder: Path, store: Store) -> None:
-    """Write every rubric that came into force to `step-NNNNNN-<id>.md`, each in one rename.
+    """Write every rubric that took effect to `step-NNNNNN-<id>.md`, each in one rename.
 
-    Files of that name whose decision was set aside by a restore are taken away; the store has
-    their rubrics still.
+    Files whose decision was set aside by a restore are removed; the store still has their rubrics.
 
     Raises:
         StoreError: The disk is full, or the folder cannot be written.
@@ -126,10 +125,10 @@ def write_rubrics(folder: Path, store: Store) -> None:
             if not (folder / name).exists():
                 _write(folder / name, store.rubric(rubric_id).to_markdown())
     except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "mend that"
+        remedy = "free some space" if error.errno == errno.ENOSPC else "fix the folder"
         raise StoreError(
             f"{folder}: a rubric could not be written: {error.strerror or error}; {remedy} and run "
-            "again: the store has it already"
+            "the same command again: the store has the rubric already"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Loading a policy, and everything that can be found wrong before one is loaded."""
+"""Loading a policy, and the checks before one is loaded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_before_loading",
     "check_model",
     "device_arguments",
+    "filter_by_length",
     "is_main",
     "load_policy",
     "load_tokenizer",
@@ -29,20 +30,23 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+TOKENIZER_BATCH = 256
+"""Prompts per call of the tokenizer."""
+
 
 def processes() -> int:
-    """Processes of this training, as torchrun says."""
+    """Number of processes of this training, from torchrun's environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files."""
+    """True in the process that writes files."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of transformers, and no warnings that only its own callers can heed."""
+    """Switch off transformers' progress bars, and its warnings to its direct callers."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
@@ -57,12 +61,12 @@ def quiet() -> Iterator[None]:
 
 
 def check_before_loading(settings: TrainerSettings, rows: Sequence[Mapping[str, Any]]) -> None:
-    """What can be wrong without loading a model, asked first: a reward may cost money.
+    """Find what is wrong without loading a model, and before a reward costs money.
 
     Raises:
-        DataError: Too few rows, or a row without a prompt.
+        DataError: There are too few rows, or one has no prompt.
         MissingExtraError: A package is not installed.
-        ConfigError: Settings that cannot be used.
+        ConfigError: The settings cannot be used.
     """
     if len(rows) < settings.prompts:
         raise DataError(
@@ -73,12 +77,17 @@ def check_before_loading(settings: TrainerSettings, rows: Sequence[Mapping[str, 
     for number, row in enumerate(rows):
         if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
             raise DataError(f"row {number} of the dataset has no text in its column 'prompt'")
-    packages = ["torch", "transformers", "accelerate", "datasets", "trl"]
-    for package in [*packages, "peft"] if settings.lora else packages:
+    packages = ["torch", "transformers", "accelerate"]
+    packages += ["peft"] if settings.lora else []
+    packages += ["datasets"] if settings.algorithm != "ppo" else []
+    for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(package, "train")
-    require_trl()
-    settings.per_process(processes())
+    if settings.algorithm == "ppo":
+        settings.per_rank_batch_size(processes())
+    else:
+        require_trl()
+        settings.per_process(processes())
     _check_trackers(settings.report_to)
 
 
@@ -100,7 +109,7 @@ def check_model(model: str) -> None:
     """Read the model's config.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The model has none.
     """
     from transformers import AutoConfig
 
@@ -120,8 +129,7 @@ def unknown_model(model: str, error: Exception) -> ConfigError:
 
 
 def device_arguments(settings: TrainerSettings) -> dict[str, Any]:
-    """Arguments of GRPOConfig that depend on the hardware; its own defaults need a GPU with
-    bfloat16."""
+    """Arguments of GRPOConfig for this hardware: its defaults need a GPU with bfloat16."""
     import torch
 
     cpu = not torch.accelerator.is_available()
@@ -131,11 +139,11 @@ def device_arguments(settings: TrainerSettings) -> dict[str, Any]:
         "use_cpu": cpu,
         "bf16": half,
         "dataloader_pin_memory": not cpu,
-        "model_init_kwargs": {"dtype": _weights(settings)},
+        "model_init_kwargs": {"dtype": _weights_dtype(settings)},
     }
 
 
-def _weights(settings: TrainerSettings) -> str:
+def _weights_dtype(settings: TrainerSettings) -> str:
     return "bfloat16" if settings.dtype == "bfloat16" else "float32"
 
 
@@ -145,7 +153,7 @@ def load_policy(model: str, settings: TrainerSettings) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=_weights(settings))
+        policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=_weights_dtype(settings))
     except (OSError, ValueError) as error:
         raise unknown_model(model, error) from error
     accelerator = torch.accelerator.current_accelerator()
@@ -171,7 +179,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def lora_config(settings: TrainerSettings) -> Any:
-    """What TRL takes as `peft_config`; None without LoRA."""
+    """PEFT's config of the adapters; None without LoRA."""
     if settings.lora is None:
         return None
     from peft import LoraConfig
@@ -183,3 +191,39 @@ def lora_config(settings: TrainerSettings) -> Any:
         lora_dropout=settings.lora.dropout,
         target_modules=settings.lora.target_modules,
     )
+
+
+def filter_by_length(
+    rows: Sequence[Mapping[str, Any]], model: str, max_tokens: int
+) -> list[dict[str, Any]]:
+    """Rows whose prompt has at most `max_tokens` tokens of the policy; the log counts the others.
+
+    Args:
+        rows: Rows with the policy's `prompt`.
+        model: Folder or hub id of the policy. Its tokenizer is loaded, not its weights.
+        max_tokens: Most tokens of a prompt, special ones included.
+
+    Raises:
+        ConfigError: The policy's tokenizer cannot be loaded.
+        DataError: No row is left.
+        MissingExtraError: The extra `train` is not installed.
+    """
+    if find_spec("transformers") is None:
+        raise MissingExtraError("transformers", "train")
+    check_model(model)
+    tokenizer = load_tokenizer(model)
+    lengths: list[int] = []
+    for start in range(0, len(rows), TOKENIZER_BATCH):
+        texts = [str(row["prompt"]) for row in rows[start : start + TOKENIZER_BATCH]]
+        lengths += map(len, tokenizer(texts)["input_ids"])
+    short = [dict(row) for row, n in zip(rows, lengths, strict=True) if n <= max_tokens]
+    if not short:
+        raise DataError(
+            f"all {len(rows)} prompts have more than dataset.max_prompt_tokens={max_tokens} tokens "
+            f"of {model!r} (the shortest has {min(lengths)}): raise the limit in the task, or "
+            "shorten the prompts"
+        )
+    # Logged also where nothing is dropped: it is one of the numbers by which runs are compared.
+    dropped = len(rows) - len(short)
+    _log.info("%d of %d prompts dropped: over %d tokens", dropped, len(rows), max_tokens)
+    return short

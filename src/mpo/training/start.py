@@ -1,54 +1,69 @@
-"""Start a run with the trainer that its settings name."""
+"""Train with the algorithm that the settings name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from ..errors import ConfigError
-from .ppo.settings import PPOSettings
+from ..integrations.rollouts import GoldScorer
+from ..reward import EvolvingReward
 from .ppo.trainer import train_ppo
+from .reporting import Progress
 from .settings import TrainerSettings
-from .trl_trainer import train
+from .trl_trainer import train_trl
 
-__all__ = ["ppo_settings", "start"]
-
-SHARED = (
-    "steps",
-    "batch_size",
-    "num_generations",
-    "micro_batch_size",
-    "learning_rate",
-    "lr_schedule",
-    "temperature",
-    "top_p",
-    "save_every",
-    "report_to",
-    "lora",
-    "dtype",
-    "gradient_checkpointing",
-)
-"""Keys that mean the same for every algorithm."""
+__all__ = ["train"]
 
 
-def ppo_settings(settings: TrainerSettings) -> PPOSettings:
-    """The settings of PPO in a config: shared keys, `beta` as the KL coefficient, and `extra`.
+def train(
+    *,
+    reward: EvolvingReward,
+    settings: TrainerSettings,
+    model: str,
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    seed: int,
+    gold_scorer: GoldScorer | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a policy, from the beginning or from the newest complete checkpoint.
+
+    In the folder: `checkpoints/checkpoint-N/` and `rubrics/*.md`, one file per rubric that took
+    effect. A run that has checkpoints continues from the newest complete one, with the rubric, the
+    random state and the learning rate that it had then.
+
+    Started with `torchrun`, every process calls `train` with a reward on the same store. On a CPU
+    torch takes as many threads as there are cores; OMP_NUM_THREADS=1 is faster where other programs
+    run beside it.
+
+    Args:
+        reward: Scores the completions; its schedule says when the rubric may change.
+        settings: How the policy is updated.
+        model: Folder or hub id of a causal language model.
+        rows: Dataset; each row has the policy's `prompt` (text), and may have other columns.
+        folder: The run's folder; made if missing.
+        seed: Random seed for sampling, data order and new weights.
+        gold_scorer: Scores the same completions from outside.
+        progress: Called on the main process after each update.
+
+    Returns:
+        JSON values: `steps`, `resumed_from`, `seconds`, `checkpoint`, `rubrics`, `head`, `usage`.
 
     Raises:
-        ConfigError: A key in `extra` that PPO does not know, or a value that it cannot use.
+        ConfigError: Settings, model or installation cannot be used. No model was called yet.
+        DataError: There are too few rows, or one has no prompt.
+        UnscoredError: Too many completions stayed unscored.
+        StoreError: A checkpoint cannot be written or read; what was stored before is kept.
     """
-    values = {name: getattr(settings, name) for name in SHARED}
-    try:
-        return PPOSettings(**{**values, "kl_coef": settings.beta, **settings.extra})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise ConfigError(f"trainer.extra.{where}: {fault['msg']}") from error
-
-
-def start(*, settings: TrainerSettings, **run: Any) -> dict[str, Any]:
-    """Train with the algorithm that the settings name; arguments and result are `run.train`'s."""
-    if settings.algorithm == "ppo":
-        return train_ppo(settings=ppo_settings(settings), **run)
-    return train(settings=settings, **run)
+    trainer = train_ppo if settings.algorithm == "ppo" else train_trl
+    return trainer(
+        reward=reward,
+        settings=settings,
+        model=model,
+        rows=rows,
+        folder=folder,
+        seed=seed,
+        gold_scorer=gold_scorer,
+        progress=progress,
+    )

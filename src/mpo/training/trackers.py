@@ -1,12 +1,14 @@
 """Trackers (W&B, TensorBoard, MLflow, Trackio, …): rubrics as text, and failures that stop nothing.
 
-transformers' own tracker callbacks log the figures. A `Guarded` one is called as before, and:
+transformers' own tracker callbacks log the figures. A guarded one is called as before, and:
 
-- it is shown each rubric that comes into force, and what changed, as text: under `mpo/rubric` and
-  `mpo/rubric_diff`, at the update after which it came into force;
-- an exception in it is a warning. A tracker that fails three times in a row is left alone.
+- it gets each rubric that takes effect, and the change, as text: under `mpo/rubric` and
+  `mpo/rubric_diff`, at the update after which the rubric took effect;
+- an exception in it becomes a warning. A tracker that fails three times in a row is not called
+  again.
 
-Which rubric is in force is read from the store, so a trainer's own loop needs to tell nothing.
+The rubrics are read from the store. `LoopTrackers` calls the trackers for a training loop that is
+no trainer of transformers.
 """
 
 from __future__ import annotations
@@ -14,41 +16,42 @@ from __future__ import annotations
 import html
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
 from ..records import Decision
 from ..rubric import diff_rubrics
 from ..store import Store
+from .settings import TrainerSettings
 
-__all__ = ["DIFF", "RUBRIC", "RubricTexts", "guard_trackers", "guarded"]
+__all__ = ["DIFF", "RUBRIC", "LoopTrackers", "guard_trackers"]
 
 _log = logging.getLogger(__name__)
 
 RUBRIC = "mpo/rubric"
 DIFF = "mpo/rubric_diff"
 PATIENCE = 3
-"""Failures in a row after which a tracker is not called again: one whose server is gone may wait
-for a time-out at each update."""
+"""Failures in a row after which a tracker is not called again: one without its server may wait for
+a time-out at each update."""
 
 
-class RubricTexts:
-    """The rubrics that came into force since it was last asked, as text.
-
-    Args:
-        store: Of the run.
-    """
+class _RubricTexts:
+    """The rubrics that took effect since the last call, as text."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._heads: dict[str, str] = {}
-        self._told: set[tuple[int, str, str | None]] = set()
+        self._seen: set[tuple[int, str, str | None]] = set()
 
     def fresh(self) -> Iterator[tuple[str, str, int]]:
-        """Name, text and update of each text, in order. At the first call those of all rubrics so
-        far: a run that is continued has trackers that know of none."""
+        """Name, text and update of each new text, in order.
+
+        The first call yields the texts of all rubrics so far: the trackers of a continued run
+        know none of them.
+        """
         heads = self._store.heads()
         # The lineage holds every analysis: it is read when a rubric changes, not at each update.
         if heads == self._heads:
@@ -56,8 +59,8 @@ class RubricTexts:
         self._heads = heads
         for decision in self._store.lineage():
             key = (decision.step, decision.cohort, decision.proposed)
-            if decision.accepted and key not in self._told:
-                self._told.add(key)
+            if decision.accepted and key not in self._seen:
+                self._seen.add(key)
                 yield from self._texts(decision)
 
     def _texts(self, decision: Decision) -> Iterator[tuple[str, str, int]]:
@@ -72,7 +75,7 @@ class RubricTexts:
             yield DIFF + suffix, "\n\n".join(part for part in parts if part), decision.step
 
 
-# ---------------------------------------------------------------------- what each tracker takes
+# ---------------------------------------------------------------------- one writer per tracker
 
 
 def _tensorboard(tracker: Any, name: str, text: str, step: int) -> None:
@@ -114,7 +117,7 @@ _WRITERS: dict[str, Callable[[Any, str, str, int], None]] = {
 
 
 def _writer(tracker: Any) -> Callable[[Any, str, str, int], None] | None:
-    """How to log text with it; None where it takes none."""
+    """Function that logs text with the tracker; None where it takes no text."""
     if hasattr(tracker, "log_text"):
         return _own
     names = (base.__name__ for base in type(tracker).__mro__)
@@ -122,7 +125,7 @@ def _writer(tracker: Any) -> Callable[[Any, str, str, int], None] | None:
 
 
 def _literal(text: str) -> str:
-    """Text as Markdown that shows it as it is: a model's text could close a fence."""
+    """Markdown that shows the text as it is: a model's text could close a fence."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
@@ -130,11 +133,11 @@ def _literal(text: str) -> str:
 
 
 class _Guard:
-    """A callback that calls another one; see the module."""
+    """A callback that calls a tracker's callback; see the module."""
 
     def __init__(self, tracker: Any, store: Store | None) -> None:
         self.tracker = tracker
-        self._texts = RubricTexts(store) if store is not None else None
+        self._texts = _RubricTexts(store) if store is not None else None
         self._write = _writer(tracker)
         self._failures = 0
 
@@ -146,7 +149,7 @@ class _Guard:
         except Exception as error:  # of any package: a tracker is never worth a run
             self._failures += 1
             last = self._failures == PATIENCE
-            self._warn(f"{event}{', and is left alone from here on' if last else ''}", error)
+            self._warn(f"{event}{', and is not called again' if last else ''}", error)
             return
         if event == "on_log":  # most trackers do nothing at most other events
             self._failures = 0
@@ -163,17 +166,17 @@ class _Guard:
             raise
         except Exception as error:
             self._texts = None
-            self._warn("showing a rubric, and is shown none from here on", error)
+            self._warn("showing a rubric, and gets no more rubrics", error)
 
     def _warn(self, where: str, error: Exception) -> None:
         name, what = type(self.tracker).__name__, " ".join(str(error).split())
-        said = f"{type(error).__name__}: {what:.300}"
-        _log.warning("training goes on: tracker %s failed in %s: %s", name, where, said)
+        reason = f"{type(error).__name__}: {what:.300}"
+        _log.warning("training goes on: tracker %s failed in %s: %s", name, where, reason)
 
 
 @cache
 def _class() -> type:
-    """`_Guard` as a callback of transformers, whose import costs seconds."""
+    """`_Guard` as a callback of transformers, whose import takes seconds."""
     from transformers import TrainerCallback
 
     def forwarding(event: str) -> Callable[..., None]:
@@ -186,13 +189,13 @@ def _class() -> type:
     return type("Guarded", (_Guard, TrainerCallback), {e: forwarding(e) for e in events})
 
 
-def guarded(tracker: Any, store: Store | None) -> Any:
-    """A tracker's callback that cannot stop training, and is shown the store's rubrics.
+def _guarded(tracker: Any, store: Store | None) -> Any:
+    """A tracker's callback that cannot stop training, and gets the store's rubrics.
 
     Args:
-        tracker: A transformers callback. Of your own, it is shown rubrics if it has a method
+        tracker: A transformers callback. One of your own gets rubrics if it has a method
             `log_text(name, text, step)`.
-        store: Of the run; None shows no rubrics.
+        store: The run's store; None for no rubrics.
     """
     return _class()(tracker, store)
 
@@ -205,4 +208,69 @@ def guard_trackers(trainer: Any, store: Store) -> None:
     for callback in list(trainer.callback_handler.callbacks):
         if isinstance(callback, known):
             trainer.remove_callback(callback)
-            trainer.add_callback(guarded(callback, store))
+            trainer.add_callback(_guarded(callback, store))
+
+
+class LoopTrackers:
+    """Calls transformers' tracker callbacks as its trainer would.
+
+    Args:
+        settings: The run's settings; `report_to` names the trackers.
+        folder: The run's folder.
+        store: The run's store; its rubrics are shown as text. None for no rubrics.
+        callbacks: Callbacks of your own, called like a tracker's.
+    """
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        folder: Path,
+        store: Store | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        self.callbacks = [_guarded(callback, store) for callback in callbacks]
+        self.state: Any = None
+        if settings.report_to:
+            from transformers.integrations.integration_utils import (
+                get_reporting_integration_callbacks,
+            )
+
+            names = list(settings.report_to)
+            made = get_reporting_integration_callbacks(names)  # type: ignore[no-untyped-call]
+            self.callbacks += [_guarded(callback(), store) for callback in made]
+        if self.callbacks:
+            self._prepare(settings, folder)
+
+    def _prepare(self, settings: TrainerSettings, folder: Path) -> None:
+        import torch
+        from transformers import TrainerControl, TrainerState, TrainingArguments
+
+        self.arguments = TrainingArguments(
+            output_dir=str(folder),
+            report_to=list(settings.report_to) or "none",
+            use_cpu=not torch.accelerator.is_available(),
+            max_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+        )
+        self.control = TrainerControl()
+        self.state = TrainerState(is_local_process_zero=True, is_world_process_zero=True)
+        self.state.max_steps = settings.steps
+
+    def begin(self, model: Any) -> None:
+        """Start the trackers."""
+        self._call("on_train_begin", model=model)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Log the figures of update `step`, 1-based."""
+        if self.state is not None:
+            self.state.global_step = step
+            self.state.log_history.append({**figures, "step": step})
+        self._call("on_log", logs=dict(figures))
+
+    def end(self) -> None:
+        """Finish the trackers."""
+        self._call("on_train_end")
+
+    def _call(self, event: str, **details: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self.arguments, self.state, self.control, **details)

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 FEW_WORDS = 4
-"""A criterion with fewer words says too little to be scored alike twice."""
+"""A criterion with fewer words says too little to be scored the same way twice."""
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word triples from which two criteria say the same. The nearest two of the
 recorded run have 0.20; the published oracle rubric's, which share a list on purpose, 0.62."""
@@ -36,7 +36,7 @@ SIZE_BUDGET = 2000
 """Words of a rubric, which an RM reads for every rollout; the largest of the recorded run, its
 first, has 2,164."""
 GROWTH_BUDGET = 2.0
-"""Times the parent's words, for a parent of 150 words or more."""
+"""Factor on the parent's words, for a parent of 150 words or more."""
 LEAK_WORDS = 6
 """Words in a row that a criterion shares with a single rollout or its prompt."""
 
@@ -104,7 +104,7 @@ def _emptiness(number: int, criterion: Criterion) -> Iterator[Finding]:
 
 
 def _meaningful(text: str, said: Sequence[str]) -> bool:
-    """Whether some word of the text means something."""
+    """True if some word of the text means something."""
     for word in said:
         if not word.isascii():
             return True

@@ -84,13 +84,13 @@ def _start(reading: Reading, parts: Sequence[Part]) -> Iterator[Finding]:
 
 
 def _continues(text: str) -> bool:
-    """Whether the text opens with a mark or a word that only joins it to something before it."""
+    """True if the text opens with a mark or a word that only joins it to something before it."""
     block = text.lstrip(_MARKS)
     return bool(re.match(r"[,;)}]|\.\s|(?:and|or|nor|but)\s", block))
 
 
 def _starts_small(text: str) -> bool:
-    """Whether prose that has no name or label in front of it starts with a small letter."""
+    """True if prose that has no name or label in front of it starts with a small letter."""
     block = text.lstrip(_MARKS)
     first = block.split(maxsplit=1)[0] if block else ""
     if not first[:1].islower() or re.search(r"[A-Z\d_=/\\({<]", first):
@@ -99,7 +99,7 @@ def _starts_small(text: str) -> bool:
 
 
 def _capitals(parts: Sequence[Part]) -> bool:
-    """Whether the parts start with capitals, as prose does."""
+    """True if the parts start with capitals, as prose does."""
     firsts = [part.text.lstrip(_MARKS)[:1] for part in parts]
     cased = [char for char in firsts if char.lower() != char.upper()]
     return bool(cased) and sum(char.isupper() for char in cased) >= 0.7 * len(cased)

@@ -1,10 +1,10 @@
-"""Checkpoints of PPO: everything that a stopped run needs to go on bit for bit.
+"""Checkpoints of PPO: everything that a stopped run needs to continue bit for bit.
 
     checkpoint-N/
-      adapter_model.safetensors or model.safetensors, config, tokenizer   the policy, for anybody
+      adapter_model.safetensors or model.safetensors, config, tokenizer   the policy, a normal model
       critic.safetensors, optimizer.pt, scheduler.pt                      what else is trained
       rng_state.pth (one per rank: rng_state_0.pth, …)                    random states
-      ppo.json                                                            settings, KL coefficient
+      ppo.json                                                            critic, LoRA, KL weight
       trainer_state.json                                                  step, store snapshot
 
 The folder is written under another name and renamed when it is complete.
@@ -23,16 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, StoreError
+from ...integrations.meta_steps import CALLBACK, saved_state
 from ..files import Checkpoint
-from .settings import PPOSettings
+from ..settings import TrainerSettings
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 __all__ = ["Position", "check_checkpoint", "load_checkpoint", "load_position", "save_checkpoint"]
-
-SHAPING = ("critic", "lora")
-"""Settings that decide which weights there are."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,24 @@ class Position:
     """Where a run stands, beside its weights."""
 
     step: int
+    """Steps that are done."""
     kl_coef: float
-    callback: Mapping[str, Any]
-    """State of the meta steps' callback: where the store stands, and how many ranks there are."""
+    """Current coefficient of the KL term."""
+    meta_steps: Mapping[str, Any]
+    """State of the meta steps: where the store stands, and how many ranks there are."""
     history: Sequence[Mapping[str, Any]] = ()
-    """What was logged."""
+    """Figures that were logged, one entry per step."""
 
 
-def check_checkpoint(checkpoint: Checkpoint, settings: PPOSettings) -> None:
-    """Whether a run with these settings can go on from the checkpoint.
+def check_checkpoint(checkpoint: Checkpoint, settings: TrainerSettings) -> None:
+    """Check that a run with these settings can continue from the checkpoint.
 
     Raises:
-        ConfigError: It was written by another trainer, or its weights are others.
+        ConfigError: Another trainer wrote it, or its weights are of other settings.
     """
     try:
         written = json.loads((checkpoint.folder / "ppo.json").read_text("utf-8"))["settings"]
-        before = PPOSettings.model_validate(written)
+        before = {name: written[name] for name in _shaping(settings)}
     except FileNotFoundError:
         raise ConfigError(
             f"{checkpoint.folder} was not written by PPO (no ppo.json): use another run folder, "
@@ -63,22 +63,26 @@ def check_checkpoint(checkpoint: Checkpoint, settings: PPOSettings) -> None:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{checkpoint.folder}/ppo.json cannot be read: {error}") from error
-    for name in SHAPING:
-        old, new = getattr(before, name), getattr(settings, name)
-        if old != new:
+    for name, new in _shaping(settings).items():
+        if before[name] != new:
             raise ConfigError(
-                f"{checkpoint.folder} has other weights: it was trained with {name}={old!r}, and "
-                f"the settings say {new!r}: use another run folder, or the old value"
+                f"{checkpoint.folder} has other weights: it was trained with "
+                f"{name}={before[name]!r}, and the settings say {new!r}: use another run "
+                "folder, or the old value"
             )
+
+
+def _shaping(settings: TrainerSettings) -> dict[str, Any]:
+    """Settings that decide which weights there are, as JSON values."""
+    lora = settings.lora.model_dump(mode="json") if settings.lora else None
+    return {"critic": settings.ppo.critic, "lora": lora}
 
 
 # ---------------------------------------------------------------------- writing
 
 
-def save_checkpoint(
-    folder: Path, engine: Engine, position: Position, settings: PPOSettings, tokenizer: Any
-) -> Path:
-    """Write `checkpoint-N` into `folder`; called by all ranks together.
+def save_checkpoint(folder: Path, engine: Engine, position: Position, tokenizer: Any) -> Path:
+    """Write `checkpoint-N` into `folder`; all ranks call it together.
 
     Raises:
         StoreError: The disk is full, or the folder cannot be written.
@@ -96,21 +100,21 @@ def save_checkpoint(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             tokenizer.save_pretrained(part)
-            _save_position(part, position, settings)
+            _save_position(part, position, engine.settings)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(part, final)
     except Exception as error:  # torch and safetensors have exceptions of their own for a full disk
-        raise _unwritten(folder, final, error) from error
+        raise _write_error(folder, final, error) from error
     accelerator.wait_for_everyone()
     return final
 
 
-def _unwritten(folder: Path, final: Path, error: Exception) -> StoreError:
+def _write_error(folder: Path, final: Path, error: Exception) -> StoreError:
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    remedy = "free some space" if full else "if the disk is full free some space"
+    remedy = "free some space" if full else "if the disk is full, free some space"
     return StoreError(
-        f"{final} could not be written: {error}; {remedy}, and run again: the run continues from "
-        f"the checkpoint before it in {folder}, if there is one"
+        f"{final} could not be written: {error}; {remedy}, and run the same command again: "
+        f"the run continues from the checkpoint before it in {folder}, if there is one"
     )
 
 
@@ -140,7 +144,7 @@ def _save_weights(part: Path, engine: Engine) -> None:
     options: dict[str, Any] = {"save_embedding_layers": False} if engine.ac.lora else {}
     if engine.sharded:
         accelerator.save_state(str(part / "accelerate"))
-        options["state_dict"] = _policy_part(accelerator.get_state_dict(engine.whole))
+        options["state_dict"] = _policy_part(accelerator.get_state_dict(engine.wrapped))
     if not accelerator.is_main_process:
         return
     engine.ac.policy.save_pretrained(str(part), **options)
@@ -164,14 +168,14 @@ def _critic_state(engine: Engine) -> dict[str, Any]:
     return {k: v.contiguous() for k, v in state.items() if not k.startswith("policy.")}
 
 
-def _save_position(part: Path, position: Position, settings: PPOSettings) -> None:
-    ppo = {"settings": settings.model_dump(mode="json"), "kl_coef": position.kl_coef}
+def _save_position(part: Path, position: Position, settings: TrainerSettings) -> None:
+    ppo = {"settings": _shaping(settings), "kl_coef": position.kl_coef}
     (part / "ppo.json").write_text(json.dumps(ppo, indent=2), "utf-8")
     state = {
         "global_step": position.step,
         "log_history": list(position.history),
-        # Where a trainer of transformers would put it: the same readers find it.
-        "stateful_callbacks": {"MPOCallback": dict(position.callback)},
+        # Where a trainer of transformers puts it, so that the same readers find it.
+        "stateful_callbacks": {CALLBACK: dict(position.meta_steps)},
     }
     (part / "trainer_state.json").write_text(json.dumps(state, indent=2), "utf-8")
 
@@ -180,19 +184,19 @@ def _save_position(part: Path, position: Position, settings: PPOSettings) -> Non
 
 
 def load_position(checkpoint: Checkpoint) -> Position:
-    """Where the run stood; the checkpoint is complete."""
+    """Where the run of a complete checkpoint stood."""
     state = json.loads((checkpoint.folder / "trainer_state.json").read_text("utf-8"))
     ppo = json.loads((checkpoint.folder / "ppo.json").read_text("utf-8"))
     return Position(
         step=checkpoint.step,
         kl_coef=float(ppo["kl_coef"]),
-        callback=state["stateful_callbacks"]["MPOCallback"],
+        meta_steps=saved_state(state["stateful_callbacks"]),
         history=state["log_history"],
     )
 
 
 def load_checkpoint(checkpoint: Checkpoint, engine: Engine) -> None:
-    """Critic, optimizer, learning rate and random states; the policy was loaded with the model.
+    """Load critic, optimizer, learning rate and random states. The engine has the policy already.
 
     Raises:
         StoreError: A file is damaged.
@@ -218,10 +222,10 @@ def _load_weights(folder: Path, engine: Engine) -> None:
     from safetensors.torch import load_file
 
     state = load_file(str(folder / "critic.safetensors"))
-    found = engine.ac.modules.load_state_dict(state, strict=False)
-    lacking = [key for key in found.missing_keys if not key.startswith("policy.")]
-    if lacking or found.unexpected_keys:
-        raise ValueError(f"its critic does not fit: {[*lacking, *found.unexpected_keys][:3]}")
+    keys = engine.ac.modules.load_state_dict(state, strict=False)
+    missing = [key for key in keys.missing_keys if not key.startswith("policy.")]
+    if missing or keys.unexpected_keys:
+        raise ValueError(f"its critic does not fit: {[*missing, *keys.unexpected_keys][:3]}")
     states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     engine.optimizer.load_state_dict(states)  # to where the weights are
     engine.schedule.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))

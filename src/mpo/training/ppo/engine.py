@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from ..generation import Sample, Sampling, generate
+from ..settings import TrainerSettings
+from .batch import MicroBatch
 from .language_model import Decoder, Folding, Weights
 from .model import ActorCritic, load_actor_critic
-from .rollout import Chunk
-from .settings import PPOSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 __all__ = ["Engine", "make_accelerator"]
 
 
 def make_accelerator() -> Any:
-    """As `accelerate launch`, `torchrun` or neither of them set it up."""
+    """The accelerator as `accelerate launch`, `torchrun` or neither of them sets it up."""
     import torch
     from accelerate import Accelerator
 
@@ -40,8 +41,8 @@ def make_accelerator() -> Any:
 
 
 def _leave() -> None:
-    """Leave the gloo group before the interpreter ends: its threads would abort the process, when
-    another rank was faster. NCCL is left alone, which may wait there for a rank that has died."""
+    """Leave the gloo group before the interpreter ends: its threads would abort the process when
+    another rank was faster. NCCL is left alone: it may wait there for a rank that has died."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -49,14 +50,14 @@ def _leave() -> None:
 
 
 class Engine:
-    """Passes, gradients and updates of an `ActorCritic`.
+    """Passes, gradients and updates of an `ActorCritic`, over all ranks.
 
     Args:
-        model: Folder or hub id.
-        settings: The run's.
-        accelerator: From `make_accelerator`.
-        seed: Of new weights.
-        checkpoint: Folder to take the policy from.
+        model: Folder or hub id of a causal language model.
+        settings: The run's settings.
+        accelerator: Result of `make_accelerator`.
+        seed: Random seed for new weights.
+        checkpoint: Folder to load the policy from; None for `model`.
 
     Raises:
         ConfigError: The model or the learning rate's schedule cannot be used.
@@ -65,7 +66,7 @@ class Engine:
     def __init__(
         self,
         model: str,
-        settings: PPOSettings,
+        settings: TrainerSettings,
         accelerator: Any,
         seed: int,
         checkpoint: Path | None = None,
@@ -77,15 +78,15 @@ class Engine:
         if self.sharded:
             self.ac.folding = Folding(self.ac.lm, enabled=False)
         else:
-            self.ac.shorten()
+            self.ac.enable_fast_path()
         self.groups = self.ac.groups()
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
-        self.whole = self.ac.modules
+        self.wrapped = self.ac.modules
         if self.sharded:
             self._shard()
         elif self.world > 1:
-            self._same_weights()
+            self._broadcast_weights()
 
     @property
     def device(self) -> Any:
@@ -98,7 +99,7 @@ class Engine:
     def _optimizer(self) -> Any:
         import torch
 
-        decay, rate = self.settings.weight_decay, self.settings.learning_rate
+        decay, rate = self.settings.ppo.weight_decay, self.settings.learning_rate
         groups = [{"params": group} for group in self.groups]
         # One pass over the weights instead of one per operation.
         fused = self.device.type in ("cpu", "cuda") and not self.sharded
@@ -111,7 +112,7 @@ class Engine:
             return get_scheduler(
                 self.settings.lr_schedule,
                 self.optimizer,
-                num_warmup_steps=self.settings.warmup_steps,
+                num_warmup_steps=self.settings.ppo.warmup_steps,
                 num_training_steps=self.settings.steps,
             )
         except ValueError as error:
@@ -119,14 +120,16 @@ class Engine:
 
     def _shard(self) -> None:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if plugin is not None:  # which otherwise wants to read it off a data loader
-            size = self.settings.micro_batch_size or self.settings.share(self.world)
+        if plugin is not None:  # it would otherwise read this off a data loader
+            size = self.settings.micro_batch_size or self.settings.per_rank_batch_size(self.world)
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = size
-        self.whole, self.optimizer = self.accelerator.prepare(_collective(self.ac), self.optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            _collective(self.ac), self.optimizer
+        )
         # A prepared schedule would step once per process.
         self.accelerator.register_for_checkpointing(self.schedule)
 
-    def _same_weights(self) -> None:
+    def _broadcast_weights(self) -> None:
         import torch.distributed as dist
 
         for group in self.groups:
@@ -135,8 +138,8 @@ class Engine:
 
     # ------------------------------------------------------------------ over all ranks
 
-    def total(self, value: Tensor) -> Tensor:
-        """Sum over all ranks."""
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over all ranks."""
         if self.world > 1:
             import torch.distributed as dist
 
@@ -145,56 +148,69 @@ class Engine:
         return value
 
     def all_done(self, done: bool) -> bool:
-        """Whether every rank is done."""
+        """True if every rank is done."""
         import torch
 
         waiting = torch.tensor([0.0 if done else 1.0], device=self.device)
-        return float(self.total(waiting)) == 0
+        return float(self.sum_over_ranks(waiting)) == 0
 
     # ------------------------------------------------------------------ passes
 
-    def sampler(self) -> Any:
-        """What `sample` asks for the next token."""
-        return _Through(self) if self.sharded else self.ac.lm
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, generator: Generator
+    ) -> list[Sample]:
+        """One completion of the policy per prompt; see `generation.generate`."""
+        with self.ac.generation_mode():
+            return generate(
+                ShardedPolicy(self) if self.sharded else self.ac.lm,
+                prompts,
+                sampling,
+                device=self.device,
+                generator=generator,
+                weights=Weights() if self.sharded else self.ac.generation_weights(),
+                all_done=self.all_done if self.sharded else None,
+            )
 
-    def sampling_weights(self) -> Weights:
-        return Weights() if self.sharded else self.ac.sampling_weights()
+    def evaluate(self, micro: MicroBatch, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values at the M tokens of a micro-batch, [M] each.
 
-    def evaluate(self, chunk: Chunk, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values at the tokens of a micro-batch."""
-        inputs = (chunk.ids, chunk.where, chunk.tokens, weights)
+        Args:
+            micro: The micro-batch.
+            weights: Weights that replace the model's own.
+        """
+        inputs = (micro.ids, micro.logit_positions, micro.tokens, weights)
         if self.sharded:
-            logps, values = self.whole("evaluate", *inputs)
+            logps, values = self.wrapped("evaluate", *inputs)
             return logps, values
         return self.ac.evaluate(*inputs)
 
-    def reference(self, chunk: Chunk) -> Tensor:
-        inputs = (chunk.ids, chunk.where, chunk.tokens)
+    def reference_log_probs(self, micro: MicroBatch) -> Tensor:
+        """Log-probabilities of a micro-batch's tokens before training, [M]."""
+        inputs = (micro.ids, micro.logit_positions, micro.tokens)
         if self.sharded and self.ac.lora:
-            logps: Tensor = self.whole("reference_log_probs", *inputs)
+            logps: Tensor = self.wrapped("reference_log_probs", *inputs)
             return logps
         return self.ac.reference_log_probs(*inputs)
 
     # ------------------------------------------------------------------ update
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add to the gradients; `last` closes the mini-batch."""
+        """Add the loss's gradients; `last` marks the last micro-batch of a mini-batch."""
         if not self.sharded:
             loss.backward()  # type: ignore[no-untyped-call]
             return
         self.accelerator.sync_gradients = last
-        waiting = nullcontext() if last else self.accelerator.no_sync(self.whole)
-        with waiting:
+        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             # The wrapper takes the mean over ranks of what is a sum.
             self.accelerator.backward(loss * self.world)
 
     def step(self) -> float:
-        """Update the weights from the gradients; the policy's gradient norm."""
+        """Update the weights from the gradients, and return the policy's gradient norm."""
         import torch
 
-        limit = self.settings.max_grad_norm
+        limit = self.settings.ppo.max_grad_norm
         if self.sharded:
-            norm = self.accelerator.clip_grad_norm_(self.whole.parameters(), limit or 1e9)
+            norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit or 1e9)
         else:
             self._sum_gradients()
             norms = [
@@ -222,35 +238,36 @@ class Engine:
             for p, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 p.grad.copy_(part.view_as(p))
 
-    def advance(self) -> None:
-        """The learning rate of the next step; also after one that nothing was learned from."""
+    def advance_schedule(self) -> None:
+        """Go to the learning rate of the next step; also after a step without an update."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*`lr_scheduler.step\\(\\)` before", UserWarning)
             self.schedule.step()
 
-    def rate(self) -> float:
-        """The learning rate in force."""
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate."""
         return float(self.schedule.get_last_lr()[0])
 
 
 def _buckets(parameters: Sequence[Any], most: int = 1 << 25) -> list[list[Any]]:
-    """Parameters in groups of at most `most` numbers, in order."""
-    found: list[list[Any]] = []
+    """Parameters in groups of at most `most` numbers, where one alone has no more; in order."""
+    buckets: list[list[Any]] = []
     size = most
     for p in parameters:
         if size + p.numel() > most:
-            found.append([])
+            buckets.append([])
             size = 0
-        found[-1].append(p)
+        buckets[-1].append(p)
         size += p.numel()
-    return found
+    return buckets
 
 
 def _collective(ac: ActorCritic) -> Any:
     """One module whose call names the method: wrappers hook into calls of a module."""
     from torch import nn
 
-    class Whole(nn.Module):
+    class Collective(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.parts = ac.modules
@@ -259,12 +276,12 @@ def _collective(ac: ActorCritic) -> Any:
             target = ac.lm if method == "next_logits" else ac
             return getattr(target, method)(*inputs)
 
-    return Whole()
+    return Collective()
 
 
 @dataclass(frozen=True)
-class _Through:
-    """A language model whose calls go through the wrapper."""
+class ShardedPolicy:
+    """The policy as a language model whose calls go through the wrapper of FSDP or DeepSpeed."""
 
     engine: Engine
 
@@ -273,11 +290,11 @@ class _Through:
         return self.engine.ac.lm.model
 
     @property
-    def masks_as_given(self) -> bool:
-        return self.engine.ac.lm.masks_as_given
+    def accepts_full_masks(self) -> bool:
+        return self.engine.ac.lm.accepts_full_masks
 
     def decoder(self, weights: Weights, rows: int, length: int) -> Decoder:
         return Decoder(self, weights)
 
     def next_logits(self, *inputs: Any) -> Any:
-        return self.engine.whole("next_logits", *inputs)
+        return self.engine.wrapped("next_logits", *inputs)

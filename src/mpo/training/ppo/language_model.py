@@ -1,4 +1,7 @@
-"""A causal language model that is asked for no more than PPO needs of it."""
+"""A causal language model that computes no more than PPO needs.
+
+Tensor shapes: B sequences of T tokens; M completion tokens in all of them; H hidden; V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .decode import FastDecoder
-from .fast import FastBody, fast_body, sees_everything
+from .fast import FastBody, FastDecoder, fast_body, sees_everything
 from .math import log_probs
 
 if TYPE_CHECKING:
@@ -22,10 +24,12 @@ HEAD_ROWS = 512
 
 @dataclass
 class Weights:
-    """Tensors that stand in for a model's own weights during a call, by their names."""
+    """Tensors that replace a model's own weights during a call, by their names."""
 
     body: dict[str, Tensor] = field(default_factory=dict)
+    """Names within the body."""
     head: dict[str, Tensor] = field(default_factory=dict)
+    """Names within the output head."""
 
 
 NONE = Weights()
@@ -41,10 +45,10 @@ def _call(module: Any, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any)
 
 
 class LanguageModel:
-    """A causal language model of transformers that is asked for logits at chosen positions.
+    """A causal language model of transformers that computes logits at chosen positions only.
 
-    Its body and its head are called apart. Where that would not give the model's own logits (a
-    model with an unusual head), the whole model is called and most of its logits are thrown away.
+    Its body and its head are called separately. Where that would not give the model's own logits
+    (a model with an unusual head), the whole model is called and most logits are thrown away.
 
     Args:
         model: The model; its LoRA layers, if any, are inside.
@@ -56,36 +60,36 @@ class LanguageModel:
         self.head = model.get_output_embeddings()
         parameters = inspect.signature(self.body.forward).parameters
         self.cache_name = "cache" if "cache" in parameters else "past_key_values"
-        # Layers that see only a window make their own masks, from the tokens' mask.
+        # Layers that see only a window make masks of their own from the mask of tokens.
         sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
-        self.masks_as_given = sdpa and sees_everything(model.config)
+        self.accepts_full_masks = sdpa and sees_everything(model.config)
         self.checkpoint_head = False
-        self.apart = self._agrees()
+        self.separable = self._is_separable()
         self.fast: FastBody | None = None
 
-    def shorten(self) -> None:
-        """Take the short way through the layers, if the model has one; not in bfloat16."""
-        if self.apart:
+    def enable_fast_path(self) -> None:
+        """Use the faster code for the layers, if the model has one; not in bfloat16."""
+        if self.separable:
             self.fast = fast_body(self.body)
 
-    def _agrees(self) -> bool:
+    def _is_separable(self) -> bool:
         import torch
 
         if self.body is self.model or self.head is None:
             return False
         if getattr(self.model.config, "final_logit_softcapping", None) is not None:
-            return False  # bends large logits only, which a short look would not show
+            return False  # it bends large logits only, which four tokens would not show
         device = next(self.body.parameters()).device
         ids = torch.arange(1, 5, device=device)[None]
         with torch.no_grad():
-            mine = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state)
+            logits = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state)
             own = self.model(input_ids=ids, use_cache=False).logits
-        return mine.shape == own.shape and bool(torch.allclose(mine, own, atol=1e-4, rtol=1e-3))
+        return logits.shape == own.shape and bool(torch.allclose(logits, own, atol=1e-4, rtol=1e-3))
 
-    def at(
+    def logprobs_at(
         self,
         ids: Tensor,
-        where: Tensor,
+        logit_positions: Tensor,
         tokens: Tensor,
         temperature: float,
         weights: Weights = NONE,
@@ -94,42 +98,43 @@ class LanguageModel:
 
         Args:
             ids: [B, T], padded on the right.
-            where: [M], ascending positions in the flattened `ids` that predict `tokens`.
+            logit_positions: [M], ascending positions in the flattened `ids` that predict `tokens`.
             tokens: [M].
-            temperature: Of sampling.
-            weights: Used instead of the model's own.
+            temperature: The sampling temperature.
+            weights: Weights that replace the model's own.
         """
-        if not self.apart:
+        if not self.separable:
             out = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-            states = out.hidden_states[-1].flatten(0, 1)[where]
-            return log_probs(out.logits.flatten(0, 1)[where] / temperature, tokens), states
+            states = out.hidden_states[-1].flatten(0, 1)[logit_positions]
+            logits = out.logits.flatten(0, 1)[logit_positions]
+            return log_probs(logits / temperature, tokens), states
         if self.fast is not None:
-            states = self.fast.at(ids, where, weights.body)
+            states = self.fast.states_at(ids, logit_positions, weights.body)
         else:
             out = _call(self.body, weights.body, input_ids=ids, use_cache=False)
-            states = out.last_hidden_state.flatten(0, 1)[where]
-        return self._head(states, tokens, temperature, weights.head), states
+            states = out.last_hidden_state.flatten(0, 1)[logit_positions]
+        return self._head_log_probs(states, tokens, temperature, weights.head), states
 
-    def _head(
+    def _head_log_probs(
         self, states: Tensor, tokens: Tensor, temperature: float, weights: Mapping[str, Tensor]
     ) -> Tensor:
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        def found(rows: Tensor, wanted: Tensor) -> Tensor:
-            if getattr(self.head, "bias", None) is None:  # one small tensor less to divide
-                return log_probs(_call(self.head, weights, rows / temperature), wanted)
-            return log_probs(_call(self.head, weights, rows) / temperature, wanted)
+        def compute(rows: Tensor, tokens: Tensor) -> Tensor:
+            if getattr(self.head, "bias", None) is None:  # [M, H] is cheaper to divide than [M, V]
+                return log_probs(_call(self.head, weights, rows / temperature), tokens)
+            return log_probs(_call(self.head, weights, rows) / temperature, tokens)
 
         if not (self.checkpoint_head and torch.is_grad_enabled()):
-            return found(states, tokens)
+            return compute(states, tokens)
         parts = zip(torch.split(states, HEAD_ROWS), torch.split(tokens, HEAD_ROWS), strict=True)
-        return torch.cat([checkpoint(found, a, b, use_reentrant=False) for a, b in parts])
+        return torch.cat([checkpoint(compute, a, b, use_reentrant=False) for a, b in parts])
 
     def next_logits(
         self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, weights: Weights
     ) -> Tensor:
-        """Logits of the token after the last one, [B, V]; adds `ids` to the cache."""
+        """Logits of the token after the last one, [B, V]; adds `ids` [B, T] to the cache."""
         inputs = {
             "input_ids": ids,
             "attention_mask": mask,
@@ -137,27 +142,28 @@ class LanguageModel:
             "use_cache": True,
             self.cache_name: cache,
         }
-        if not self.apart:
+        if not self.separable:
             logits: Tensor = self.model(**inputs).logits
             return logits[:, -1]
         out = _call(self.body, weights.body, **inputs)
-        found: Tensor = _call(self.head, weights.head, out.last_hidden_state[:, -1])
-        return found
+        last: Tensor = _call(self.head, weights.head, out.last_hidden_state[:, -1])
+        return last
 
-    def decoder(self, weights: Weights, rows: int, length: int) -> Decoder:
-        """For `rows` sequences of at most `length` tokens, padding included."""
+    def decoder(self, weights: Weights | None, rows: int, length: int) -> Decoder:
+        """A decoder for `rows` sequences of at most `length` tokens, padding included."""
+        weights = weights or NONE
         if self.fast is not None:
             return Decoder(self, weights, FastDecoder(self.body, weights.body, rows, length))
         return Decoder(self, weights)
 
 
 class Decoder:
-    """Goes on with sequences token by token.
+    """Continues sequences token by token.
 
     Args:
-        lm: The model; its `next_logits` is called where there is no short way.
-        weights: Used instead of the model's own.
-        fast: The short way.
+        lm: The model; its `next_logits` is called where there is no fast decoder.
+        weights: Weights that replace the model's own.
+        fast: The fast decoder.
     """
 
     def __init__(self, lm: Any, weights: Weights, fast: FastDecoder | None = None) -> None:
@@ -178,18 +184,18 @@ class Decoder:
         """
         if self.fast is not None:
             states = self.fast.next_states(ids, mask, positions)
-            found: Tensor = _call(self.lm.head, self.weights.head, states)
-            return found
-        given: Tensor | None = mask
-        if bool(mask[:, 0].all()):
-            given = None
-        elif ids.shape[1] == 1 and self.lm.masks_as_given:
-            given = mask[:, None, None, :].bool()
-        logits: Tensor = self.lm.next_logits(ids, given, positions, self.cache, self.weights)
+            fast: Tensor = _call(self.lm.head, self.weights.head, states)
+            return fast
+        attention: Tensor | None = mask
+        if bool(mask[:, 0].all()):  # no padding: a causal model needs no mask
+            attention = None
+        elif ids.shape[1] == 1 and self.lm.accepts_full_masks:
+            attention = mask[:, None, None, :].bool()
+        logits: Tensor = self.lm.next_logits(ids, attention, positions, self.cache, self.weights)
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         if self.fast is not None:
             self.fast.keep(rows)
         else:
@@ -199,34 +205,38 @@ class Decoder:
 class Folding:
     """LoRA layers that are computed as one matrix, W + s·B·A.
 
-    A LoRA layer costs 2 + 3ρ matrix products a pass (forward and backward), with
-    ρ = r(in + out) / (in·out); one matrix that is trained costs 3. So layers with ρ > 1/3 (a high
-    rank on a small matrix) are folded before each optimizer step and the gradient of the matrix is
-    carried over to A and B after it. The result is the same up to rounding, and W gets no gradient.
+    A LoRA layer costs 2 + 3ρ matrix products per pass (forward and backward), with
+    ρ = r(in + out) / (in·out); one trained matrix costs 3. So layers with ρ > 1/3 (a high rank on a
+    small matrix) are folded before each optimizer step, and the gradient of the matrix is carried
+    over to A and B after it. The result is the same up to rounding, and W gets no gradient.
+
+    Args:
+        lm: The policy.
+        enabled: False folds no layer.
     """
 
     def __init__(self, lm: LanguageModel, *, enabled: bool = True) -> None:
-        self.rest: list[Any] = []
+        self.unfolded: list[Any] = []
         """LoRA layers that are not folded."""
         self._body: dict[str, Any] = {}
         self._head: dict[str, Any] = {}
-        self._whole: Weights = NONE
+        self._folds: Weights = NONE
         self._leaves: Weights = NONE
         for name, module in lm.body.named_modules():
-            self._add(self._body, f"{name}.base_layer.weight", module, enabled and lm.apart)
+            self._add(self._body, f"{name}.base_layer.weight", module, enabled and lm.separable)
         if lm.head is not None:
-            self._add(self._head, "base_layer.weight", lm.head, enabled and lm.apart)
+            self._add(self._head, "base_layer.weight", lm.head, enabled and lm.separable)
 
-    def _add(self, found: dict[str, Any], name: str, module: Any, enabled: bool) -> None:
+    def _add(self, folded: dict[str, Any], name: str, module: Any, enabled: bool) -> None:
         if not hasattr(module, "lora_A"):
             return
         if not (enabled and _foldable(module)):
-            self.rest.append(module)
+            self.unfolded.append(module)
             return
         module.enable_adapters(False)  # its forward then is that of the base layer alone
         for part in (module.lora_A, module.lora_B):
-            part.requires_grad_(True)
-        found[name] = module
+            part.requires_grad_(True)  # which `enable_adapters(False)` has switched off
+        folded[name] = module
 
     def weights(self) -> Weights:
         """The folded matrices, without gradients."""
@@ -237,24 +247,24 @@ class Folding:
 
     def begin(self) -> Weights:
         """The folded matrices for the passes up to the next `finish`."""
-        self._whole = self._folded()
+        self._folds = self._folded()
         self._leaves = Weights(
-            {name: w.detach().requires_grad_() for name, w in self._whole.body.items()},
-            {name: w.detach().requires_grad_() for name, w in self._whole.head.items()},
+            {name: w.detach().requires_grad_() for name, w in self._folds.body.items()},
+            {name: w.detach().requires_grad_() for name, w in self._folds.head.items()},
         )
         return self._leaves
 
     def finish(self) -> None:
-        """Carry the gradients that the folded matrices have gathered over to the adapters."""
+        """Carry the gradients of the folded matrices over to the adapters."""
         import torch
 
-        whole = [*self._whole.body.values(), *self._whole.head.values()]
+        folds = [*self._folds.body.values(), *self._folds.head.values()]
         leaves = [*self._leaves.body.values(), *self._leaves.head.values()]
-        pairs = [(w, leaf.grad) for w, leaf in zip(whole, leaves, strict=True)]
-        known = [(w, gradient) for w, gradient in pairs if gradient is not None]
-        if known:
-            torch.autograd.backward([w for w, _ in known], [gradient for _, gradient in known])
-        self._whole = self._leaves = NONE
+        pairs = [(fold, leaf.grad) for fold, leaf in zip(folds, leaves, strict=True)]
+        used = [(fold, gradient) for fold, gradient in pairs if gradient is not None]
+        if used:
+            torch.autograd.backward([fold for fold, _ in used], [gradient for _, gradient in used])
+        self._folds = self._leaves = NONE
 
     def _folded(self) -> Weights:
         return Weights(
@@ -265,8 +275,8 @@ class Folding:
 
 def _folded(layer: Any) -> Tensor:
     (adapter,) = layer.active_adapters
-    found: Tensor = layer.base_layer.weight + layer.get_delta_weight(adapter)
-    return found
+    matrix: Tensor = layer.base_layer.weight + layer.get_delta_weight(adapter)
+    return matrix
 
 
 def _foldable(module: Any) -> bool:

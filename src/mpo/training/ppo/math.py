@@ -27,14 +27,14 @@ __all__ = [
 ]
 
 Sum = Callable[["Tensor"], "Tensor"]
-"""Adds a tensor up over all ranks; the identity in a single process."""
+"""Sum of a tensor over all ranks; the identity in a single process."""
 
 
 def kl_estimate(logps: Tensor, reference: Tensor, estimator: Literal["k1", "k3"] = "k1") -> Tensor:
     """Estimate of KL(policy ‖ reference) per token, from tokens that the policy sampled.
 
-    k1 = log p/q: unbiased, and negative for some tokens. k3 = q/p - 1 - log q/p: unbiased as well,
-    never negative, with less variance (Schulman 2020).
+    k1 = log p/q: unbiased, and negative for some tokens. k3 = q/p - 1 - log q/p: unbiased too,
+    never negative, with less variance (Schulman 2020, "Approximating KL divergence").
     """
     if estimator == "k1":
         return logps - reference
@@ -43,12 +43,12 @@ def kl_estimate(logps: Tensor, reference: Tensor, estimator: Literal["k1", "k3"]
 
 
 def token_rewards(scores: Tensor, kl: Tensor | None, coefficient: float, mask: Tensor) -> Tensor:
-    """Reward per token: minus the weighted divergence, and the score at the last token.
+    """Reward per token, [N, R]: minus the weighted KL divergence, and the score at the last token.
 
     Args:
-        scores: [N].
-        kl: [N, R], or None for no divergence.
-        coefficient: Of the divergence.
+        scores: Score of each completion, [N].
+        kl: KL divergence per token, [N, R]; None for no KL term.
+        coefficient: Weight of the KL divergence.
         mask: [N, R]; each row has a token.
     """
     rewards = mask.new_zeros(mask.shape, dtype=scores.dtype)
@@ -70,12 +70,12 @@ def advantages(
     rewards, values = rewards.masked_fill(~mask, 0), values.masked_fill(~mask, 0)
     after = torch.cat([values[:, 1:], values.new_zeros(len(values), 1)], 1)
     errors = rewards + gamma * after - values
-    found = torch.zeros_like(errors)
+    advantage = torch.zeros_like(errors)
     running = errors.new_zeros(len(errors))
     for t in range(errors.shape[1] - 1, -1, -1):
         running = errors[:, t] + gamma * lam * running
-        found[:, t] = running
-    return found, found + values
+        advantage[:, t] = running
+    return advantage, advantage + values
 
 
 def whiten(values: Tensor, mask: Tensor, total: Sum, *, shift_mean: bool = True) -> Tensor:
@@ -84,7 +84,7 @@ def whiten(values: Tensor, mask: Tensor, total: Sum, *, shift_mean: bool = True)
     Args:
         values: [N, R].
         mask: [N, R]; may be empty on some ranks.
-        total: Adds up over ranks.
+        total: Sum over ranks.
         shift_mean: False leaves the mean as it is.
     """
     import torch
@@ -101,7 +101,7 @@ def whiten(values: Tensor, mask: Tensor, total: Sum, *, shift_mean: bool = True)
 def clipped_policy_loss(
     logps: Tensor, old: Tensor, advantage: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's policy loss per token, and where clipping cut the gradient off."""
+    """PPO's policy loss per token, and a mask of tokens whose gradient is clipped: [M] each."""
     import torch
 
     ratio = (logps - old).exp()
@@ -113,7 +113,8 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: Tensor, old: Tensor, returns: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """Half the squared error per token, no smaller than that of the clipped value."""
+    """Half the squared error per token, no smaller than that of the clipped value, and a mask of
+    tokens whose gradient is clipped: [M] each."""
     import torch
 
     bounded = torch.minimum(torch.maximum(values, old - clip), old + clip)
@@ -126,8 +127,8 @@ def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
 
     The gradient is formed in one pass; autograd on log_softmax and gather would make four.
     """
-    found: Tensor = _log_prob_function().apply(logits, tokens)
-    return found
+    logps: Tensor = _log_prob_function().apply(logits, tokens)
+    return logps
 
 
 @cache
@@ -156,14 +157,18 @@ def _log_prob_function() -> Any:
 
 @dataclass
 class AdaptiveKL:
-    """The divergence's coefficient: fixed, or adapted to reach a target (Ziegler et al. 2019)."""
+    """Coefficient of the KL term: fixed, or adapted to reach a target (Ziegler et al. 2019,
+    arXiv 1909.08593)."""
 
     coefficient: float
+    """Current coefficient."""
     target: float | None = None
+    """KL divergence per completion to reach; None keeps the coefficient fixed."""
     horizon: int = 10_000
+    """Completions over which the adaptation acts."""
 
     def update(self, kl: float, completions: int) -> None:
-        """Adapt to the mean divergence per completion that was measured over `completions`."""
+        """Adapt to `kl`, the mean KL divergence per completion over `completions`."""
         if self.target is not None:
             error = min(0.2, max(-0.2, kl / self.target - 1))
             self.coefficient *= 1 + error * completions / self.horizon

@@ -1,13 +1,11 @@
-"""Policy, reference and critic of PPO.
-
-What is computed, and what is not:
+"""Policy, reference and critic of PPO, with no more computation than PPO needs:
 
 - Logits only at positions that predict a token of a completion, never for prompts or padding.
 - Sequences are padded on the right, so that a causal model needs no attention mask.
 - The critic has no language-model head. `shared`: a value head on the policy's own states.
 - With LoRA the reference is the policy with adapters off; no second copy is held.
-- Adapters of a high rank are folded, see `Folding`; small models take a shorter way through their
-  layers, see `ppo_fast`.
+- Adapters of a high rank are folded, see `Folding`; small models take a faster path through their
+  layers, see `fast`.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..model import lora_config, unknown_model
+from ..settings import TrainerSettings
 from .fast import FastBody, fast_body
 from .language_model import Folding, LanguageModel, Weights
-from .settings import PPOSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,11 +33,11 @@ class ActorCritic:
 
     Args:
         policy: A causal language model, or its PEFT model.
-        lora: Whether it is a PEFT model.
+        lora: True if the policy is a PEFT model.
         critic: The body of the separate critic; None for a shared one.
-        reference: EvidenceSnapshot copy; None with LoRA, or where no divergence is asked for.
-        settings: The run's.
-        half: Whether to calculate in bfloat16.
+        reference: Frozen copy of the policy; None with LoRA, or without a KL term.
+        settings: The run's settings.
+        half: True for arithmetic in bfloat16.
     """
 
     def __init__(
@@ -49,7 +47,7 @@ class ActorCritic:
         lora: bool,
         critic: Any,
         reference: Any,
-        settings: PPOSettings,
+        settings: TrainerSettings,
         half: bool,
     ) -> None:
         from torch import nn
@@ -78,13 +76,13 @@ class ActorCritic:
             _checkpoint(inner, critic)
             self.lm.checkpoint_head = True
 
-    def shorten(self) -> None:
-        """Take short ways where there are any: the weights are here, not sharded."""
+    def enable_fast_path(self) -> None:
+        """Use the fast paths that there are. Call it only where weights are not sharded."""
         if self.half or self.checkpointing:
             return
         for lm in (self.lm, self.reference):
             if lm is not None:
-                lm.shorten()
+                lm.enable_fast_path()
         if self.critic is not None:
             self.fast_critic = fast_body(self.critic)
 
@@ -101,38 +99,48 @@ class ActorCritic:
         return [policy, [*(p for p in self.critic.parameters() if p.requires_grad), *values]]
 
     def precision(self) -> AbstractContextManager[None]:
-        """What every pass runs in. Weights are never cast in place."""
+        """Context of every pass: the arithmetic's type. Weights are never cast in place."""
         import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     def evaluate(
-        self, ids: Tensor, where: Tensor, tokens: Tensor, weights: Weights
+        self, ids: Tensor, logit_positions: Tensor, tokens: Tensor, weights: Weights
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of `tokens` and values of the states before them, [M] each."""
+        """Log-probabilities of `tokens` and values of the states before them, [M] each.
+
+        Args:
+            ids: [B, T], padded on the right.
+            logit_positions: [M], ascending positions in the flattened `ids` that predict `tokens`.
+            tokens: [M].
+            weights: Weights that replace the policy's own.
+        """
         with self.precision():
-            logps, states = self.lm.at(ids, where, tokens, self.temperature, weights)
+            logps, states = self.lm.logprobs_at(
+                ids, logit_positions, tokens, self.temperature, weights
+            )
             if self.fast_critic is not None:
-                states = self.fast_critic.at(ids, where, {})
+                states = self.fast_critic.states_at(ids, logit_positions, {})
             elif self.critic is not None:
                 out = self.critic(input_ids=ids, use_cache=False)
-                states = out.last_hidden_state.flatten(0, 1)[where]
+                states = out.last_hidden_state.flatten(0, 1)[logit_positions]
         return logps, self.value_head(states.float())[:, 0]
 
-    def reference_log_probs(self, ids: Tensor, where: Tensor, tokens: Tensor) -> Tensor:
-        """What the policy before training gives the same tokens."""
+    def reference_log_probs(self, ids: Tensor, logit_positions: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities of the same tokens under the policy before training, [M]."""
         import torch
 
+        temperature = self.temperature
         with torch.no_grad(), self.precision():
             if self.reference is not None:
-                return self.reference.at(ids, where, tokens, self.temperature)[0]
-            with _adapters_off(self.folding.rest):
-                return self.lm.at(ids, where, tokens, self.temperature)[0]
+                return self.reference.logprobs_at(ids, logit_positions, tokens, temperature)[0]
+            with _adapters_off(self.folding.unfolded):
+                return self.lm.logprobs_at(ids, logit_positions, tokens, temperature)[0]
 
     @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """What generation runs in. In transformers 4 layers that checkpoint give up their cache
-        while they train: each token would see only itself."""
+    def generation_mode(self) -> Iterator[None]:
+        """Context of generation. In transformers 4, layers with checkpointing have no cache in
+        training mode: each token would see only itself."""
         self.policy.eval()
         try:
             with self.precision():
@@ -140,12 +148,12 @@ class ActorCritic:
         finally:
             self.policy.train(self.checkpointing)
 
-    def sampling_weights(self) -> Weights:
-        """Weights for generation: folded, and as bfloat16 copies where that is the arithmetic."""
+    def generation_weights(self) -> Weights:
+        """Weights for generation: folded, and bfloat16 copies where that is the arithmetic."""
         import torch
 
         weights = self.folding.weights()
-        if not (self.half and self.lm.apart):
+        if not (self.half and self.lm.separable):
             return weights
 
         def copies(module: Any) -> dict[str, Tensor]:
@@ -198,7 +206,7 @@ def _adapters_off(layers: Sequence[Any]) -> Iterator[None]:
 
 
 def load_actor_critic(
-    model: str, settings: PPOSettings, device: Any, seed: int, checkpoint: Path | None = None
+    model: str, settings: TrainerSettings, device: Any, seed: int, checkpoint: Path | None = None
 ) -> ActorCritic:
     """Load policy, critic and reference; the policy from a checkpoint, if there is one.
 
@@ -216,13 +224,13 @@ def load_actor_critic(
     full = checkpoint is not None and not lora
     policy = _causal(str(checkpoint) if full else model, frozen if lora else torch.float32)
     reference = None
-    if not lora and settings.kl_coef:
+    if not lora and settings.beta:
         reference = _causal(model, frozen) if full else copy.deepcopy(policy).to(frozen)
         reference.requires_grad_(False).to(device)
     if lora:
         policy = _adapted(policy, settings, checkpoint)
     critic = None
-    if settings.critic == "separate":
+    if settings.ppo.critic == "separate":
         critic = _causal(model, torch.float32).base_model.to(device)  # without its head
     return ActorCritic(
         policy.to(device),
@@ -249,13 +257,12 @@ def _causal(model: str, dtype: Any) -> Any:
         raise unknown_model(model, error) from error
 
 
-def _adapted(policy: Any, settings: PPOSettings, checkpoint: Path | None) -> Any:
+def _adapted(policy: Any, settings: TrainerSettings, checkpoint: Path | None) -> Any:
     from peft import PeftModel, get_peft_model
 
     if checkpoint is not None:
         return PeftModel.from_pretrained(policy, str(checkpoint), is_trainable=True)
-    any_settings: Any = settings
     try:
-        return get_peft_model(policy, lora_config(any_settings))
+        return get_peft_model(policy, lora_config(settings))
     except ValueError as error:  # no module of that name
         raise ConfigError(f"lora: {error}") from error

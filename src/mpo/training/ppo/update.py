@@ -1,12 +1,18 @@
-"""One step of PPO on a batch: passes before, rewards per token, and the optimizer's epochs."""
+"""One update of PPO: the passes before the rewards are known, and the optimizer's epochs.
+
+Tensor shapes: N completions in the batch, R tokens in the longest one. What lies outside the mask
+[N, R] never matters.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from ..generation import Sample
+from .batch import CPU_TOKENS, MicroBatch, make_micro_batch, split_rows
 from .engine import Engine
 from .language_model import Weights
 from .math import (
@@ -18,30 +24,42 @@ from .math import (
     token_rewards,
     whiten,
 )
-from .rollout import CHUNK_TOKENS, Chunk, Sample, chunk_of, chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Experience", "Update", "before", "learn"]
+__all__ = ["Batch", "Update", "forward_pass", "ppo_update"]
+
+Rows = tuple[int, ...]
+"""Rows of a micro-batch."""
 
 
 @dataclass
-class Experience:
-    """A batch and what policy, critic and reference said of it before the update.
-
-    Tensors are [N, R]: a row per completion, a column per token.
-    """
+class Batch:
+    """A batch, and what policy, critic and reference computed for it before the update."""
 
     samples: Sequence[Sample]
+    pad: int
+    """Padding token."""
     mask: Tensor
+    """True where a completion has a token, [N, R]."""
     logps: Tensor
+    """Log-probabilities of the completions' tokens under the policy, [N, R]."""
     values: Tensor
-    reference: Tensor | None
-    held: dict[tuple[int, ...], tuple[Tensor, Tensor]]
+    """The critic's values of the states before those tokens, [N, R]."""
+    ref_logps: Tensor | None
+    """Log-probabilities under the policy before training, [N, R]; None without a KL term."""
+    cached_graphs: dict[Rows, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Log-probabilities and values of each micro-batch, still with their graphs."""
-    chunks: dict[tuple[int, ...], Chunk]
-    """Micro-batches that were made, by their rows."""
+    micro_batches: dict[Rows, MicroBatch] = field(default_factory=dict)
+    """Micro-batches that were made."""
+
+    def micro_batch(self, rows: Rows) -> MicroBatch:
+        """The tensors of these rows, made once."""
+        if rows not in self.micro_batches:
+            device = self.mask.device
+            self.micro_batches[rows] = make_micro_batch(self.samples, rows, self.pad, device)
+        return self.micro_batches[rows]
 
 
 @dataclass(frozen=True)
@@ -50,63 +68,135 @@ class Update:
 
     figures: dict[str, float]
     kl: float | None
-    """Mean divergence per token from the policy before training."""
+    """Mean KL divergence per token from the policy before training."""
 
 
-def before(engine: Engine, samples: Sequence[Sample], pad: int) -> Experience:
-    """The passes that come before the rewards are known.
+# ---------------------------------------------------------------------- before the rewards
+
+
+def forward_pass(engine: Engine, samples: Sequence[Sample], pad: int) -> Batch:
+    """The passes of policy, critic and reference that need no rewards.
 
     Where the first epoch would begin with the very same forward pass (one mini-batch, no limit on
     memory), its graph is kept and the pass is made once.
+
+    Args:
+        engine: Model and optimizer.
+        samples: Prompts and completions of this rank.
+        pad: Padding token.
     """
     import torch
 
     settings = engine.settings
-    keep = settings.minibatches == 1 and settings.micro_batch_size is None and not engine.sharded
+    keep_graphs = (
+        settings.ppo.minibatches == 1 and settings.micro_batch_size is None and not engine.sharded
+    )
+    batch = _empty_batch(engine, samples, pad)
+    folding = engine.ac.folding
+    weights = folding.begin() if keep_graphs else folding.weights()
+    for rows in _split(engine, samples, range(len(samples))):
+        micro = batch.micro_batch(rows)
+        if batch.ref_logps is not None:
+            _put(batch.ref_logps, rows, batch.mask, engine.reference_log_probs(micro))
+        with torch.set_grad_enabled(keep_graphs):
+            logps, values = engine.evaluate(micro, weights)
+        if keep_graphs:
+            batch.cached_graphs[rows] = (logps, values)
+        _put(batch.logps, rows, batch.mask, logps.detach())
+        _put(batch.values, rows, batch.mask, values.detach())
+    return batch
+
+
+def _empty_batch(engine: Engine, samples: Sequence[Sample], pad: int) -> Batch:
+    import torch
+
     longest = max(len(sample.completion) for sample in samples)
     mask = torch.zeros(len(samples), longest, dtype=torch.bool, device=engine.device)
     for row, sample in enumerate(samples):
         mask[row, : len(sample.completion)] = True
     blank = torch.zeros(mask.shape, device=engine.device)
-    reference = blank.clone() if engine.settings.kl_coef else None
-    found = Experience(samples, mask, blank, blank.clone(), reference, {}, {})
-    folding = engine.ac.folding
-    weights = folding.begin() if keep else folding.weights()
-    for rows in _divide(engine, samples, range(len(samples))):
-        chunk = _chunk(engine, found, rows, pad)
-        index, inside = list(rows), mask[list(rows)]
-        if found.reference is not None:
-            _put(found.reference, index, inside, engine.reference(chunk))
-        with torch.set_grad_enabled(keep):
-            logps, values = engine.evaluate(chunk, weights)
-        if keep:
-            found.held[rows] = (logps, values)
-        _put(found.logps, index, inside, logps.detach())
-        _put(found.values, index, inside, values.detach())
-    return found
+    reference = blank.clone() if engine.settings.beta else None
+    return Batch(samples, pad, mask, logps=blank, values=blank.clone(), ref_logps=reference)
 
 
-def _divide(
-    engine: Engine, samples: Sequence[Sample], rows: Sequence[int]
-) -> list[tuple[int, ...]]:
+def _split(engine: Engine, samples: Sequence[Sample], rows: Sequence[int]) -> list[Rows]:
     most = engine.settings.micro_batch_size
-    small = most is None and engine.device.type == "cpu" and not engine.sharded
-    return chunks(samples, rows, most=most, tokens=CHUNK_TOKENS if small else None)
+    on_cpu = most is None and engine.device.type == "cpu" and not engine.sharded
+    return split_rows(samples, rows, most=most, tokens=CPU_TOKENS if on_cpu else None)
 
 
-def _chunk(engine: Engine, batch: Experience, rows: tuple[int, ...], pad: int) -> Chunk:
-    if rows not in batch.chunks:
-        batch.chunks[rows] = chunk_of(batch.samples, rows, pad, engine.device)
-    return batch.chunks[rows]
+def _put(target: Tensor, rows: Rows, mask: Tensor, flat: Tensor) -> None:
+    """Write `flat` [M] to the tokens of `rows` in `target` [N, R]."""
+    index = list(rows)
+    block = target[index]
+    block[mask[index]] = flat.to(target.dtype)
+    target[index] = block
 
 
-def _put(target: Tensor, rows: list[int], inside: Tensor, flat: Tensor) -> None:
-    block = target[rows]
-    block[inside] = flat.to(target.dtype)
-    target[rows] = block
+# ---------------------------------------------------------------------- the update
 
 
-# ---------------------------------------------------------------------- learning
+def ppo_update(
+    engine: Engine,
+    batch: Batch,
+    scores: Sequence[float | None],
+    kl: AdaptiveKL,
+    *,
+    step: int,
+    seed: int,
+) -> Update:
+    """Update policy and critic; completions without a score are left out of everything.
+
+    Args:
+        engine: Model and optimizer.
+        batch: Result of `forward_pass`.
+        scores: Reward of each completion, with the penalty for a missing end; None for unscored.
+        kl: Coefficient of the KL term; it is adapted.
+        step: Number of the step, 0-based; with the seed it decides the order of mini-batches.
+        seed: The run's seed.
+    """
+    import torch
+
+    rows = [row for row, score in enumerate(scores) if score is not None]
+    n = int(engine.sum_over_ranks(torch.tensor([float(len(rows))], device=engine.device)))
+    if n == 0:
+        batch.cached_graphs.clear()
+        engine.ac.folding.finish()
+        return Update({}, None)
+    known = torch.tensor([s if s is not None else 0.0 for s in scores], device=engine.device)
+    scored = torch.zeros_like(batch.mask)
+    scored[rows] = batch.mask[rows]
+    token_kl, figures, mean_kl = _measure_kl(engine, batch, scored, n)
+    figures["objective/kl_coef"] = kl.coefficient
+    rewards = token_rewards(known, token_kl, kl.coefficient, batch.mask)
+    targets = _targets(engine, batch, rewards, scored)
+    figures |= _Epochs(engine, batch, targets, scored, rows).run(step, seed)
+    score_sum, reward_sum = known[rows].double().sum(), rewards[scored].double().sum()
+    sums = engine.sum_over_ranks(torch.stack([score_sum, reward_sum]))
+    figures["objective/scores"], figures["objective/rlhf_reward"] = (sums / n).tolist()
+    if "objective/kl" in figures:
+        kl.update(figures["objective/kl"], n)
+    return Update(figures, mean_kl)
+
+
+def _measure_kl(
+    engine: Engine, batch: Batch, scored: Tensor, n: int
+) -> tuple[Tensor | None, dict[str, float], float | None]:
+    """KL divergence per token [N, R], figures, and the mean KL divergence per token."""
+    import torch
+
+    entropy = -batch.logps[scored].double().sum()
+    tokens = scored.sum().double()
+    if batch.ref_logps is None:
+        sums = engine.sum_over_ranks(torch.stack([entropy, tokens]))
+        return None, {"objective/entropy": float(sums[0] / sums[1])}, None
+    token_kl = kl_estimate(batch.logps, batch.ref_logps, engine.settings.ppo.kl_estimator)
+    sums = engine.sum_over_ranks(torch.stack([entropy, tokens, token_kl[scored].double().sum()]))
+    figures = {
+        "objective/entropy": float(sums[0] / sums[1]),
+        "objective/kl": float(sums[2] / n),
+    }
+    return token_kl, figures, float(sums[2] / sums[1])
 
 
 @dataclass(frozen=True)
@@ -118,173 +208,99 @@ class _Targets:
     advantages: Tensor
     returns: Tensor
 
-    def of(self, rows: list[int], inside: Tensor) -> tuple[Tensor, ...]:
-        each = (self.logps, self.values, self.advantages, self.returns)
-        return tuple(tensor[rows][inside] for tensor in each)
+    def at(self, rows: list[int], mask: Tensor) -> tuple[Tensor, ...]:
+        """The targets at the tokens of some rows, [M] each; `mask` is that of the rows."""
+        tensors = (self.logps, self.values, self.advantages, self.returns)
+        return tuple(tensor[rows][mask] for tensor in tensors)
 
 
-def learn(
-    engine: Engine,
-    batch: Experience,
-    scores: Sequence[float | None],
-    kl: AdaptiveKL,
-    step: int,
-    seed: int,
-    pad: int,
-) -> Update:
-    """Update policy and critic; completions without a score are left out of everything.
-
-    Args:
-        engine: Model and optimizer.
-        batch: From `before`.
-        scores: Per completion, with the penalty for a missing end; None for unscored.
-        kl: Coefficient of the divergence; adapted.
-        step: 0-based; with the seed it decides the order of mini-batches.
-        seed: The run's.
-        pad: Padding token.
-    """
-    import torch
-
-    rows = [row for row, score in enumerate(scores) if score is not None]
-    n = int(engine.total(torch.tensor([float(len(rows))], device=engine.device)))
-    if n == 0:
-        batch.held.clear()
-        engine.ac.folding.finish()
-        return Update({}, None)
-    known = torch.tensor([s if s is not None else 0.0 for s in scores], device=engine.device)
-    scored = torch.zeros_like(batch.mask)
-    scored[rows] = batch.mask[rows]
-    divergence, figures, per_token = _divergence(engine, batch, scored, n)
-    figures["objective/kl_coef"] = kl.coefficient
-    rewards = token_rewards(known, divergence, kl.coefficient, batch.mask)
-    targets = _targets(engine, batch, rewards, scored)
-    figures |= _epochs(engine, batch, targets, scored, rows, step, seed, pad)
-    sums = engine.total(torch.stack([known[rows].double().sum(), rewards[scored].double().sum()]))
-    figures["objective/scores"], figures["objective/rlhf_reward"] = (sums / n).tolist()
-    if "objective/kl" in figures:
-        kl.update(figures["objective/kl"], n)
-    return Update(figures, per_token)
-
-
-def _divergence(
-    engine: Engine, batch: Experience, scored: Tensor, n: int
-) -> tuple[Tensor | None, dict[str, float], float | None]:
-    """Divergence per token [N, R], figures, and its mean per token."""
-    import torch
-
-    entropy = -batch.logps[scored].double().sum()
-    tokens = scored.sum().double()
-    if batch.reference is None:
-        sums = engine.total(torch.stack([entropy, tokens]))
-        return None, {"objective/entropy": float(sums[0] / sums[1])}, None
-    found = kl_estimate(batch.logps, batch.reference, engine.settings.kl_estimator)
-    total = engine.total(torch.stack([entropy, tokens, found[scored].double().sum()]))
-    figures = {
-        "objective/entropy": float(total[0] / total[1]),
-        "objective/kl": float(total[2] / n),
-    }
-    return found, figures, float(total[2] / total[1])
-
-
-def _targets(engine: Engine, batch: Experience, rewards: Tensor, scored: Tensor) -> _Targets:
-    settings = engine.settings
-    if settings.whiten_rewards:
-        rewards = whiten(rewards, scored, engine.total, shift_mean=False)
-    advantage, returns = advantages(rewards, batch.values, batch.mask, settings.gamma, settings.lam)
-    if settings.whiten_advantages:
-        advantage = whiten(advantage, scored, engine.total)
+def _targets(engine: Engine, batch: Batch, rewards: Tensor, scored: Tensor) -> _Targets:
+    ppo = engine.settings.ppo
+    if ppo.whiten_rewards:
+        rewards = whiten(rewards, scored, engine.sum_over_ranks, shift_mean=False)
+    advantage, returns = advantages(rewards, batch.values, batch.mask, ppo.gamma, ppo.lam)
+    if ppo.whiten_advantages:
+        advantage = whiten(advantage, scored, engine.sum_over_ranks)
     return _Targets(batch.logps, batch.values, advantage, returns)
 
 
-def _epochs(
-    engine: Engine,
-    batch: Experience,
-    targets: _Targets,
-    scored: Tensor,
-    rows: list[int],
-    step: int,
-    seed: int,
-    pad: int,
-) -> dict[str, float]:
-    import torch
+class _Epochs:
+    """The optimizer's passes over one batch.
 
-    settings = engine.settings
-    tally = torch.zeros(6, dtype=torch.float64, device=engine.device)
-    norm = 0.0
-    everything = list(range(len(batch.samples)))
-    for epoch in range(settings.epochs):
-        rank = engine.accelerator.process_index
-        order = list(everything)
-        if settings.minibatches > 1:
-            random.Random(f"mpo:ppo:{seed}:{step}:{epoch}:{rank}").shuffle(order)
-        size = len(order) // settings.minibatches
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            norm = _minibatch(engine, batch, targets, scored, rows, part, tally, pad)
-    sums = engine.total(tally).tolist()
-    n = max(sums[0], 1.0)
-    names = ("loss/policy", "loss/value", "policy/clipfrac", "value/clipfrac", "policy/approx_kl")
-    return {**{name: s / n for name, s in zip(names, sums[1:], strict=True)}, "grad_norm": norm}
+    Args:
+        engine: Model and optimizer.
+        batch: The batch.
+        targets: What the passes are compared with.
+        scored: True at the tokens of scored completions, [N, R].
+        rows: Rows of scored completions.
+    """
 
+    def __init__(
+        self, engine: Engine, batch: Batch, targets: _Targets, scored: Tensor, rows: Sequence[int]
+    ) -> None:
+        import torch
 
-def _minibatch(
-    engine: Engine,
-    batch: Experience,
-    targets: _Targets,
-    scored: Tensor,
-    rows: list[int],
-    part: list[int],
-    tally: Tensor,
-    pad: int,
-) -> float:
-    """One optimizer step; the gradient norm."""
-    wanted = set(rows)
-    tokens = float(engine.total(scored[part].sum().double()[None]))
-    if tokens == 0:
-        return 0.0
-    if batch.held:
-        passes: list[tuple[int, ...]] = list(batch.held)
-        weights = Weights()
-    else:
-        # A sharded model's ranks make the same number of passes, whatever was scored.
-        used = part if engine.sharded else [row for row in part if row in wanted]
-        passes = _divide(engine, batch.samples, used)
-        weights = engine.ac.folding.begin()
-    for number, each in enumerate(passes):
-        loss = _loss(engine, batch, targets, scored, each, weights, tokens, tally, pad)
-        engine.backward(loss, last=number + 1 == len(passes))
-    batch.held.clear()
-    engine.ac.folding.finish()
-    return engine.step()
+        self.engine, self.batch, self.targets = engine, batch, targets
+        self.scored, self.rows = scored, frozenset(rows)
+        self.tally = torch.zeros(6, dtype=torch.float64, device=engine.device)
+        """Sums over tokens and passes; see `run` for their names."""
 
+    def run(self, step: int, seed: int) -> dict[str, float]:
+        """Make all passes; mean losses, clipped shares and the last gradient norm."""
+        ppo, rank = self.engine.settings.ppo, self.engine.accelerator.process_index
+        norm = 0.0
+        for epoch in range(ppo.epochs):
+            order = list(range(len(self.batch.samples)))
+            if ppo.minibatches > 1:
+                random.Random(f"mpo:ppo:{seed}:{step}:{epoch}:{rank}").shuffle(order)
+            size = len(order) // ppo.minibatches
+            for start in range(0, len(order), size):
+                norm = self._minibatch(order[start : start + size])
+        tokens, *sums = self.engine.sum_over_ranks(self.tally).tolist()
+        names = (
+            "loss/policy",
+            "loss/value",
+            "policy/clipfrac",
+            "value/clipfrac",
+            "policy/approx_kl",
+        )
+        means = {name: s / max(tokens, 1.0) for name, s in zip(names, sums, strict=True)}
+        return {**means, "grad_norm": norm}
 
-def _loss(
-    engine: Engine,
-    batch: Experience,
-    targets: _Targets,
-    scored: Tensor,
-    rows: tuple[int, ...],
-    weights: Weights,
-    tokens: float,
-    tally: Tensor,
-    pad: int,
-) -> Tensor:
-    """Loss of a micro-batch: its share of the mean over the mini-batch's tokens on all ranks."""
-    import torch
+    def _minibatch(self, part: list[int]) -> float:
+        """Make one optimizer step on the rows of a mini-batch; the gradient norm."""
+        engine, batch = self.engine, self.batch
+        tokens = float(engine.sum_over_ranks(self.scored[part].sum().double()[None]))
+        if tokens == 0:
+            return 0.0
+        if batch.cached_graphs:
+            passes, weights = list(batch.cached_graphs), Weights()
+        else:
+            # A sharded model's ranks make the same number of passes, whatever was scored.
+            used = part if engine.sharded else [row for row in part if row in self.rows]
+            passes, weights = _split(engine, batch.samples, used), engine.ac.folding.begin()
+        for number, rows in enumerate(passes, 1):
+            engine.backward(self._loss(rows, weights, tokens), last=number == len(passes))
+        batch.cached_graphs.clear()
+        engine.ac.folding.finish()
+        return engine.step()
 
-    settings = engine.settings
-    index = list(rows)
-    inside = batch.mask[index]
-    kept = batch.held.get(rows)
-    logps, values = kept or engine.evaluate(_chunk(engine, batch, rows, pad), weights)
-    old, old_values, advantage, returns = targets.of(index, inside)
-    policy, cut = clipped_policy_loss(logps, old, advantage, settings.clip)
-    value, value_cut = clipped_value_loss(values, old_values, returns, settings.value_clip)
-    weight = scored[index][inside].float()
-    policy_sum, value_sum = (policy * weight).sum(), (value * weight).sum()
-    with torch.no_grad():
-        moved = 0.5 * ((logps - old) ** 2 * weight).sum()
-        counts = [weight.sum(), policy_sum, value_sum, (cut * weight).sum()]
-        tally += torch.stack([*counts, (value_cut * weight).sum(), moved]).double()
-    loss: Any = (policy_sum + settings.value_coef * value_sum) / tokens
-    return loss  # type: ignore[no-any-return]
+    def _loss(self, rows: Rows, weights: Weights, tokens: float) -> Tensor:
+        """Loss of a micro-batch: its part of the mean over the mini-batch's `tokens` tokens."""
+        import torch
+
+        engine, ppo, index = self.engine, self.engine.settings.ppo, list(rows)
+        mask = self.batch.mask[index]
+        graph = self.batch.cached_graphs.get(rows)
+        logps, values = graph or engine.evaluate(self.batch.micro_batch(rows), weights)
+        old_logps, old_values, advantage, returns = self.targets.at(index, mask)
+        policy, clipped = clipped_policy_loss(logps, old_logps, advantage, ppo.clip)
+        value, value_clipped = clipped_value_loss(values, old_values, returns, ppo.value_clip)
+        weight = self.scored[index][mask].float()  # 0 for tokens of unscored completions
+        policy_sum, value_sum = (policy * weight).sum(), (value * weight).sum()
+        with torch.no_grad():
+            approx_kl = 0.5 * ((logps - old_logps) ** 2 * weight).sum()
+            sums = [weight.sum(), policy_sum, value_sum, (clipped * weight).sum()]
+            self.tally += torch.stack([*sums, (value_clipped * weight).sum(), approx_kl]).double()
+        loss: Tensor = (policy_sum + ppo.value_coef * value_sum) / tokens
+        return loss

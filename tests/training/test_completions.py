@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from mpo.errors import ConfigError, DataError
-from mpo.evaluation.generate import Sampling, generate
 from mpo.evaluation.rows import JsonlLog, read_rows
+from mpo.training.completions import CompletionSettings, complete_test_set
 from training.tiny import WORDS, make_model
 
 ROWS = [{"prompt": " ".join(WORDS[: n + 1]), "id": n} for n in range(7)] + [
     {"prompt": "tea", "id": 0},  # the first row again: a test set may hold a row twice
     {"prompt": "tea", "id": 8},
 ]
-SHORT = Sampling(max_tokens=6)
+SHORT = CompletionSettings(max_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run(path: Path, model: str, rows: list[dict[str, Any]], **options: Any) -> int:
     with JsonlLog(path) as log:
-        return generate(model, "m", rows, log, **({"sampling": SHORT} | options))
+        return complete_test_set(model, "m", rows, log, **({"settings": SHORT} | options))
 
 
 def test_every_row_once_in_order_whatever_the_batch(tmp_path: Path, model: str) -> None:
@@ -62,16 +62,16 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, model: str) -> None:
 
 
 def test_completions_end_at_the_end_token(tmp_path: Path, model: str) -> None:
-    hot = Sampling(max_tokens=40, temperature=1.5)
-    run(tmp_path / "m.jsonl", model, ROWS, sampling=hot)
+    hot = CompletionSettings(max_tokens=40, temperature=1.5)
+    run(tmp_path / "m.jsonl", model, ROWS, settings=hot)
     rows = read_rows(tmp_path / "m.jsonl")
     assert any(row["finished"] for row in rows)
     for row in rows:
         assert "<eos>" not in row["completion"]
         assert "<pad>" not in row["completion"]
-    run(tmp_path / "n.jsonl", model, ROWS, sampling=hot)
+    run(tmp_path / "n.jsonl", model, ROWS, settings=hot)
     assert read_rows(tmp_path / "n.jsonl") == rows, "the same seed samples the same"
-    run(tmp_path / "o.jsonl", model, ROWS, sampling=Sampling(40, temperature=1.5, seed=1))
+    run(tmp_path / "o.jsonl", model, ROWS, settings=CompletionSettings(40, temperature=1.5, seed=1))
     assert [r["completion"] for r in read_rows(tmp_path / "o.jsonl")] != [
         r["completion"] for r in rows
     ]
@@ -80,19 +80,19 @@ def test_completions_end_at_the_end_token(tmp_path: Path, model: str) -> None:
 def test_other_settings_need_another_file(tmp_path: Path, model: str) -> None:
     run(tmp_path / "m.jsonl", model, ROWS[:2])
     with pytest.raises(ConfigError, match="of another checkpoint or other settings"):
-        run(tmp_path / "m.jsonl", model, ROWS, sampling=Sampling(max_tokens=7))
+        run(tmp_path / "m.jsonl", model, ROWS, settings=CompletionSettings(max_tokens=7))
 
 
 def test_a_chat_template_is_applied_on_demand(tmp_path: Path, model: str) -> None:
-    wrapped = Sampling(max_tokens=6, template=True)
+    wrapped = CompletionSettings(max_tokens=6, template=True)
     with pytest.raises(ConfigError, match="has no chat template"):
-        run(tmp_path / "m.jsonl", model, ROWS, sampling=wrapped)
+        run(tmp_path / "m.jsonl", model, ROWS, settings=wrapped)
     folder = tmp_path / "chat"
     make_model(folder)
     template = "{% for m in messages %}paper {{ m['content'] }} glass{% endfor %}"
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
-    run(tmp_path / "a.jsonl", str(folder), [{"prompt": "tea"}], sampling=wrapped)
+    run(tmp_path / "a.jsonl", str(folder), [{"prompt": "tea"}], settings=wrapped)
     run(tmp_path / "b.jsonl", str(folder), [{"prompt": "paper tea glass"}])
     (one,), (other,) = read_rows(tmp_path / "a.jsonl"), read_rows(tmp_path / "b.jsonl")
     assert one["completion"] == other["completion"]
