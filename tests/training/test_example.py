@@ -63,7 +63,7 @@ def test_the_example_is_short() -> None:
 
 
 def run(folder: Path, model: str, base_url: str, *launcher: str) -> subprocess.CompletedProcess:
-    settings = {"BASE_URL": base_url, "POLICY": model, "STEPS": "10"}
+    settings = {"BASE_URL": base_url, "POLICY": model, "STEPS": "14"}
     return subprocess.run(
         [sys.executable, *launcher, str(EXAMPLE)],
         cwd=folder,
@@ -84,10 +84,10 @@ def test_the_example_runs_on_two_ranks(model: str, base_url: str, tmp_path: Path
     store = Store(tmp_path / "mpo.db")
     assert [(d.step, d.kind, d.accepted) for d in store.lineage()] == [
         (0, "seed", True),
-        (10, "evolve", True),
+        (14, "evolve", True),
     ]
-    assert store.count(scored=None) == 10 * 2 * 8
-    assert [len(step.rubric_ids) for step in store.steps()] == [1] * 10
+    assert store.count(scored=None) == 14 * 2 * 8
+    assert [len(step.rubric_ids) for step in store.steps()] == [1] * 14
 
 
 def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path
     assert head.to_markdown().strip() in done.stdout
     assert [(d.step, d.kind, d.accepted) for d in store.lineage()] == [
         (0, "seed", True),
-        (10, "evolve", True),
+        (14, "evolve", True),
     ]
     assert read_rubric(done.stdout[done.stdout.index("# Essay") :]).rubric.id == head.id
-    assert store.count(scored=None) == 10 * 8
+    assert store.count(scored=None) == 14 * 8
     assert "Unclosed" not in done.stderr
     assert "Traceback" not in done.stderr
