@@ -172,7 +172,7 @@ def _speed(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _overhead(folder: Path, settings: Settings) -> dict[str, Any]:
-    """What a request takes beyond the model's own time, while meta steps are held."""
+    """Time of a request beyond the model's own, while meta steps are held."""
     folder.mkdir()
     node = _Node(folder)
     figures: dict[str, Any] = {}
@@ -217,7 +217,7 @@ def _killed(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _compared(folder: Path, committed: Any, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The store against what was seen in it before, and against what clients were told."""
+    """The store against what was seen in it before, and against the rewards that clients got."""
     rewards = {id: reward for t in results for id, reward in t["rewards"].items()}
     with Store(folder / "mpo.db", create=False) as store:
         cases = store.window(cohort=None, scored=None)
@@ -268,7 +268,7 @@ class _Client:
         self._output = self.process.stdout.read()
 
     def result(self) -> dict[str, Any]:
-        """What it measured."""
+        """The client's figures."""
         self._reader.join()
         if self.process.wait():
             assert self.process.stderr is not None

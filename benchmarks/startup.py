@@ -1,4 +1,4 @@
-"""How long `mpo --help` and `import mpo` take in a new process, and what heavy packages they load.
+"""Start-up time of `mpo --help` and `import mpo`, and the heavy packages that they load.
 
 python benchmarks/startup.py [--repeat N] [--json]
 """

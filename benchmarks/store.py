@@ -7,8 +7,8 @@ starts. Then the file is filled up, and a new process resumes the run and asks f
 one meta step: what it needs in time and memory must not depend on what lies before. The same is
 measured before the file is filled up, to compare with.
 
-The targets are for a machine with nothing else to do. Its load is told, and what the work took of
-a processor, which a busy machine changes little.
+The targets are for a machine with nothing else to do. Its load is printed, and the processor time
+of the work, which a busy machine changes little.
 """
 
 from __future__ import annotations
@@ -100,36 +100,36 @@ def measure(judgements: int) -> dict[str, Any]:
         timed = min(TIMED, max(1, judgements // (2 * WRITERS * BATCH)))
         load = os.getloadavg()[0]
         seconds, cpu = _append(path, timed)
-        few = _resumed(path)
+        before = _resumed(path)
         with Store(path) as store:
             written = WRITERS * timed
             for step in range(written, max(written + INTERVAL, judgements // BATCH)):
                 store.append(_batch(step))
             held = store.count(cohort=None)
-        found = _resumed(path)
+        after = _resumed(path)
         return {
             "append_per_s": round(WRITERS * timed * BATCH / seconds),
             "append_cpu_us": round(1e6 * cpu / (WRITERS * timed * BATCH), 1),
-            "window_ms": found["window_ms"],
-            "window_cpu_ms": found["window_cpu_ms"],
-            "peak_mb": found["peak_mb"],
-            "peak_mb_before": few["peak_mb"],
-            "resume_s": found["resume_s"],
+            "window_ms": after["window_ms"],
+            "window_cpu_ms": after["window_cpu_ms"],
+            "peak_mb": after["peak_mb"],
+            "peak_mb_before": before["peak_mb"],
+            "resume_s": after["resume_s"],
             "load": round(load, 2),
             "judgements": held,
             "judgements_before": written * BATCH,
-            "window_cases": found["cases"],
+            "window_cases": after["cases"],
             "file_mb": round(path.stat().st_size / 1e6, 1),
             "targets": TARGETS,
         }
 
 
 def _resumed(path: Path) -> dict[str, Any]:
-    """What a new process found that resumed the run at its end."""
+    """Figures of a new process that resumes the run at its end."""
     with Store(path) as store:
         snapshot = store.snapshot(store.last_step() or 0)
-    found: dict[str, Any] = json.loads(_finish(_start("resume", path, json.dumps(snapshot))))
-    return found
+    result: dict[str, Any] = json.loads(_finish(_start("resume", path, json.dumps(snapshot))))
+    return result
 
 
 def _append(path: Path, batches: int) -> tuple[float, float]:
@@ -145,18 +145,18 @@ def _append(path: Path, batches: int) -> tuple[float, float]:
     for writer in writers:
         _stream(writer.stdin).write("go\n")
         _stream(writer.stdin).flush()
-    said = [_stream(writer.stdout).readline() for writer in writers]
+    lines = [_stream(writer.stdout).readline() for writer in writers]
     seconds = time.perf_counter() - started
     for writer in writers:
         _finish(writer)
-    return seconds, sum(map(float, said))
+    return seconds, sum(map(float, lines))
 
 
 # ---------------------------------------------------------------------- in the other processes
 
 
 def child(arguments: list[str]) -> None:
-    """What the bench's processes do."""
+    """Work of the benchmark's other processes."""
     what, path, *rest = arguments
     if what == "append":
         _child_append(Path(path), int(rest[0]), int(rest[1]))
@@ -267,7 +267,7 @@ def _finish(process: subprocess.Popen[str]) -> str:
     """
     out, err = process.communicate()
     if process.returncode:
-        last = err.strip().splitlines()[-1:] or ["it said nothing"]
+        last = err.strip().splitlines()[-1:] or ["no message"]
         raise StoreError(f"a process of the bench failed: {last[0]}")
     return out
 

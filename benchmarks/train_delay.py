@@ -1,4 +1,4 @@
-"""How long training waits for a slow MRM: the meta step in the background, and the paper's beside.
+"""Time that training waits for a slow MRM: the meta step in the background, and as in the paper.
 
     result = compare_delay(step_s=0.25)
 
@@ -63,7 +63,7 @@ def compare_delay(
         step_s: Seconds of a training step.
         meta_steps: Held in each run.
         delay: Updates between the start of a meta step and its decision, in the background.
-        say: Told before each run.
+        say: Called with a line before each run.
 
     Returns:
         `background` and `blocking`, each with `delay`, `steps`, `decisions`, `wall_s`,

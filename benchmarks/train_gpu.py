@@ -79,7 +79,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "PPO, separate critic, full": {"algorithm": "ppo", "extra": {"critic": "separate"}},
     "GRPO, full": {"algorithm": "grpo"},
 }
-"""What is run, as settings of the trainer."""
+"""The rows, as settings of the trainer."""
 
 
 class _Enough(Exception):

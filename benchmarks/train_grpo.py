@@ -1,4 +1,4 @@
-"""What grading through `TRLReward` adds to TRL's GRPO: the same training beside a constant reward.
+"""Cost of grading through `TRLReward` in TRL's GRPO: the same training beside a constant reward.
 
     result = compare_grpo(folder, rounds=3)
 

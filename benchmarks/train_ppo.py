@@ -1,4 +1,4 @@
-"""How fast our PPO is, beside TRL 0.17.0's PPOTrainer on the same prompts.
+"""Speed of our PPO beside TRL 0.17.0's PPOTrainer on the same prompts.
 
     result = compare(folder, peer=Path(".venv-peer/bin/python"))
 
@@ -267,8 +267,8 @@ def compare(
         folder: Folder for model and prompts; made if missing.
         peer: Python with TRL 0.17.0; None to leave it out.
         updates: Timed per run, after one that is not.
-        rounds: Of all runs, one after the other.
-        spread: Of prompt lengths, instead of the conditions' own.
+        rounds: Rounds of all runs, one after the other.
+        spread: Spread of prompt lengths; the condition's own if None.
         say: Called with a line before each run.
 
     Raises:

@@ -139,7 +139,8 @@ class Clock:
 
         One that was under way at the checkpoint starts again with the next update.
         """
-        schedule, last = PLANS[self.plan]["schedule"], self.updates
+        every, last = PLANS[self.plan]["every"], self.updates
+        schedule = Every(every) if isinstance(every, int) else every
         past = range(max(self.began_at, last - self.delay) + 1, last + 1)
         while self.delay and any(map(schedule.due, past)) and not self.held:
             await asyncio.sleep(0.001)

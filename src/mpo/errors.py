@@ -10,14 +10,14 @@
     ├── ChatError                a model gave no usable answer
     │   ├── ChatTransportError   it could not be reached, or kept failing
     │   ├── ChatReplyError       it answered, but not in a way that may be used
-    │   └── UnseenPromptError    a recorded chat was asked something that is not in its file
+    │   └── UnseenPromptError    a recorded chat was asked a question that is not in its file
     ├── BudgetError              the run's cap on calls, tokens or money is used up
-    ├── MetaStepError            a meta step that came to no rubric
+    ├── MetaStepError            a meta step that ended without a rubric
     ├── UnscoredError            too many rollouts of one step stayed unscored
     └── StoreError               the store cannot be read or written
         └── NewerStoreError      it was written by a newer version of this package
 
-A message says what is wrong, which value, and what to do about it. No exception of another
+A message says what is wrong, which value, and what to do. No exception of another
 package crosses a public function: it is wrapped at the boundary, with `raise ... from`.
 """
 
@@ -100,7 +100,7 @@ class ChatReplyError(ChatError):
 
 
 class UnseenPromptError(ChatError):
-    """A recorded chat was asked something that its file does not hold."""
+    """A recorded chat was asked a question that its file does not hold."""
 
 
 class BudgetError(MPOError):
@@ -111,7 +111,7 @@ class BudgetError(MPOError):
 
 
 class MetaStepError(MPOError):
-    """A meta step that came to no rubric. The head stays where it was (DESIGN law 10)."""
+    """A meta step that ended without a rubric. The head stays where it was (law 10)."""
 
 
 class UnscoredError(MPOError):

@@ -1,4 +1,4 @@
-"""What flows and is stored: frozen records, each field with its unit and range.
+"""Records that flow and are stored: frozen, each field with its unit and range.
 
     Rollout ──RewardModel──> Judgement ──> Store
     Rollout + Judgement = Case ──MetaRewardModel──> Refinement ──gate──> Decision ──> Store
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Mode = Literal["train", "eval", "canary"]
-"""`eval` rollouts are scored and stored, and never shown to the MRM (DESIGN law 7). `canary`
+"""`eval` rollouts are scored and stored, and never shown to the MRM (law 7). `canary`
 is a text of known rank (`mpo.watch`): the RM alone sees it."""
 
 
@@ -55,13 +55,13 @@ class _Record(BaseModel):
 
 
 class Usage(_Record):
-    """What model calls cost. Adds up with `+`."""
+    """Cost of model calls. Adds up with `+`."""
 
     calls: int = Field(default=0, ge=0)
     """Completed requests; retries inside one request are not counted."""
     prompt_tokens: int = Field(default=0, ge=0)
     cached_tokens: int = Field(default=0, ge=0)
-    """Of the prompt tokens, those that the server says it had cached."""
+    """Prompt tokens that the server had cached, by its own account."""
     completion_tokens: int = Field(default=0, ge=0)
 
     def __add__(self, other: Usage) -> Usage:
@@ -116,7 +116,7 @@ class Rollout(_Record):
 
 
 class CriterionScore(_Record):
-    """What the RM said of one criterion."""
+    """The RM's score of one criterion."""
 
     criterion: str
     """`Criterion.id` within the rubric named by the judgement."""
@@ -126,10 +126,10 @@ class CriterionScore(_Record):
 
 
 class Judgement(_Record):
-    """What the RM said of one rollout under one rubric.
+    """The RM's result for one rollout under one rubric.
 
     Either scored (`reward` is a number, `unscored` is None) or unscored (`reward` is None and
-    `unscored` says why). There is no third state, and unscored is never 0 (DESIGN law 3).
+    `unscored` says why). There is no third state, and unscored is never 0 (law 3).
     """
 
     key: str
@@ -176,20 +176,20 @@ class Case(_Record):
 
 
 class Analysis(_Record):
-    """Meta-analysis of one case: what the scoring missed (paper §2.3, stage 1)."""
+    """Meta-analysis of one case: faults of its scoring (arXiv 2504.20157, §2.3, stage 1)."""
 
     rollout_id: str
     verdict: Literal["too_high", "fair", "too_low", "unknown"]
-    """Of the reward that the RM gave; `unknown` where a run of the published code was imported,
+    """Opinion on the reward that the RM gave; `unknown` in imported runs of the published code,
     whose analyses are prose. The MRM itself is asked for one of the first three."""
     findings: str
-    """What the score overlooked, in words."""
+    """Faults that the score overlooked, in words."""
     advice: str = ""
-    """What the rubric should ask for so that the next score is right."""
+    """Demands that the rubric should make so that the next score is right."""
 
 
 class Proposal(_Record):
-    """A rubric that one case led to (paper §2.3, stage 2)."""
+    """A rubric refined for one case (arXiv 2504.20157, §2.3, stage 2)."""
 
     rollout_id: str
     rubric: Rubric
@@ -236,15 +236,15 @@ class ScaleMap(_Record):
 
 
 class Decision(_Record):
-    """Whether a proposal became the rubric: an edge of the lineage."""
+    """Acceptance or refusal of a proposal: an edge of the lineage."""
 
     step: int = Field(default=0, ge=0)
     cohort: str = ""
     kind: Literal["seed", "evolve", "rollback"] = "evolve"
     parent: str | None = None
-    """Rubric id in force before; None only for the seed."""
+    """Id of the rubric that was in effect; None only for the seed."""
     proposed: str | None = None
-    """Rubric id that was proposed; None when the meta step failed before it had one."""
+    """Id of the proposed rubric; None where the meta step failed before it had one."""
     accepted: bool
     reason: str
     figures: Mapping[str, float] = Field(default_factory=dict)
@@ -255,14 +255,14 @@ class Decision(_Record):
     """A rollback that canaries caused: `parent` must not come back into effect."""
     refinement: Refinement | None = None
     usage: Usage = Usage()
-    """Of the MRM, failed calls that were billed included."""
+    """Usage of the MRM, failed calls that were billed included."""
     rm_usage: Usage = Usage()
-    """Of the RM in this meta step: the gate's probes, the scale's anchors."""
+    """Usage of the RM in this meta step: the gate's probes, the scale's anchors."""
     due: int | None = None
     """Update after which the meta step was due and its evidence was frozen; None for a seed or a
     rollback. Equal to `step` unless meta steps run in the background."""
     findings: tuple[str, ...] = ()
-    """What lint found in the proposal, one line each."""
+    """Lint findings in the proposal, one line each."""
 
     @model_validator(mode="after")
     def _accepts_something(self) -> Decision:
@@ -272,7 +272,7 @@ class Decision(_Record):
 
     @property
     def head(self) -> str | None:
-        """Rubric id in force after this decision."""
+        """Id of the rubric in effect after this decision."""
         return self.proposed if self.accepted else self.parent
 
 

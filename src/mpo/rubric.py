@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 DEFAULT_SCORES = (0, 1, 2, 3, 4, 5)
-"""Where a criterion names no scores: the paper's 0 to 5 (§3.2)."""
+"""Scores of a criterion that names none: the paper's 0 to 5 (arXiv 2504.20157, §3.2)."""
 
 _HEADING = re.compile(
     r"^## (?P<name>.+?)\s*"
@@ -74,7 +74,7 @@ def _normal_lines(text: str) -> list[str]:
 
 
 class Level(_Frozen):
-    """What one score means."""
+    """Meaning of one score."""
 
     score: int
     text: str = ""
@@ -91,7 +91,7 @@ class Criterion(_Frozen):
     name: str
     """One line, not empty."""
     text: str = ""
-    """What to look at; may have several lines."""
+    """Instructions for the grader; may have several lines."""
     levels: tuple[Level, ...] = ()
     """Ascending by score; not every score needs one."""
     scores: tuple[int, ...] = DEFAULT_SCORES
@@ -209,7 +209,7 @@ class Rubric(_Frozen):
 
 @dataclass(frozen=True)
 class ReadRubric:
-    """What a file held: the rubric, and what could not be placed in it."""
+    """Content of a rubric file: the rubric, and notes on text that is not part of it."""
 
     rubric: Rubric
     notes: tuple[str, ...] = ()
@@ -239,7 +239,7 @@ def read_rubric(text: str) -> ReadRubric:
 
 
 def diff_rubrics(old: Rubric, new: Rubric) -> str:
-    """What changed, for a person: one line per criterion, then a unified diff of the files.
+    """Changes for a person to read: one line per criterion, then a unified diff of the files.
 
     Empty if nothing changed.
     """
@@ -444,24 +444,24 @@ def _item_levels(lines: list[str]) -> tuple[list[str], tuple[Level, ...]]:
     score that is described twice the descriptions are joined.
     """
     prose: list[str] = []
-    found: dict[int, list[str]] = {}
+    by_score: dict[int, list[str]] = {}
     current: list[str] | None = None
     for line in lines:
         match = _ITEM_SCORE_HEADING.match(line) or _ITEM_LEVEL.match(line)
         if match:
-            current = found.setdefault(int(match["score"]), [])
+            current = by_score.setdefault(int(match["score"]), [])
             current.append(match.groupdict().get("text") or "")
         elif current is not None:
             current.append(line)
         else:
             prose.append(line)
-    if len(found) < 2:
+    if len(by_score) < 2:
         return lines, ()
-    return prose, tuple(Level(score=s, text="\n".join(found[s])) for s in sorted(found))
+    return prose, tuple(Level(score=s, text="\n".join(by_score[s])) for s in sorted(by_score))
 
 
 def _span(text: str) -> tuple[tuple[int, ...], bool]:
-    """Scores that prose names (`from 0 to 5`), and whether it named any."""
+    """Scores that prose names (`from 0 to 5`); False if it names none and the default stands."""
     match = _SPAN.search(text)
     if match:
         low, high = int(match["low"]), int(match["high"])

@@ -17,7 +17,7 @@ import pytest
 
 from cli.conftest import Mpo, environment
 from mpo.cli.board import open_board
-from mpo.cli.run_view import MetaSteps, RunView, Spending, short
+from mpo.cli.run_view import PendingStepsWatch, RunView, Spending, short
 
 STEP = {
     "kind": "step",
@@ -127,7 +127,7 @@ class Reward:
 def test_a_meta_step_that_training_waits_for_is_told() -> None:
     told: list[list[int]] = []
     reward: Any = Reward()
-    with MetaSteps(reward, told.append, every_s=0.01):
+    with PendingStepsWatch(reward, told.append, every_s=0.01):
         for pending in ([10], [10], []):
             reward.pending_steps = pending
             time.sleep(0.05)
@@ -148,7 +148,7 @@ def test_train_on_a_terminal(run: Mpo, model: str) -> None:
         "task": "essay",
         "model": model,
         "data": {"path": "p.jsonl"},
-        "chat": {"sandbox": True},
+        "chat": {"plugin": "sandbox"},
         "meta": {"every": 1, "samples": 2, "delay": 0},
         "trainer": {"steps": 2, "batch_size": 4, "num_generations": 2},
     }

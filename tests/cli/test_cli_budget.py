@@ -30,7 +30,7 @@ def test_a_spent_budget_stops_training_and_a_larger_one_goes_on(run: Mpo, model:
         "model": model,
         "arm": "fixed",
         "data": {"path": "p.jsonl"},
-        "chat": {"sandbox": True},
+        "chat": {"plugin": "sandbox"},
         "trainer": {"steps": 2, "batch_size": 4, "num_generations": 2, "save_every": 1},
         "budget": {"calls": 5},
     }

@@ -156,7 +156,7 @@ def test_compare_trains_reports_and_continues(run: Mpo, model: str) -> None:
         "task": "essay",
         "model": model,
         "data": {"path": "p.jsonl"},
-        "chat": {"sandbox": True},
+        "chat": {"plugin": "sandbox"},
         "meta": {"every": 2, "samples": 2, "delay": 0},
         "trainer": {"steps": 2, "batch_size": 4, "num_generations": 2},
     }

@@ -82,6 +82,15 @@ def test_a_renamed_key_is_refused_with_its_new_name(old: str) -> None:
     assert name in [*leaf_keys(), "second_judge", "chat.options.judge"], "it is a key"
 
 
+def test_a_key_of_ppo_is_refused_in_extra_with_its_new_name() -> None:
+    ppo = ["trainer.algorithm=ppo", "trainer.extra.epochs=2", "trainer.extra.critic=separate"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(PRESET, ppo)
+    for key in ("epochs", "critic"):
+        assert f"'trainer.extra.{key}' has a new name: write trainer.ppo.{key}" in str(caught.value)
+    assert load_config(PRESET, ["trainer.extra.max_grad_norm=2"]).trainer.extra, "TRL has it too"
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads_and_survives_its_own_yaml(name: str, tmp_path: Path) -> None:
     config = load_config(name)

@@ -8,7 +8,7 @@ import pytest
 
 from mpo.errors import ConfigError
 from mpo.store import Store
-from mpo.training.arms import blind_rubric
+from mpo.training.untrained_arms import blind_rubric
 from training.tiny import ROWS, SETTINGS, answer, history, tiny_reward
 
 

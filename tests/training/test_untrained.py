@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpo.store import Store
-from mpo.training.arms import BATCHES, score_untrained
+from mpo.training.untrained_arms import BATCHES, score_untrained
 from training.tiny import ROWS, SETTINGS, tiny_reward
 
 

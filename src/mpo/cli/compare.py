@@ -93,7 +93,7 @@ def _arms(text: str) -> list[str]:
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(f"unknown arm {arm!r}{hint}: there are {', '.join(ARMS)}")
     if not chosen:
-        raise ConfigError(f"--arms names no arm: choose among {', '.join(ARMS)}")
+        raise ConfigError(f"--arms names none; there are {', '.join(ARMS)}")
     return chosen
 
 

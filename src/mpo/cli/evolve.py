@@ -13,7 +13,7 @@ from ..errors import MetaStepError
 from ..records import Decision
 from ..rubric import Rubric, diff_rubrics
 from .offline.human_agreement import agreement_table, check_extra, human_agreement
-from .offline.options import Options, offline_command
+from .offline.options import OfflineOptions, offline_command
 from .offline.pricing import estimate_cost, print_estimate
 from .offline.session import OfflineSession, open_session, score_in_chunks
 from .results import cost_lines
@@ -25,7 +25,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @offline_command(app)
 def evolve(
-    options: Options,
+    options: OfflineOptions,
     samples: int = typer.Option(16, min=1, help="Rollouts that the meta-reward model reads."),
     seed: int = typer.Option(0, min=0, help="Random seed for choosing them."),
     out: Path = typer.Option(None, help="Write the proposed rubric to this file."),

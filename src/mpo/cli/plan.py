@@ -33,7 +33,7 @@ from ..evolve.gate import Pairs, Probes, load_pairs
 from ..judge.scale import ANCHORS, normalized
 from ..rubric import Rubric
 from ..task import Task
-from ..training.arms import BATCHES
+from ..training.untrained_arms import BATCHES
 from ..watch import CANARIES_PER_RUBRIC, SECOND_JUDGE_SHARE
 from .dry_run import (
     CRITERIA,

@@ -19,7 +19,7 @@ from ..reward import EvolvingReward
 from ..store import Store
 from ..training.reporting import StepReport
 
-__all__ = ["Ages", "Event", "MetaSteps", "RunView", "Spending", "step_event"]
+__all__ = ["Ages", "Event", "PendingStepsWatch", "RunView", "Spending", "step_event"]
 
 Event = Mapping[str, Any]
 
@@ -225,7 +225,7 @@ class RunView:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class MetaSteps:
+class PendingStepsWatch:
     """Tells of meta steps under way while its block lasts, from a thread: one that training waits
     for cannot tell of itself.
 

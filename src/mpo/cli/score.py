@@ -18,7 +18,7 @@ from ..records import Judgement
 from ..rubric import Rubric
 from .board import number
 from .evaluate_common import plain
-from .offline.options import Options, offline_command
+from .offline.options import OfflineOptions, offline_command
 from .offline.pricing import estimate_cost, print_estimate
 from .offline.rows import FROM_FILE
 from .offline.session import open_session, score_in_chunks
@@ -31,7 +31,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @offline_command(app)
 def score(
-    options: Options,
+    options: OfflineOptions,
     out: Path = typer.Option(None, help="Write the rows with their scores to this JSONL."),
     as_json: bool = typer.Option(False, "--json", help="Print the rows with their scores."),
 ) -> None:

@@ -51,7 +51,7 @@ def serve(
         sandbox = " (sandbox)" if loaded.is_sandbox else ""
 
         def ready(url: str) -> None:
-            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}; see {url}/docs")
+            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
     typer.echo(f"stopped; the same command continues {run.path}")

@@ -12,14 +12,14 @@ import typer
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
 from ..evaluation.run_metrics import arm_seed_summary
 from ..report import versions
-from ..training.arms import score_untrained
 from ..training.model import is_main
 from ..training.reporting import StepReport
 from ..training.start import train as run_training
+from ..training.untrained_arms import score_untrained
 from .board import Board, open_board
 from .ranks import check_ranks, costs, follow
 from .results import cost_lines, next_commands, report_or_why
-from .run_view import Ages, MetaSteps, step_event
+from .run_view import Ages, PendingStepsWatch, step_event
 
 __all__ = ["RUNS", "app", "default_name"]
 
@@ -111,7 +111,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
     say("loading the policy")
     start = run_training if ARMS[config.arm].trains else score_untrained
     try:
-        with MetaSteps(parts.reward, on_meta):
+        with PendingStepsWatch(parts.reward, on_meta):
             outcome = start(
                 reward=parts.reward,
                 settings=config.trainer,

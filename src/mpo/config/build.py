@@ -16,13 +16,13 @@ from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
 from ..store import Store
 from ..task import Task, load_task
-from ..training.arms import blind_rubric
 from ..training.model import filter_by_length
+from ..training.untrained_arms import blind_rubric
 from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
-from .folder import write_text
 from .plugins import Say, find_plugin
+from .run_folder import write_text
 from .schema import Config
 
 __all__ = [

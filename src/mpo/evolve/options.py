@@ -47,7 +47,7 @@ class Evolve(BaseModel):
     baseline_cases: int = Field(default=6, ge=0)
     """Cases from the start of the run that it sees for comparison."""
     gate: str | Gate | tuple[str | Gate, ...] = "probes"
-    """What decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
+    """The gate, which decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
     `pairs:FILE` (labelled preference pairs), or a list of which all must accept. In Python also
     objects that satisfy `mpo.evolve.gate.Gate`."""
     lint: bool = True
@@ -100,7 +100,7 @@ class Evolve(BaseModel):
     @field_validator("selection", mode="plain")
     @classmethod
     def _known_selection(cls, selection: Any) -> Any:
-        return name_or_object(selection, SELECTIONS, ("pick",))
+        return name_or_object(selection, SELECTIONS, ("pick", "needs_labels"))
 
     @field_validator("gate", mode="plain")
     @classmethod
@@ -129,8 +129,8 @@ class Evolve(BaseModel):
 
     @property
     def reads_canaries(self) -> bool:
-        """Whether canaries are read: as `canaries` says, or where rubrics change and a gate checks
-        them. Under `always` nothing stands in the way of a proposal (the paper)."""
+        """True where canaries are read: as `canaries` says, or where rubrics change and a gate
+        checks them. Under `always` nothing stands in the way of a proposal (the paper)."""
         if self.canaries is not None:
             return self.canaries
         schedule = self.make_schedule()

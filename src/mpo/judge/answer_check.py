@@ -25,15 +25,15 @@ class AnswerChecker(Protocol):
     """Compares final answers; `mpo.task.answers.BoxedAnswers` does it for math."""
 
     async def correct(self, completion: str, reference: str) -> bool | None:
-        """Whether the completion's final answer is the reference's.
+        """Compare the completion's final answer with the reference's.
 
         Args:
             completion: The policy's text.
             reference: The reference answer, or a solution that ends in it.
 
         Returns:
-            None if the reference has no answer that can be compared. A completion without an
-            answer is wrong.
+            True if they are equal; None if the reference has no answer that can be compared. A
+            completion without an answer is wrong.
         """
         ...
 
@@ -69,7 +69,7 @@ class AnswerChecked:
         return content_hash([self._inner.template_hash, rm.answer_check, rm.answer_share], 12)
 
     def by_answer(self, rollout: Rollout) -> bool:
-        """Whether the draw lets the answer decide. The same in every process."""
+        """True where the draw lets the answer decide. The same in every process."""
         rm = self._task.spec.rm
         batch = (rollout.mode, rollout.step)
         unit = (rollout.id,) if rm.answer_check == "per_rollout" else batch

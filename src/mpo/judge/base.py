@@ -70,15 +70,12 @@ def seeded_random(seed: int, *names: object) -> random.Random:
     return random.Random(content_hash([seed, *map(str, names)], 64))
 
 
-# The completions of a group follow each other, with one prompt and one order of criteria.
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # the completions of a group follow each other, with one prompt
 def _fenced_prompt(text: str, secret: bytes, label: str) -> str:
     return fence(clean(text).text, secret=secret, label=label)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # likewise with one order of criteria
 def _drawn_order(seed: int, prompt: str, step: int, n: int) -> tuple[int, ...]:
     order = list(range(n))
     seeded_random(seed, "criteria", prompt, step).shuffle(order)
@@ -86,11 +83,11 @@ def _drawn_order(seed: int, prompt: str, step: int, n: int) -> tuple[int, ...]:
 
 
 class Grader:
-    """Base of the protocols: subclasses say how the scores of one rollout are asked for.
+    """Base of the protocols: subclasses ask for the scores of one rollout.
 
     Args:
         chat: The model that grades.
-        task: Gives the prompts, the limits, temperature and token cap.
+        task: The task with its prompts, limits, temperature and token cap.
         secret: Key of the fences; the run's own, unknown to the policy.
         seed: Seed for servers that take one, and for the order of criteria.
     """
@@ -99,7 +96,7 @@ class Grader:
     kinds: tuple[str, ...]
     """Names of the prompt files that the protocol uses."""
     shuffles = False
-    """Whether the order of criteria is drawn where the task does not say."""
+    """True if the order of criteria is drawn where the task does not say."""
 
     def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
         self._chat = chat
@@ -112,7 +109,6 @@ class Grader:
             "limits": task.spec.limits,
             "reference": fence("", secret=secret, label="REFERENCE"),
         }
-
         self.model = chat.name
         self.template_hash = self._template_hash()
 

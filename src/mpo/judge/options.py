@@ -41,21 +41,21 @@ class Scoring(BaseModel):
     """Longest time for one call of `score`, in seconds; what has no answer by then is unscored.
     None: every call ends by the chat's own deadline."""
     on_injection: OnInjection = "observe"
-    """What happens to a text that speaks to its grader: `observe` counts it, `penalize` takes a
+    """Treatment of a text that speaks to its grader: `observe` counts it, `penalize` takes a
     quarter of the scale's span, `refuse` gives it the lowest reward."""
 
     @field_validator("scale", mode="plain")
     @classmethod
     def _known_scale(cls, scale: Any) -> Any:
-        return name_or_object(scale, SCALES, ("reward", "floor"))
+        return name_or_object(scale, SCALES, ("reward", "floor", "anchors", "refit"))
 
     def make_scale(self) -> Scale:
         """The scale that `scale` names, or the caller's own."""
         return SCALES[self.scale]() if isinstance(self.scale, str) else self.scale
 
 
-def name_or_object(value: Any, names: Collection[str], methods: Collection[str]) -> Any:
-    """`value` if it is one of `names`, or an object that has all `methods`.
+def name_or_object(value: Any, names: Collection[str], members: Collection[str]) -> Any:
+    """`value` if it is one of `names`, or an object that has all `members`.
 
     Raises:
         ValueError: It is neither; the message gives the choices.
@@ -63,10 +63,10 @@ def name_or_object(value: Any, names: Collection[str], methods: Collection[str])
     if isinstance(value, str):
         known = value in names
     else:
-        known = all(callable(getattr(value, method, None)) for method in methods)
+        known = all(hasattr(value, member) for member in members)
     if not known or isinstance(value, type):
         *rest, last = map(repr, names)
         choices = f"{', '.join(rest)} or {last}" if rest else last
-        own = " and ".join(f"{method}()" for method in methods)
+        own = ", ".join(members)
         raise ValueError(f"should be {choices}, or an object with {own}, not {value!r:.80}")
     return value

@@ -100,22 +100,15 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {k.lower(): v for k, v in scope["headers"]}
-        refusal = self._refusal(scope["path"], headers)
-        if refusal is not None:
-            await _refuse(send, *refusal)
-            return
         chunks: list[bytes] = []
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
-                refusal = await self._read(receive, chunks)
+            refusal = self._refusal(scope["path"], headers) or await self._read(receive, chunks)
             if refusal is None:
                 await self._pass_on(scope, b"".join(chunks), receive, send)
-                return
-        except TimeoutError:
-            refusal = 408, f"the body did not arrive within {self._limits.body_timeout_s:g} s"
         finally:
             self._held -= sum(map(len, chunks))
-        await _refuse(send, *refusal)
+        if refusal is not None:
+            await _refuse(send, *refusal)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         """Status and reason of a request that is refused by its header."""
@@ -134,6 +127,14 @@ class Guard:
         return f"a body may have at most {self._limits.max_body} bytes: send smaller batches"
 
     async def _read(self, receive: Receive, chunks: list[bytes]) -> tuple[int, str] | None:
+        """Read the body into `chunks`; status and reason if it is refused."""
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                return await self._read_chunks(receive, chunks)
+        except TimeoutError:
+            return 408, f"the body did not arrive within {self._limits.body_timeout_s:g} s"
+
+    async def _read_chunks(self, receive: Receive, chunks: list[bytes]) -> tuple[int, str] | None:
         size = 0
         while True:
             event = await receive()

@@ -25,11 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..records import Mode
 from ..task import Task
 from .service import RewardService
-from .wire import MAX_ITEMS, METRICS, Item, Options, Refusal, Result, ScoreRequest
+from .wire import MAX_ITEMS, METRICS, Item, Refusal, Result, ScoreOptions, ScoreRequest
 
 __all__ = ["Query", "Rewards", "completion_of", "score_query"]
 
-_OPTIONS = Options(on_failure="group_mean", deadline_s=170.0)  # the client gives up after 180 s
+_OPTIONS = ScoreOptions(
+    on_failure="group_mean", deadline_s=170.0
+)  # the client gives up after 180 s
 _MODES: tuple[Mode, ...] = ("train", "eval")
 
 _TOKEN = r"(?:<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|eos|bos|unk|end_of_turn|start_of_turn)>)"

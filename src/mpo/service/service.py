@@ -28,14 +28,14 @@ from .in_flight import InFlight, Outcome
 from .items import FallbackRewards, RolloutAssigner, item_result
 from .metrics import Metrics, ServiceStats
 from .rubric_history import RubricHistory
-from .steps import MetaSteps, StepDecisions
+from .steps import StepDecisions, StepQueue
 from .wire import (
     Item,
     MetaStepRequest,
     MetaStepResponse,
-    Options,
     Refusal,
     RestoreRequest,
+    ScoreOptions,
     ScoreRequest,
     ScoreResponse,
     SnapshotRequest,
@@ -112,7 +112,7 @@ class RewardService:
             max_items=MAX_IN_FLIGHT,
             on_judged=self._on_judged,
         )
-        self._meta_steps = MetaSteps(
+        self._meta_steps = StepQueue(
             reward, before_step=self._before_step, on_decided=self._on_decided
         )
         self._open = asyncio.Event()
@@ -144,7 +144,9 @@ class RewardService:
         self.metrics.add_results(request.mode, results)
         return ScoreResponse(**effective, results=results)
 
-    async def _judge(self, items: Sequence[Item], mode: Mode, options: Options) -> list[Outcome]:
+    async def _judge(
+        self, items: Sequence[Item], mode: Mode, options: ScoreOptions
+    ) -> list[Outcome]:
         started = time.monotonic()
         deadline = min(options.deadline_s or self.settings.deadline_s, self.settings.deadline_s)
         self._check_items(items)

@@ -18,7 +18,7 @@ from ..records import Decision
 from ..reward import EvolvingReward
 from .wire import Refusal
 
-__all__ = ["MetaSteps", "StepDecisions"]
+__all__ = ["StepDecisions", "StepQueue"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class StepDecisions:
         return any(decision.accepted for decision in self.decisions)
 
 
-class MetaSteps:
+class StepQueue:
     """Calls `EvolvingReward.step` after each update, one at a time and in order.
 
     Args:

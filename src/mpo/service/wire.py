@@ -25,10 +25,10 @@ __all__ = [
     "MetaStepRequest",
     "MetaStepResponse",
     "OnFailure",
-    "Options",
     "Refusal",
     "RestoreRequest",
     "Result",
+    "ScoreOptions",
     "ScoreRequest",
     "ScoreResponse",
     "SnapshotRequest",
@@ -90,7 +90,7 @@ class _Response(_Wire):
     """Id of the rubric in effect."""
 
 
-class Message(BaseModel):
+class WireMessage(BaseModel):
     """A turn of a conversation, as in OpenAI's API; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -100,7 +100,7 @@ class Message(BaseModel):
     """A text, or parts; parts without `text` are ignored."""
 
 
-Text = str | list[Message]
+Text = str | list[WireMessage]
 OnFailure = Literal["null", "group_mean", "error"]
 
 
@@ -131,8 +131,8 @@ class Item(_Wire):
         return columns
 
 
-class Options(_Wire):
-    """Options of one scoring request."""
+class ScoreOptions(_Wire):
+    """ScoreOptions of one scoring request."""
 
     rubric_version: Step | None = None
     """Rubric for groups that have none yet; the one in effect if None."""
@@ -150,7 +150,7 @@ class ScoreRequest(_Request):
     mode: Mode = "train"
     """`eval` items are scored and stored, but never counted and never shown to the MRM."""
     items: Annotated[list[Item], Field(max_length=MAX_ITEMS)]
-    options: Options = Options()
+    options: ScoreOptions = ScoreOptions()
 
 
 class Info(_Wire):
@@ -241,7 +241,7 @@ class StateResponse(_Response):
     """Update whose meta step is running now."""
 
 
-def flatten(content: str | Sequence[Message]) -> str:
+def flatten(content: str | Sequence[WireMessage]) -> str:
     """Text of a prompt or completion, as the reward model reads it.
 
     A single message is its content; several are prefixed with their roles.

@@ -118,7 +118,7 @@ class View:
         self.seq: int = self.execute("SELECT seq FROM counter").fetchone()[0]
 
     def sees(self, branch: int, seq: int) -> bool:
-        """Whether an event is visible."""
+        """True for a visible event."""
         return seq <= self.chain.get(branch, -1)
 
     def head_id(self, cohort: str) -> str | None:
@@ -319,7 +319,7 @@ class Branches:
         snapshot, as long as none writes before all have done so.
 
         Raises:
-            StoreError: The snapshot is of another store, or not a snapshot.
+            StoreError: The snapshot is of another store, or is no snapshot.
             NewerStoreError: It was taken by a newer version of this package.
         """
         branch, seq, step = self._checked(snapshot)
@@ -408,7 +408,7 @@ class Branches:
 
 
 def _stands_at(view: View, branch: int, seq: int) -> bool:
-    """Whether the visible events are those of the snapshot already."""
+    """True where the visible events are those of the snapshot already."""
     if view.branch == branch:
         return view.seq == seq
     born, parent, fork = view.execute(

@@ -11,7 +11,7 @@ from ..errors import StoreError
 from ..records import Case, Judgement, Mode, Rollout
 from .branches import CHAIN, Branches, Group, Writer, dump, load
 
-__all__ = ["Cases", "StepSummary"]
+__all__ = ["Cases", "StepResults"]
 
 _VISIBLE = """
 FROM chain CROSS JOIN scorings s ON s.branch = chain.branch AND s.seq <= chain.upto
@@ -27,7 +27,7 @@ NOT EXISTS (
 
 
 @dataclass(frozen=True)
-class StepSummary:
+class StepResults:
     """Results of one trainer step. Means are over the scored rollouts only (law 3)."""
 
     step: int
@@ -157,14 +157,14 @@ class Cases(Branches):
         mode: Mode = "train",
         scored: bool | None = True,
     ) -> int:
-        """How many cases `window` returns for the same arguments."""
+        """Number of cases that `window` returns for the same arguments."""
         where, values = _filters(after_step, up_to_step, cohort, mode, scored)
         query = CHAIN + "SELECT count(*)" + _VISIBLE + where
         with self._db.read() as connection:
             return int(connection.execute(query, values).fetchone()[0])
 
-    def steps(self, cohort: str | None = None) -> list[StepSummary]:
-        """What each step's training rollouts got, by step.
+    def steps(self, cohort: str | None = None) -> list[StepResults]:
+        """Summaries of the training rollouts, by step.
 
         Args:
             cohort: Only this cohort; None for all.
@@ -327,7 +327,7 @@ def _insert_case(writer: Writer, row: _CaseRow, rubric: int) -> None:
 def _insert_judgement(writer: Writer, values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Number, reward and normalized reward of the judgement that is stored under the key.
 
-    Not always the one given: where two processes asked at once, the first one stays.
+    Not always the new one: where two processes asked at once, the first one stays.
     """
     added = writer.execute(
         "INSERT INTO judgements (key, reward, normalized, calls, prompt_tokens, cached_tokens, "
@@ -365,11 +365,11 @@ def _filters(
     return f"WHERE {' AND '.join(terms)} AND {_LAST}", values
 
 
-def _summary(step: int, rows: list[Any]) -> StepSummary:
+def _summary(step: int, rows: list[Any]) -> StepResults:
     n, scored = sum(row[1] for row in rows), sum(row[2] for row in rows)
     reward = sum(row[3] for row in rows if row[3] is not None)
     normalized = sum(row[4] for row in rows if row[4] is not None)
-    return StepSummary(
+    return StepResults(
         step=step,
         n=n,
         scored=scored,

@@ -25,7 +25,7 @@ from .schema import APPLICATION_ID, SCHEMA, migrate
 __all__ = ["Database"]
 
 BUSY_SECONDS = 30.0
-"""How long a writer waits for its turn before it gives up."""
+"""Seconds that a writer waits for its turn before it gives up."""
 _CACHE_KIB = 16 * 1024  # per connection; bounds the memory whatever the size of the file
 # Pages (4 KiB) of log before they are moved into the file: with SQLite's 1000 a busy writer spends
 # a third of its time waiting for the disk.
@@ -35,7 +35,7 @@ _REMEDIES = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space and run again, what was committed "
     "before is kept",
     sqlite3.SQLITE_IOERR: "the disk refused (is it full, over a quota or a file size limit, or "
-    "gone?); mend that and run again, what was committed before is kept",
+    "gone?); fix that and run again, what was committed before is kept",
     sqlite3.SQLITE_READONLY: "it cannot be written; change its permissions, or copy it to a folder "
     "that can be written",
     sqlite3.SQLITE_PERM: "it cannot be opened; change its permissions",
@@ -48,7 +48,7 @@ _REMEDIES = {
 
 
 def _explain(path: Path, error: Exception) -> StoreError:
-    """The StoreError for what sqlite3 raised."""
+    """The StoreError for an error of sqlite3."""
     code = getattr(error, "sqlite_errorcode", None)  # absent where SQLite itself was not reached
     if code is None:
         return StoreError(f"store {str(path)!r}: a value cannot be stored: {error}")
@@ -116,10 +116,10 @@ os.register_at_fork(
 
 
 class Database:
-    """A store's file. Safe to use from several threads; see the module's text for processes.
+    """A store's file. Safe to use from several threads; the module's docstring covers processes.
 
     Args:
-        path: Of the file; made absolute.
+        path: Path of the file; made absolute.
         create: Make the file if it is missing or empty.
 
     Raises:
@@ -139,12 +139,12 @@ class Database:
             _GATE.leave()
 
     def close(self) -> None:
-        """Close all connections; what other threads have in hand is closed when they are done."""
+        """Close all connections; those in use by other threads are closed when they are done."""
         self._closed = True
         self.close_connections()
 
     def close_connections(self) -> None:
-        """Close what is not in use; the next operation opens anew."""
+        """Close idle connections; the next operation opens new ones."""
         while (connection := self._take()) is not None:
             # Closing tidies up the log; if the disk is full then, nothing is lost.
             with suppress(sqlite3.Error):
@@ -205,7 +205,7 @@ class Database:
             self._idle.append(connection)
 
     def _abandon(self, connection: sqlite3.Connection, *, keep: bool) -> None:
-        """Undo what was begun; after an error of SQLite the connection is not used again."""
+        """Roll back; after an error of SQLite the connection is not used again."""
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -14,7 +14,7 @@ __all__ = ["Box", "RuleHit", "boxes", "first_rule", "without_boxes"]
 
 @dataclass(frozen=True)
 class RuleHit:
-    """A rule that decided."""
+    """A rule that has decided."""
 
     name: str
     """Name for the judgement."""

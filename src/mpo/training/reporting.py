@@ -1,4 +1,4 @@
-"""What a run tells while it trains, and its result; the same for every trainer."""
+"""Progress of a run while it trains, and its result; the same for every trainer."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ __all__ = [
     "RUBRIC",
     "STORE",
     "TASK",
-    "Options",
+    "OfflineOptions",
     "offline_command",
 ]
 
@@ -39,7 +39,7 @@ ESTIMATE: Any = typer.Option(False, "--estimate", help="Only print the estimated
 
 
 @dataclass(frozen=True)
-class Options:
+class OfflineOptions:
     """The options that both commands have."""
 
     file: Path = FILE
@@ -55,21 +55,23 @@ class Options:
 
 
 def offline_command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function whose first argument is `Options`: on the command line, their
-    fields come before the function's own options."""
+    """Make a command of a function whose first argument is `OfflineOptions`.
+
+    On the command line, their fields come before the function's own options.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         keyword = inspect.Parameter.KEYWORD_ONLY
-        types = get_type_hints(Options)
+        types = get_type_hints(OfflineOptions)
         shared = [
             inspect.Parameter(f.name, keyword, default=f.default, annotation=types[f.name])
-            for f in fields(Options)
+            for f in fields(OfflineOptions)
         ]
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         every = [*shared, *(parameter.replace(kind=keyword) for parameter in own)]
 
         def command(**values: Any) -> None:
-            options = Options(
+            options = OfflineOptions(
                 **{parameter.name: values.pop(parameter.name) for parameter in shared}
             )
             function(options, **values)

@@ -25,7 +25,7 @@ from ...task import load_task
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
 from ..train import RUNS
-from .options import Options
+from .options import OfflineOptions
 from .rows import FileRow, file_judgements, read_rows
 
 __all__ = ["OfflineSession", "open_session", "score_in_chunks"]
@@ -40,7 +40,7 @@ CHUNK = 32
 class OfflineSession:
     """A file of completions, ready to be scored."""
 
-    options: Options
+    options: OfflineOptions
     reward: EvolvingReward
     chats: Chats
     rows: list[FileRow]
@@ -98,7 +98,7 @@ class OfflineSession:
         )
 
 
-def open_session(options: Options, *, samples: int = 16, seed: int = 0) -> OfflineSession:
+def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -> OfflineSession:
     """Read the file, find task, rubric and model, and open the store.
 
     Args:

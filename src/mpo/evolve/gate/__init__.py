@@ -1,8 +1,8 @@
-"""Gate: decides whether a refinement becomes the rubric.
+"""Gate: decides whether a proposal becomes the rubric.
 
 `Always` is the paper's choice. `Probes` needs no labels: it damages recent rollouts in code and
-asks the RM whether the proposal still sees the damage. `Pairs` uses labelled preference pairs,
-`AllOf` asks several. A gate is one method, so that others can be written:
+has the RM show whether the proposal still sees the damage. `Pairs` uses labelled preference pairs,
+`AllOf` several gates. A gate is one method, so that you can write your own:
 
     class Shorter:
         async def check(self, parent, refinement, evidence):

@@ -1,4 +1,4 @@
-"""The gate that is none, and the gate that is several."""
+"""Gates without a check of their own: accept everything, or what several gates accept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["AllOf", "Always"]
 
 
 class Always:
-    """Accept whatever the MRM proposes (paper §2.3). An unchanged rubric is no change."""
+    """Accept every proposal of the MRM (paper §2.3). An unchanged rubric is no change."""
 
     async def check(
         self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
@@ -23,7 +23,7 @@ class Always:
 
 
 class AllOf:
-    """Accept what every gate accepts. Asked in order; the first refusal saves the rest's calls.
+    """Accept a proposal that every gate accepts, in order; a refusal saves the calls of the rest.
 
     Args:
         gates: At least one. Put the cheap ones first.
@@ -41,10 +41,10 @@ class AllOf:
         figures: dict[str, float] = {}
         usage = Usage()
         for gate in self.gates:
-            ruling = await gate.check(parent, refinement, evidence)
-            figures.update(ruling.figures)
-            usage = usage + ruling.usage
-            if not ruling.accepted:
-                return GateResult(False, ruling.reason, figures, usage)
-            reasons.append(ruling.reason)
+            answer = await gate.check(parent, refinement, evidence)
+            figures.update(answer.figures)
+            usage = usage + answer.usage
+            if not answer.accepted:
+                return GateResult(False, answer.reason, figures, usage)
+            reasons.append(answer.reason)
         return GateResult(True, "; ".join(reasons), figures, usage)

@@ -1,4 +1,4 @@
-"""What a gate is, and what it needs to ask the RM."""
+"""The gate protocol, and the scoring of probes that gates have in common."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ...task.rules import first_rule
 __all__ = ["Gate", "GateResult", "ProbeScorer", "Share"]
 
 Share = Callable[[Rubric, Sequence[CriterionScore]], float]
-"""From scores to 0..1: `mpo.judge.scale.normalized`. A gate compares rubrics on one scale."""
+"""Function from scores to 0..1: `mpo.judge.scale.normalized`. A gate compares rubrics on one
+scale."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,23 @@ class GateResult:
     accepted: bool
     reason: str
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What was measured, by name; stored with the decision."""
+    """Measurements by name, stored with the decision."""
     usage: Usage = field(default_factory=Usage)
-    """What asking cost; part of the meta step's."""
+    """Usage of the RM; part of the meta step's."""
 
 
 class Gate(Protocol):
-    """Decides on a proposal before it counts."""
+    """Decides whether a proposal takes effect."""
 
     async def check(
         self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
     ) -> GateResult:
-        """Rule on `refinement.rubric`, which is to follow `parent`.
+        """Decide on `refinement.rubric`, which would follow `parent`.
+
+        Args:
+            parent: The head.
+            refinement: The proposal, with everything that led to it.
+            evidence: Recent rollouts with their judgements, and those of the first step.
 
         Raises:
             MPOError: The gate could not decide: the head stays where it was.
@@ -48,17 +54,17 @@ class Gate(Protocol):
 
 @dataclass
 class ProbeScorer:
-    """Asks the RM about texts that are no rollouts of the run, under any rubric.
+    """Scores texts that are no rollouts of the run, under any rubric.
 
     Nothing of it is stored: a text made here reaches neither the store nor the MRM, so that the
-    MRM cannot write for the probes. The same text under the same rubric is asked once per panel.
+    MRM cannot write for the probes. The same text under the same rubric is scored once.
     """
 
     reward_model: RewardModel
     task: Task
     share: Share
     asked: int = 0
-    """Judgements that needed the RM; a rule's or a known one costs nothing."""
+    """Judgements that the RM gave; those of a rule or of the run cost nothing."""
     unscored: int = 0
     usages: list[Usage] = field(default_factory=list)
     _known: dict[tuple[str, str, str], float | None] = field(default_factory=dict)
@@ -68,14 +74,14 @@ class ProbeScorer:
         return total_usage(self.usages)
 
     def know(self, cases: Iterable[Case], rubric: Rubric) -> None:
-        """Take over what the run has paid for already: judgements under this very rubric."""
+        """Take over judgements that the run has paid for, under this very rubric."""
         for case in cases:
             judgement = case.judgement
             if judgement.rubric_id == rubric.id and judgement.normalized_reward is not None:
                 self._known[_key(case.rollout, rubric)] = judgement.normalized_reward
 
     async def scores(self, rollouts: Sequence[Rollout], rubric: Rubric) -> list[float | None]:
-        """0..1 for each rollout, in order; None where the RM gave no usable answer."""
+        """Normalized reward of each rollout, in order; None where the RM gave no usable answer."""
         fresh = {_key(r, rubric): r for r in rollouts if _key(r, rubric) not in self._known}
         answers = await _all([self._one(r, rubric) for r in fresh.values()])
         self._known.update(zip(fresh, answers, strict=True))
@@ -83,18 +89,18 @@ class ProbeScorer:
 
     async def _one(self, rollout: Rollout, rubric: Rubric) -> float | None:
         if first_rule(self.task.spec, clean(rollout.completion)) is not None:
-            return 0.0  # the floor of every scale, and no model is asked
-        verdict = await self.reward_model.judge(rollout, rubric)
+            return 0.0  # the floor of every scale, without a call
+        result = await self.reward_model.judge(rollout, rubric)
         self.asked += 1
-        self.usages.append(verdict.usage)
-        if verdict.unscored is not None:
+        self.usages.append(result.usage)
+        if result.unscored is not None:
             self.unscored += 1
             return None
-        return self.share(rubric, verdict.scores)
+        return self.share(rubric, result.scores)
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, float | None]]) -> list[float | None]:
-    """Everything at once; the chat limits what is in flight. An error stops the rest."""
+    """Run all calls at once; the chat limits the requests in flight. An error ends the rest."""
     tasks = [asyncio.create_task(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)

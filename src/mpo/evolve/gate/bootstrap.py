@@ -15,12 +15,12 @@ RESAMPLES = 400
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rubrics on the same pairs."""
+    """Result of two rubrics on the same pairs."""
 
     head: float
     """Share of pairs that the head puts in the right order; a tie counts half."""
     new: float
-    """The same of the proposal."""
+    """The same share for the proposal."""
     worse: float
     """Share of the resamples in which the proposal does worse than the head."""
     better: float
@@ -32,16 +32,16 @@ class Comparison:
         return self.new - self.head
 
     def lost(self, tolerance: float, confidence: float) -> bool:
-        """Whether the proposal does worse: by more than `tolerance`, and not by chance."""
+        """True where the proposal does worse, by more than `tolerance` and not by chance."""
         return self.change < -tolerance and self.worse >= confidence
 
     def gained(self, tolerance: float, confidence: float) -> bool:
-        """Whether the proposal does better, by the same measure."""
+        """True where the proposal does better, by the same measure."""
         return self.change > tolerance and self.better >= confidence
 
 
 def win(better: float, worse: float) -> float:
-    """1 for the right order, 0 for the wrong one, 0.5 for a tie."""
+    """Score of a pair: 1 for the right order, 0 for the wrong one, 0.5 for a tie."""
     return 1.0 if better > worse else 0.0 if better < worse else 0.5
 
 
@@ -51,7 +51,7 @@ def compare(clusters: Sequence[Sequence[tuple[float, float]]], seed: str) -> Com
     Args:
         clusters: Per original text, the wins (head, new) of its pairs: they are not independent,
             so whole clusters are drawn.
-        seed: Of the resampling.
+        seed: Random seed for the resampling.
     """
     clusters = [cluster for cluster in clusters if cluster]
     if not clusters:

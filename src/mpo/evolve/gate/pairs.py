@@ -21,7 +21,7 @@ __all__ = ["Pair", "Pairs", "load_pairs"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, and which of them is the better one."""
+    """Two answers to one prompt, the better one named."""
 
     prompt: str
     better: str
@@ -60,20 +60,20 @@ _TEXTS = ("input", "output_1", "output_2")
 
 
 class Pairs:
-    """Accept what agrees with labelled pairs at least as often as the head does.
+    """Accept a proposal that agrees with labelled pairs at least as often as the head does.
 
     Refused if the share of pairs in the right order falls by more than `tolerance`, and does so
     in at least `confidence` of the bootstrap's resamples.
 
     Args:
-        reward_model: The RM.
-        task: Whose rules and prompts the RM uses.
-        share: From scores to 0..1 (`mpo.judge.scale.normalized`).
+        reward_model: Scores the texts.
+        task: Its rules and prompts are the RM's.
+        share: Function from scores to 0..1 (`mpo.judge.scale.normalized`).
         pairs: All labelled pairs.
-        sample: How many are asked per check; which ones rotates with the step.
-        tolerance: Loss that is allowed, in shares of pairs.
+        sample: Most pairs per check; they are drawn by seed and step.
+        tolerance: Loss that is allowed, as a share of the pairs.
         confidence: Share of resamples that must show a loss.
-        seed: Of the sampling and the bootstrap.
+        seed: Random seed for the sampling and the bootstrap.
     """
 
     def __init__(
@@ -96,7 +96,11 @@ class Pairs:
         self.tolerance, self.confidence = tolerance, confidence
 
     def calls(self, per_judgement: int = 1) -> int:
-        """Most RM calls that one check makes."""
+        """Most RM calls of one check.
+
+        Args:
+            per_judgement: Calls of one judgement.
+        """
         return 4 * min(self.sample, len(self.pairs)) * per_judgement
 
     async def check(
@@ -109,9 +113,9 @@ class Pairs:
         name = f"mpo:{self.seed}:pairs:{step}"
         chosen = random.Random(name).sample(self.pairs, min(self.sample, len(self.pairs)))
         texts = [t for p in chosen for t in (_as(p.prompt, p.better), _as(p.prompt, p.worse))]
-        panel = ProbeScorer(self.reward_model, self.task, self.share)
-        head = await panel.scores(texts, parent)
-        new = await panel.scores(texts, proposal)
+        scorer = ProbeScorer(self.reward_model, self.task, self.share)
+        head = await scorer.scores(texts, parent)
+        new = await scorer.scores(texts, proposal)
         clusters = [
             [(win(head_good, head_bad), win(new_good, new_bad))]
             for head_good, head_bad, new_good, new_bad in zip(
@@ -123,22 +127,28 @@ class Pairs:
             and new_good is not None
             and new_bad is not None
         ]
-        found = compare(clusters, name)
-        figures = {"pairs_calls": float(panel.asked), "pairs_unscored": float(panel.unscored)}
-        if found is None or 2 * found.pairs < len(chosen):
-            why = f"{panel.unscored} of {panel.asked} answers on labelled pairs stayed unscored"
-            return GateResult(False, why, figures, panel.usage)
+        comparison = compare(clusters, name)
+        figures = {"pairs_calls": float(scorer.asked), "pairs_unscored": float(scorer.unscored)}
+        if comparison is None or 2 * comparison.pairs < len(chosen):
+            why = f"{scorer.unscored} of {scorer.asked} answers on labelled pairs stayed unscored"
+            return GateResult(False, why, figures, scorer.usage)
         figures |= {
-            "pairs_count": float(found.pairs),
-            "pairs_head": found.head,
-            "pairs_new": found.new,
-            "pairs_worse": found.worse,
+            "pairs_count": float(comparison.pairs),
+            "pairs_head": comparison.head,
+            "pairs_new": comparison.new,
+            "pairs_worse": comparison.worse,
         }
-        if found.lost(self.tolerance, self.confidence):
-            why = f"it orders {found.new:.0%} of the labelled pairs rightly, not {found.head:.0%}"
-            return GateResult(False, why, figures, panel.usage)
-        why = f"{found.new:.0%} of the labelled pairs in the right order (head: {found.head:.0%})"
-        return GateResult(True, why, figures, panel.usage)
+        if comparison.lost(self.tolerance, self.confidence):
+            why = (
+                f"it orders {comparison.new:.0%} of the labelled pairs correctly, "
+                f"the head {comparison.head:.0%}"
+            )
+            return GateResult(False, why, figures, scorer.usage)
+        why = (
+            f"{comparison.new:.0%} of the labelled pairs in the right order "
+            f"(head: {comparison.head:.0%})"
+        )
+        return GateResult(True, why, figures, scorer.usage)
 
 
 def _as(prompt: str, completion: str) -> Rollout:

@@ -4,7 +4,7 @@ From recent rollouts, code makes copies that are certainly worse (`damage.py`). 
 originals and copies under the head and under the proposal. The proposal must
 
 1. rank originals above their damaged copies at least as well as the head does, over all kinds of
-   damage together, and not lose the sight of any one kind; and see some damage at all;
+   damage together, not become blind to any one kind, and see some damage at all;
 2. keep texts without content (master keys) and texts that only speak to the grader (injections)
    at the floor, or below the originals as surely as the head does;
 3. not flatten the spread of real rollouts: a rubric under which all are equal teaches nothing.
@@ -38,27 +38,27 @@ __all__ = ["Probes", "Tolerances"]
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What a proposal may lose. None of them is tuned to one task."""
+    """Losses that a proposal may have. No number is tuned to one task."""
 
     rank: float = 0.05
     """Loss in the share of pairs in the right order, over all kinds of damage."""
     kind: float = 0.4
-    """The same for a single kind, of which there are few pairs."""
+    """Loss for a single kind of damage, which has few pairs."""
     confidence: float = 0.9
     """Share of bootstrap resamples that must show a loss before it counts."""
     least_rank: float = 0.65
     """Share of pairs in the right order below which a proposal sees next to no damage, and has to
     gain on the head; a coin has 0.5."""
     gain: float = 0.2
-    """How much it then has to gain, in as many resamples as a loss."""
+    """Gain that it then needs, in as many resamples as a loss."""
     floor: float = 0.2
     """Mean score (0..1) of master keys and injections that passes as the floor."""
     floor_rank: float = 0.1
-    """Above that: loss in the share of (original, such text) pairs in the right order. Scores of
-    two rubrics cannot be compared here: an injection without a spelling mistake has full marks
-    for spelling wherever a criterion asks for it."""
+    """Above that floor: loss in the share of (original, such text) pairs in the right order.
+    Scores of two rubrics cannot be compared here: an injection without a spelling mistake has full
+    marks for spelling wherever a criterion asks for it."""
     spread: float = 0.35
-    """Part of the head's standard deviation over real rollouts that must be left. Averaging over
+    """Share of the head's standard deviation over real rollouts that must be left. Averaging over
     more criteria shrinks it for a good reason: in the recorded real run from 0.20 under one
     criterion to 0.14 under eleven."""
     spread_enough: float = 0.05
@@ -87,7 +87,7 @@ class _Judged:
     new_copies: Sequence[float | None]
 
     def wins(self, original: int, copy: int) -> tuple[float, float] | None:
-        """Whether each rubric ranks an original above a copy; None where an answer is missing."""
+        """Wins (head, proposal) of an original over a copy; None where an answer is missing."""
         old, fresh = self.head[original], self.new[original]
         old_copy, fresh_copy = self.head_copies[copy], self.new_copies[copy]
         if old is None or fresh is None or old_copy is None or fresh_copy is None:
@@ -96,17 +96,17 @@ class _Judged:
 
 
 class Probes:
-    """Accept what still sees damage.
+    """Accept a proposal that still sees damage.
 
     Args:
-        reward_model: The RM.
-        task: Whose rules and prompts the RM uses.
-        share: From scores to 0..1 (`mpo.judge.scale.normalized`).
+        reward_model: Scores the texts.
+        task: Its rules and prompts are the RM's.
+        share: Function from scores to 0..1 (`mpo.judge.scale.normalized`).
         rollouts: Real rollouts that are scored under both rubrics.
-        originals: How many of them are damaged.
+        originals: Number of them that are damaged.
         kinds: Damaged copies per original.
-        tolerances: What may be lost.
-        seed: Of every draw and of the bootstrap.
+        tolerances: Losses that are allowed.
+        seed: Random seed for every draw and the bootstrap.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Probes:
         self.seed = seed
 
     def calls(self, per_judgement: int = 1) -> int:
-        """Most RM calls that one check makes; real rollouts under the head are mostly known.
+        """Most RM calls of one check; real rollouts under the head are mostly known.
 
         Args:
             per_judgement: Calls of one judgement: 1 for `single`, the number of criteria for
@@ -140,11 +140,11 @@ class Probes:
     async def check(
         self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
     ) -> GateResult:
-        """Rule on the proposal.
+        """Decide on the proposal.
 
         Args:
             parent: The head.
-            refinement: The proposal. Rollouts that its MRM did not see are taken first.
+            refinement: The proposal. Rollouts that its MRM did not see come first.
             evidence: Recent rollouts with their judgements; the more of them, the better.
         """
         proposal = refinement.rubric
@@ -153,29 +153,29 @@ class Probes:
         step = max((case.rollout.step for case in evidence), default=0)
         name = f"mpo:{self.seed}:probes:{step}"
         rng = random.Random(name)
-        panel = ProbeScorer(self.reward_model, self.task, self.share)
-        panel.know(evidence, parent)
+        scorer = ProbeScorer(self.reward_model, self.task, self.share)
+        scorer.know(evidence, parent)
         real = self._real(evidence, refinement, rng)
-        # One after the other: what a prompt shares with the next is then in the server's cache.
-        head_real = await panel.scores(real, parent)
-        new_real = await panel.scores(real, proposal)
+        # One rubric after the other: the beginning of each prompt is then in the server's cache.
+        head_real = await scorer.scores(real, parent)
+        new_real = await scorer.scores(real, proposal)
         probes = self._probes(real, head_real, new_real, rng)
         extra = [p.rollout for p in probes] + list(self._floor_probes(real, rng))
-        head = await panel.scores(extra, parent)
-        new = await panel.scores(extra, proposal)
+        head = await scorer.scores(extra, parent)
+        new = await scorer.scores(extra, proposal)
         cut = len(probes)
-        figures = {"probe_calls": float(panel.asked), "probe_unscored": float(panel.unscored)}
+        figures = {"probe_calls": float(scorer.asked), "probe_unscored": float(scorer.unscored)}
         judged = _Judged(head_real, head[:cut], new_real, new[:cut])
         originals = list(dict.fromkeys(probe.original for probe in probes))
         refusals = [
-            *self._unscored(panel),
+            *self._unscored(scorer),
             *self._ranking(probes, judged, name, figures),
             *self._floor(head[cut:], new[cut:], originals, judged, name, figures),
             *self._spread(real, judged, figures),
         ]
         if refusals:
-            return GateResult(False, "; ".join(refusals), figures, panel.usage)
-        return GateResult(True, _praise(figures), figures, panel.usage)
+            return GateResult(False, "; ".join(refusals), figures, scorer.usage)
+        return GateResult(True, _praise(figures), figures, scorer.usage)
 
     # ------------------------------------------------------------------ which texts
 
@@ -233,17 +233,17 @@ class Probes:
 
     # ------------------------------------------------------------------ what must hold
 
-    def _unscored(self, panel: ProbeScorer) -> Iterator[str]:
-        if panel.asked and panel.unscored > self.tolerances.unscored * panel.asked:
+    def _unscored(self, scorer: ProbeScorer) -> Iterator[str]:
+        if scorer.asked and scorer.unscored > self.tolerances.unscored * scorer.asked:
             yield (
-                f"{panel.unscored} of {panel.asked} answers on the probes stayed unscored, so "
+                f"{scorer.unscored} of {scorer.asked} answers on the probes stayed unscored, so "
                 "that nothing can be concluded"
             )
 
     def _ranking(
         self, probes: Sequence[_Probe], judged: _Judged, name: str, figures: dict[str, float]
     ) -> Iterator[str]:
-        """Rule 1."""
+        """Rule 1: the order of originals and damaged copies."""
         wins = [(p, pair) for n, p in enumerate(probes) if (pair := judged.wins(p.original, n))]
         figures["probe_pairs"] = float(len(wins))
         total = _compared(wins, name)
@@ -311,7 +311,7 @@ class Probes:
     def _spread(
         self, real: Sequence[Rollout], judged: _Judged, figures: dict[str, float]
     ) -> Iterator[str]:
-        """Rule 3, on what the policy writes now."""
+        """Rule 3: the spread of real rollouts, of the latest steps where there are enough."""
         both = [
             (rollout.step, a, b)
             for rollout, a, b in zip(real, judged.head, judged.new, strict=True)
@@ -332,10 +332,11 @@ class Probes:
 
 
 _KEYS = 2
-"""Master keys per check: rules answer nearly all of them for nothing."""
+"""Master keys per check: rules decide nearly all of them without a call."""
 _INJECTIONS = 4
+"""Injections per check."""
 _LEAST_SPREAD = 4
-"""Rollouts from which a spread can be told at all."""
+"""Fewest rollouts from which a spread is measured."""
 
 
 def _copy(rollout: Rollout, text: str) -> Rollout:
@@ -357,7 +358,7 @@ def _other(real: Sequence[Rollout], n: int, rng: random.Random) -> str:
 
 
 def _ranks(scores: Sequence[float | None], scored: Sequence[int]) -> dict[int, float]:
-    """Place of each among the scored, 0 to 1; equals share the mean place."""
+    """Rank of each among the scored, 0 to 1; equal scores share the mean rank."""
     values = {n: float(scores[n] or 0.0) for n in scored}
     return {n: fmean(win(values[n], values[m]) for m in scored) if scored else 0.0 for n in scored}
 

@@ -1,4 +1,4 @@
-"""What the task forbids: its limits, and whether a criterion demands something beyond them.
+"""Demands beyond the task's limits.
 
 A number of words in a rubric is a demand or not by what surrounds it. "At least 500 words" asks
 for 500; so do "fewer than 500 words" at the lowest level and "deduct a point under 500 words".
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...task import MinWords, Task
-from .numbers import to_digits
 from .reading import Part
 
 __all__ = ["Demand", "Limits", "conflict", "demands", "stated_limits"]
@@ -44,7 +43,7 @@ WORDS_IN = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a response may be."""
+    """Bounds and forms of a response."""
 
     most: dict[str, float]
     """Largest count by unit."""
@@ -63,18 +62,18 @@ class Demand:
     high: float
     quote: str
     part: bool = False
-    """Of a part of the response (one paragraph), so that only its lower end binds."""
+    """True for a part of the response (one paragraph), so that only its lower end binds."""
 
 
 def stated_limits(task: Task) -> Limits:
-    """From the task's settings, and from what its prompt says in words."""
+    """Limits from the task's settings, and from its prompt's own words."""
     most: dict[str, float] = {"token": float(task.spec.response.max_tokens)}
     # A word is at least one token, so the cap on tokens bounds the words too.
     most["word"] = min(most["token"], task.spec.response.max_words or math.inf)
     rules = [rule.words for rule in task.spec.rules if isinstance(rule, MinWords)]
     least = {"word": float(max([task.spec.response.min_words, *rules]))}
     prompt = f"{task.spec.prompt}\n{task.spec.description}"
-    for kind, demand in _mentions(to_digits(prompt)):
+    for kind, demand in _mentions(_to_digits(prompt)):
         if demand.part or demand.unit == "page":
             continue
         if kind == "upper":
@@ -88,7 +87,7 @@ def stated_limits(task: Task) -> Limits:
 
 
 def conflict(demand: Demand, limits: Limits) -> str | None:
-    """Why no response within the limits can meet the demand."""
+    """Reason that no response within the limits can meet the demand; None if one can."""
     top = limits.most.get(demand.unit, math.inf)
     if demand.low > top:
         return f"asks for {demand.low:g} {demand.unit}s where the task allows {top:g}"
@@ -264,7 +263,7 @@ def demands(part: Part) -> Iterator[Demand]:
     for line in part.text.split("\n"):
         if _EXAMPLE.match(line):
             continue
-        for sentence in _sentences(to_digits(line)):
+        for sentence in _sentences(_to_digits(line)):
             if _WAIVED.search(sentence):
                 continue
             for kind, found in _mentions(sentence):
@@ -335,7 +334,7 @@ def _ruled_out(prompt: str) -> Iterator[str]:
 
 
 def forbidden_forms(part: Part, limits: Limits) -> Iterator[tuple[str, str]]:
-    """Forms that the task rules out and this piece asks for: name and quote."""
+    """Name and quote of each form that the task rules out and this piece asks for."""
     if part.rank is not None and part.rank < 0.5:
         return
     for line in part.text.split("\n"):
@@ -346,3 +345,67 @@ def forbidden_forms(part: Part, limits: Limits) -> Iterator[tuple[str, str]]:
                 match = re.search(_ASKS_FOR.format(FORMATS[name]), sentence, re.IGNORECASE)
                 if match:
                     yield name, sentence
+
+
+# --- numbers in prose: `1,000`, `five hundred`, `2k`, `a few hundred` --------------------------
+
+_ONES = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen".split()
+    )
+}
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate(
+        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
+    )
+}
+_SCALES = {"hundred": 100, "thousand": 1000, "dozen": 12}
+_VAGUE = {"several": 3, "few": 3, "couple": 2, "many": 3, "multiple": 2}
+# "several thousand"; "couple of hundred"; "hundreds of words".
+_NUMBER_WORDS = "|".join([*_ONES, *_TENS, *_SCALES])
+_SPAN = re.compile(
+    rf"\b(?:(?P<vague>several|few|couple)\s+(?:of\s+)?(?=(?:{'|'.join(_SCALES)})\b)"
+    r"|an?\s+(?=hundred|thousand|dozen))?"
+    rf"(?P<words>(?:{_NUMBER_WORDS})(?:(?:[\s-]+(?:and\s+)?)(?:{_NUMBER_WORDS})){{0,12}})\b",
+    re.IGNORECASE,
+)
+_PLURAL = re.compile(r"\b(hundreds|thousands|dozens)\s+of\b", re.IGNORECASE)
+_MANY = re.compile(r"\b(several|multiple|many)(?=\s+(?:\w+\s+)?paragraphs?\b)", re.IGNORECASE)
+_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[,.'’\u00a0\u202f]\d{3})+)(?![\d.,]*\d)")
+# "1 000 words", but not "level 3 500 words": a thousands' blank stands right before a unit.
+_SPACED = re.compile(
+    r"(?<![\w.,] )(?<![\d.,])(\d{1,3}) (\d{3})(?=[\s-]+(?:words?|mots|palabras|Wörter|слов))"
+)
+_KILO = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)\s?k\b(?=[\s-]*(?:words?|tokens?|characters?|\+))", re.IGNORECASE
+)
+
+
+def _to_digits(text: str) -> str:
+    """The text with every number written as plain digits."""
+    text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
+    text = _SPACED.sub(r"\1\2", text)
+    text = _KILO.sub(lambda m: str(round(float(m[1]) * 1000)), text)
+    text = _PLURAL.sub(lambda m: f"at least {2 * _SCALES[m[1].lower()[:-1]]}", text)
+    text = _MANY.sub(lambda m: f"at least {_VAGUE[m[1].lower()]}", text)
+    return _SPAN.sub(_number, text)
+
+
+def _number(match: re.Match[str]) -> str:
+    words = re.split(r"[\s-]+", match["words"].lower())
+    total, part = 0, 0
+    if match["vague"]:
+        part = _VAGUE[match["vague"].lower()]
+    for word in words:
+        if word == "and":
+            continue
+        if word in _SCALES:
+            part = max(part, 1) * _SCALES[word]
+            if word == "thousand":
+                total, part = total + part, 0
+        else:
+            part += _ONES.get(word, _TENS.get(word, 0))
+    return str(total + part)

@@ -1,4 +1,4 @@
-"""A rubric text taken apart for the rules: criteria, what stands before, behind and between.
+"""A rubric text taken apart for the rules: criteria, and the text before, behind and between.
 
 The reader of `mpo.rubric` says what a rubric means. The linter must also see what that reader
 drops (an item that is never closed) or refuses (levels out of order), so it keeps the text.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...errors import RubricError
 from ...rubric import Criterion, ReadRubric, Rubric, read_rubric
 
-__all__ = ["Part", "Reading", "read"]
+__all__ = ["Part", "RubricReading", "read"]
 
 _MD_LEVEL = re.compile(r"^- ([+-]?\d{1,6}):")
 _HEADING = re.compile(r"^#{1,2} ")
@@ -31,12 +31,12 @@ class Part:
     """One piece of prose: a criterion's text, or one of its levels."""
 
     number: int
-    """Of the criterion, from 1."""
+    """Number of the criterion, from 1."""
     name: str
     text: str
     score: int | None = None
     rank: float | None = None
-    """Of the level among its criterion's scores: 0 for the lowest, 1 for the highest."""
+    """Place of the level among its criterion's scores: 0 for the lowest, 1 for the highest."""
 
     @property
     def place(self) -> str:
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RubricReading:
     """Everything that the rules look at."""
 
     text: str
@@ -53,7 +53,7 @@ class Reading:
     rubric: Rubric | None
     notes: tuple[str, ...] = ()
     fault: str = ""
-    """Why the reader refuses the text; empty if it does not."""
+    """Reason that the reader refuses the text; empty if it accepts it."""
     unsorted: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """Ladders of the text that neither ascend nor descend, by criterion."""
     from_text: bool = True
@@ -66,7 +66,7 @@ class Reading:
 
     @property
     def items(self) -> bool:
-        """Whether it is the `<item>` form of the published code."""
+        """True for the `<item>` form of the published code."""
         return re.search(r"</?item>", self.text) is not None
 
 
@@ -80,28 +80,32 @@ def parts_of(number: int, criterion: Criterion) -> Iterator[Part]:
         yield Part(number, criterion.name, level.text, level.score, rank)
 
 
-def read(source: str | Rubric | ReadRubric) -> Reading:
+def read(source: str | Rubric | ReadRubric) -> RubricReading:
     """Take a rubric apart; never raises."""
     if isinstance(source, ReadRubric):
-        return Reading(source.rubric.to_markdown(), source.rubric, source.notes, from_text=False)
+        return RubricReading(
+            source.rubric.to_markdown(), source.rubric, source.notes, from_text=False
+        )
     if isinstance(source, Rubric):
-        return Reading(source.to_markdown(), source, from_text=False)
+        return RubricReading(source.to_markdown(), source, from_text=False)
     text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     unsorted = tuple(_unsorted(text))
     try:
-        found = read_rubric(text)
+        result = read_rubric(text)
     except RubricError as error:
-        return _mended(text, str(error), unsorted)
-    return Reading(text, found.rubric, found.notes, unsorted=unsorted)
+        return _sorted(text, str(error), unsorted)
+    return RubricReading(text, result.rubric, result.notes, unsorted=unsorted)
 
 
-def _mended(text: str, fault: str, unsorted: tuple[tuple[str, tuple[int, ...]], ...]) -> Reading:
+def _sorted(
+    text: str, fault: str, unsorted: tuple[tuple[str, tuple[int, ...]], ...]
+) -> RubricReading:
     """Read once more with the levels of a Markdown rubric put in order, each score once."""
     try:
-        found = read_rubric(_sort_levels(text))
+        result = read_rubric(_sort_levels(text))
     except RubricError:
-        return Reading(text, None, fault=fault, unsorted=unsorted)
-    return Reading(text, found.rubric, found.notes, fault=fault, unsorted=unsorted)
+        return RubricReading(text, None, fault=fault, unsorted=unsorted)
+    return RubricReading(text, result.rubric, result.notes, fault=fault, unsorted=unsorted)
 
 
 def _sort_levels(text: str) -> str:
@@ -134,7 +138,7 @@ def _sort_levels(text: str) -> str:
 
 
 def _unsorted(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Ladders that jump to and fro, with the criterion's heading."""
+    """Levels that neither ascend nor descend, with the criterion's heading."""
     if re.search(r"</?item>", text):
         blocks = re.findall(r"<item>(.*?)(?:</item>|\Z)", text, re.DOTALL)
     else:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .finding import Finding, shorten
-from .reading import LADDER_LINE, Part, Reading
+from .reading import LADDER_LINE, Part, RubricReading
 
 __all__ = ["check_structure"]
 
@@ -43,7 +43,7 @@ _COMPLETE = re.compile(
 )
 
 
-def check_structure(reading: Reading) -> Iterator[Finding]:
+def check_structure(reading: RubricReading) -> Iterator[Finding]:
     """Text that starts or ends in mid-sentence: the whole, then each criterion and level."""
     parts = list(reading.parts())
     if reading.from_text:
@@ -66,7 +66,7 @@ def _ends(place: str, text: str, message: str) -> Finding:
 # --- the start -------------------------------------------------------------------------------
 
 
-def _start(reading: Reading, parts: Sequence[Part]) -> Iterator[Finding]:
+def _start(reading: RubricReading, parts: Sequence[Part]) -> Iterator[Finding]:
     text = reading.text
     if reading.items:
         first, close = text.find("<item>"), text.find("</item>")
@@ -84,13 +84,13 @@ def _start(reading: Reading, parts: Sequence[Part]) -> Iterator[Finding]:
 
 
 def _continues(text: str) -> bool:
-    """Whether the text opens with a mark or a word that only joins it to something before it."""
+    """True if the text opens with a mark or a word that only joins it to something before it."""
     block = text.lstrip(_MARKS)
     return bool(re.match(r"[,;)}]|\.\s|(?:and|or|nor|but)\s", block))
 
 
 def _starts_small(text: str) -> bool:
-    """Whether prose that has no name or label in front of it starts with a small letter."""
+    """True if prose that has no name or label in front of it starts with a small letter."""
     block = text.lstrip(_MARKS)
     first = block.split(maxsplit=1)[0] if block else ""
     if not first[:1].islower() or re.search(r"[A-Z\d_=/\\({<]", first):
@@ -99,7 +99,7 @@ def _starts_small(text: str) -> bool:
 
 
 def _capitals(parts: Sequence[Part]) -> bool:
-    """Whether the parts start with capitals, as prose does."""
+    """True if the parts start with capitals, as prose does."""
     firsts = [part.text.lstrip(_MARKS)[:1] for part in parts]
     cased = [char for char in firsts if char.lower() != char.upper()]
     return bool(cased) and sum(char.isupper() for char in cased) >= 0.7 * len(cased)
@@ -108,7 +108,9 @@ def _capitals(parts: Sequence[Part]) -> bool:
 # --- criteria and levels ---------------------------------------------------------------------
 
 
-def _part(part: Part, parts: Sequence[Part], reading: Reading, english: bool) -> Iterator[Finding]:
+def _part(
+    part: Part, parts: Sequence[Part], reading: RubricReading, english: bool
+) -> Iterator[Finding]:
     # A level may build on the one before it ("- 4: and every claim has a reason").
     if part.score is None:
         # An item without a heading is named after its first words.
@@ -193,7 +195,7 @@ def _open_ending(line: str, english: bool) -> str | None:
 # --- the end ---------------------------------------------------------------------------------
 
 
-def _end(reading: Reading, parts: Sequence[Part]) -> Iterator[Finding]:
+def _end(reading: RubricReading, parts: Sequence[Part]) -> Iterator[Finding]:
     """The end of the file: an item that is never closed, or text behind the last criterion."""
     text = reading.text.rstrip()
     if reading.items:

@@ -1,4 +1,4 @@
-"""Whether two final answers are the same.
+"""Equality of final answers.
 
 math-verify decides on expressions, intervals, tuples and matrices. MATH's conventions beside it are
 decided here, before it is called:

@@ -16,10 +16,10 @@ def final_answer(text: str) -> str | None:
 
     An empty box is no answer. A box that was cut off retracts what was boxed before it.
     """
-    found = [box.content for box in boxes(text)]
-    if not found or found[-1] is None:
+    contents = [box.content for box in boxes(text)]
+    if not contents or contents[-1] is None:
         return None
-    answers = [content for content in found if content and content.strip()]
+    answers = [content for content in contents if content and content.strip()]
     return answers[-1].strip() if answers else None
 
 
@@ -95,7 +95,7 @@ def split_top(text: str, separator: str) -> list[str]:
 
 
 def wrapped(text: str, start: str, end: str) -> str | None:
-    """What stands between two outer brackets that belong together; None if they do not."""
+    """Text between two outer brackets that belong together; None if they do not."""
     if len(text) < len(start) + len(end) or not (text.startswith(start) and text.endswith(end)):
         return None
     inner = text[len(start) : len(text) - len(end)]

@@ -1,4 +1,4 @@
-"""Units: a value and what it is counted in, in one spelling."""
+"""A value and its unit, in one spelling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Quantity:
 
     value: str
     unit: str
-    """In one spelling; empty if none is given."""
+    """The unit in one spelling; empty if none is given."""
 
 
 _NAMES = {

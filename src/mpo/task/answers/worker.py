@@ -43,10 +43,10 @@ class BoxedAnswers:
         self.__init__(**state)  # type: ignore[misc]
 
     async def correct(self, completion: str, reference: str) -> bool | None:
-        """Whether the completion's last boxed answer is the reference's.
+        """True if the completion's last boxed answer is the reference's.
 
         Args:
-            completion: What the policy wrote.
+            completion: The text by the policy.
             reference: A solution with a boxed answer, or the bare answer.
 
         Returns:
@@ -62,7 +62,7 @@ class BoxedAnswers:
         return quick if quick is not None else await asyncio.to_thread(self.same, gold, given)
 
     def same(self, gold: str, given: str) -> bool:
-        """Whether two answers are the same; see `same_answer`. Blocks."""
+        """Compare two answers as `same_answer` does, in the process. Blocks."""
         quick = _quick(gold, given)
         if quick is not None:
             return quick
