@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ...records import Rollout
@@ -26,7 +27,7 @@ def check_extra(session: OfflineSession) -> None:
 
 def _import_figures() -> Any:
     # It needs numpy, which the rest of the command does not.
-    return importlib.import_module("...evaluation.human", __package__)
+    return importlib.import_module("...evaluation.agreement", __package__)
 
 
 async def human_agreement(session: OfflineSession, proposal: Rubric) -> dict[str, Any] | None:
@@ -59,7 +60,7 @@ async def human_agreement(session: OfflineSession, proposal: Rubric) -> dict[str
         [row.rollout.prompt for row, _, _ in triples],
         seed=session.reward.seed,
     )
-    return {**body, **result.to_json()}
+    return {**body, **asdict(result)}
 
 
 def _scores_before(session: OfflineSession, rows: list[FileRow]) -> tuple[list[float | None], str]:
