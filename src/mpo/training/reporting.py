@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat.event_loop import run_in_loop
-from ..integrations.rollouts import GOLD
+from ..integrations.trainer_rollouts import GOLD
 from ..records import Case, Decision
 from ..reward import EvolvingReward
 from ..store import Store
