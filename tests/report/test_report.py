@@ -18,7 +18,7 @@ from mpo.report import write_report
 from mpo.report.decisions import decisions_section
 from mpo.report.levels import interval, welch
 from mpo.report.page import LARGEST
-from mpo.report.rollout_list import pack_texts
+from mpo.report.rollouts import pack_texts
 from mpo.report.run_data import load_run
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store

@@ -22,7 +22,7 @@ from .curves import curves_section, figures, scale_sentence
 from .decisions import decisions_section
 from .elements import badge, details, duration, number, section, table
 from .figures import library
-from .rollout_list import pack, pack_texts, rollouts_section
+from .rollouts import pack, pack_texts, rollouts_section
 from .run_data import RunData, load_run
 from .summary import headline, notes, summary_section, what_was_run
 
