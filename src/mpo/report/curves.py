@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -27,40 +27,29 @@ def figures(runs: Sequence[RunData]) -> list[tuple[Curve, Any]]:
 
 
 def _curves(runs: Sequence[RunData]) -> list[Curve]:
-    def shown(values: Mapping[int, Sequence[float | None]]) -> dict[int, Sequence[float | None]]:
-        return {place: course for place, course in values.items() if known(course)}
-
-    places = dict(enumerate(runs))
     gold = " or ".join(dict.fromkeys(run.gold_name for run in runs))
+    gold_title = f"{gold.capitalize()}: what the reward should measure"
+    reward_title = "Normalized reward: share of the rubric's points"
+    raw_title = "Reward as the policy got it, in points"
+    courses = {
+        key: _known_courses([run.curves[key] for run in runs])
+        for key in ("reward", "gold", "words")
+    }
+    raw = _known_courses([run.raw for run in runs])
     every = [
-        Curve(
-            "reward",
-            "Normalized reward: share of the rubric's points",
-            "reward",
-            shown({place: run.curves["reward"] for place, run in places.items()}),
-        ),
-        Curve(
-            "gold",
-            f"{gold.capitalize()}: what the reward should measure",
-            gold,
-            shown({place: run.curves["gold"] for place, run in places.items()}),
-        ),
-        Curve(
-            "raw",
-            "Reward as the policy got it, in points",
-            "points",
-            shown({place: run.raw for place, run in places.items()}),
-            unit=False,
-        ),
-        Curve(
-            "words",
-            "Words per completion",
-            "words",
-            shown({place: run.curves["words"] for place, run in places.items()}),
-            unit=False,
-        ),
+        Curve("reward", reward_title, "reward", courses["reward"]),
+        Curve("gold", gold_title, gold, courses["gold"]),
+        Curve("raw", raw_title, "points", raw, unit=False),
+        Curve("words", "Words per completion", "words", courses["words"], unit=False),
     ]
     return [curve for curve in every if curve.values]
+
+
+def _known_courses(
+    courses: Sequence[Sequence[float | None]],
+) -> dict[int, Sequence[float | None]]:
+    """The courses with a value, by place of the run."""
+    return {place: course for place, course in enumerate(courses) if known(course)}
 
 
 def curves_section(runs: Sequence[RunData], drawn: Sequence[tuple[Curve, Any]]) -> str:

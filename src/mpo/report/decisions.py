@@ -73,7 +73,7 @@ def lint_sentence(run: RunData) -> str:
     """HTML sentence on rubrics that took effect and that lint refuses, as in an imported run."""
     bad: list[str] = []
     for index, decision in enumerate(run.decisions):
-        errors = [line for line in decision.findings if line.startswith(REFUSED)]
+        errors = _errors(decision)
         if errors and decision.accepted and decision.proposed:
             codes = ", ".join(dict.fromkeys(line.split()[1].replace("_", " ") for line in errors))
             label = run.label(decision.cohort, decision.proposed)
@@ -118,8 +118,12 @@ def _decision(
 
 
 def _lint_badge(decision: Decision) -> str:
-    errors = sum(line.startswith(REFUSED) for line in decision.findings)
-    return badge(f"lint: {count(errors, 'error')}", "failed") + " " if errors else ""
+    errors = _errors(decision)
+    return badge(f"lint: {count(len(errors), 'error')}", "failed") + " " if errors else ""
+
+
+def _errors(decision: Decision) -> list[str]:
+    return [line for line in decision.findings if line.startswith(REFUSED)]
 
 
 def _rubric_number(run: RunData, decision: Decision, before: bool) -> str:
@@ -165,13 +169,13 @@ def _reason(decision: Decision) -> str:
 def _findings(decision: Decision) -> str:
     if not decision.findings:
         return ""
-    errors = sum(line.startswith(REFUSED) for line in decision.findings)
+    errors = _errors(decision)
     items = "".join(
-        f'<li class="{"error" if line.startswith(REFUSED) else "warning"}">{escape(line)}</li>'
+        f'<li class="{"error" if line in errors else "warning"}">{escape(line)}</li>'
         for line in decision.findings
     )
-    warnings = len(decision.findings) - errors
-    counts = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
+    warnings = len(decision.findings) - len(errors)
+    counts = f"{count(len(errors), 'error')}, {count(warnings, 'warning')}"
     note = " Errors keep a rubric from taking effect." if errors else ""
     return f"<h3 class='minor'>Lint: {counts}.{note}</h3><ul class='findings'>{items}</ul>"
 
@@ -288,7 +292,8 @@ def _graph(run: RunData, cohort: str, decisions: Sequence[tuple[int, Decision]])
                 edges.append(f'<line x1="{head + 15}" y1="{_LANE}" x2="{x - 15}" y2="{_LANE}"/>')
             back = places.get(decision.proposed or "")
             if decision.kind == "rollback" and back is not None:
-                edges.append(_arc(x, back))
+                top = _LANE - 16
+                edges.append(f'<path class="back" d="M{x} {top} C{x} 4 {back} 4 {back} {top}"/>')
             places[decision.proposed or ""] = head = x
         else:
             edges.append(
@@ -310,10 +315,6 @@ def _graph(run: RunData, cohort: str, decisions: Sequence[tuple[int, Decision]])
         f'aria-label="{label}"><g class="edges">{"".join(edges)}</g>{"".join(nodes)}</svg>'
         "</div>"
     )
-
-
-def _arc(x: int, back: int) -> str:
-    return f'<path class="back" d="M{x} {_LANE - 16} C{x} 4 {back} 4 {back} {_LANE - 16}"/>'
 
 
 def _node(run: RunData, index: int, decision: Decision, x: int) -> str:
