@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cli.conftest import Mpo, environment
-from mpo.cli.board import open_board
-from mpo.cli.run_view import PendingStepsWatch, RunView, Spending, short
+from mpo.cli.board import RunView, Spending, open_board, short
+from mpo.cli.train import PendingStepsWatch
 
 STEP = {
     "kind": "step",

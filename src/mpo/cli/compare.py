@@ -31,7 +31,7 @@ from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
 from .results import gather, next_commands, report_or_why, results_table
-from .train import run_path
+from .runs import run_path
 
 __all__ = ["app", "given_rubrics"]
 

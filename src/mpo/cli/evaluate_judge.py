@@ -47,8 +47,7 @@ from .evaluate_common import (
     show,
     table,
 )
-from .runs import open_store
-from .train import RUNS
+from .runs import RUNS, open_store
 
 __all__ = ["app"]
 

@@ -18,8 +18,7 @@ from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outpu
 from ..records import content_hash
 from .endpoints import endpoint, read_price
 from .evaluate_common import progress_bar
-from .runs import open_store
-from .train import RUNS
+from .runs import RUNS, open_store
 
 __all__ = ["JudgeOptions", "Judged", "Source", "judge_generations"]
 
@@ -85,7 +84,8 @@ def judge_generations(sources: Sequence[Source], options: JudgeOptions) -> Judge
             "the simulated model grades single texts and compares none: give the --chat URL of a "
             "real one"
         )
-    price = _price(options.price)
+    prices = read_price("--price", options.price)
+    price = Price(*prices) if prices is not None else None
     models = _outputs(sources)
     common = common_prompts(models, only_common=options.only_common)
     prompts = common[: options.limit or None]
@@ -174,11 +174,6 @@ async def _play(pairwise: PairwiseJudge, judge: Chat, plan: Sequence[Planned]) -
             return await pairwise.play(plan, progress)
     finally:
         await judge.aclose()
-
-
-def _price(text: str) -> Price | None:
-    numbers = read_price("--price", text)
-    return None if numbers is None else Price(*numbers)
 
 
 def _say(text: str) -> None:

@@ -19,9 +19,8 @@ from ..rubric import Rubric
 from .board import number
 from .evaluate_common import plain
 from .offline.options import OfflineOptions, offline_command
-from .offline.pricing import estimate_cost, print_estimate
 from .offline.rows import FROM_FILE
-from .offline.session import open_session, score_in_chunks
+from .offline.session import estimate_cost, open_session, print_estimate, score_in_chunks
 from .results import cost_lines
 
 __all__ = ["app"]
