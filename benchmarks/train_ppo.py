@@ -267,8 +267,8 @@ def compare(
         folder: Folder for model and prompts; made if missing.
         peer: Python with TRL 0.17.0; None to leave it out.
         updates: Timed per run, after one that is not.
-        rounds: Of all runs, one after the other.
-        spread: Of prompt lengths, instead of the conditions' own.
+        rounds: Rounds of all runs, one after the other.
+        spread: Spread of prompt lengths; the condition's own if None.
         say: Called with a line before each run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""EvolvingReward and the laws of DESIGN §6 that are its own (1 to 6, 8, 10, 11)."""
+"""EvolvingReward and those laws of docs/design.md that are its own (1 to 6, 8, 10, 11)."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ PROPERTIES: Mapping[str, Property] = {
 EXPLOITABLE = tuple(name for name, prop in PROPERTIES.items() if prop.exploit is not None)
 
 IMPRESSION = ("finish", "function_words", "sentence_length")
-"""What a vague criterion is scored by: does it look like prose at a glance?"""
+"""Properties by which a vague criterion is scored: does it look like prose at a glance?"""
 
 _STOP = frozenset(
     (

@@ -80,7 +80,7 @@ def test_prevalence_stands_beside_a_collapsed_alpha() -> None:
     assert found.commonest == (0.98, 0.99)
     always = agreement([1.0] * 9, other[-9:])
     assert always.spearman is None
-    assert always.to_json()["kendall"] is None
+    assert always.kendall is None
 
 
 def test_rewards_with_many_values_are_compared_by_rank() -> None:
@@ -137,7 +137,7 @@ def test_criteria_figures() -> None:
         cases.append(case(n, score, group=f"g{n // 3}"))
         gold[cases[-1].rollout.id] = None if n % 2 else float(-score[0])
     found = criteria_figures([*cases, case(999, ())], RUBRIC, gold)
-    one, two, three = found.figures
+    one, two, three = found.criteria
     assert found.n == 300
     assert one.discrimination == pytest.approx(1)
     assert (one.most_similar, two.most_similar) == ("Two", "One")
@@ -146,7 +146,7 @@ def test_criteria_figures() -> None:
     assert (three.at_highest, three.discrimination, three.most_similar) == (1, None, None)
     assert three.faults == ["saturated"]
     # Two of three say the same, and the third nothing: eigenvalues 2, 0, 1.
-    assert found.effective == pytest.approx(9 / 5)
+    assert found.effective_criteria == pytest.approx(9 / 5)
     dead = [len(set(quality[3 * g : 3 * g + 3])) == 1 for g in range(100)]
     assert found.dead_groups == pytest.approx(sum(dead) / 100)
 
@@ -155,10 +155,10 @@ def test_independent_criteria_count_fully() -> None:
     rng = np.random.default_rng(5)
     cases = [case(n, tuple(int(s) for s in rng.integers(0, 6, 3))) for n in range(400)]
     found = criteria_figures(cases, RUBRIC)
-    assert found.effective == pytest.approx(3, abs=0.1)
-    assert [one.faults for one in found.figures] == [["weak"]] * 3
+    assert found.effective_criteria == pytest.approx(3, abs=0.1)
+    assert [one.faults for one in found.criteria] == [["weak"]] * 3
     assert found.dead_groups is None, "every group has one completion"
-    assert found.to_json()["criteria"][0]["gold"] is None
+    assert found.criteria[0].gold is None
 
 
 def test_a_run_without_judgements(tmp_path: Path) -> None:

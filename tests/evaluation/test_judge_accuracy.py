@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ import pytest
 from fakes import make_reward
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.errors import ChatTransportError, DataError
-from mpo.evaluation.judge_accuracy import Outcome, Pair, accuracy, read_pairs, score_pairs
+from mpo.evaluation.judge_accuracy import (
+    JudgedPair,
+    PreferencePair,
+    accuracy,
+    read_pairs,
+    score_pairs,
+)
 from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 
@@ -25,11 +32,11 @@ LLMBAR = [
 
 def test_two_forms_of_pairs() -> None:
     assert read_pairs(LLMBAR, "f", "Natural") == [
-        Pair("Say A.", "A", "A, gladly, as you ask", "Natural"),
-        Pair("Say B.", "B", "C", "Natural"),
+        PreferencePair("Say A.", "A", "A, gladly, as you ask", "Natural"),
+        PreferencePair("Say B.", "B", "C", "Natural"),
     ]
     rows = [{"prompt": "p", "chosen": "c", "rejected": "r", "subset": "hard"}]
-    assert read_pairs(rows, "f", "other") == [Pair("p", "c", "r", "hard")]
+    assert read_pairs(rows, "f", "other") == [PreferencePair("p", "c", "r", "hard")]
 
 
 @pytest.mark.parametrize(
@@ -61,15 +68,15 @@ def reward_with(path: Path, score: Any) -> tuple[EvolvingReward, ScriptedChat]:
     return make_reward("essay", chat, path, every=None, max_unscored=1.0), chat
 
 
-def judge(reward: EvolvingReward, pairs: Sequence[Pair]) -> list[Outcome]:
+def judge(reward: EvolvingReward, pairs: Sequence[PreferencePair]) -> list[JudgedPair]:
     return asyncio.run(score_pairs(reward, pairs))
 
 
 PAIRS = [
-    Pair("p1", "five 5", "two and some more words 2", "a"),
-    Pair("p2", "one 1", "four words are here 4", "a"),
-    Pair("p3", "three 3", "three too 3", "b"),
-    Pair("p4", "five 5", "nothing ?", "b"),
+    PreferencePair("p1", "five 5", "two and some more words 2", "a"),
+    PreferencePair("p2", "one 1", "four words are here 4", "a"),
+    PreferencePair("p3", "three 3", "three too 3", "b"),
+    PreferencePair("p4", "five 5", "nothing ?", "b"),
 ]
 
 
@@ -81,7 +88,7 @@ def test_accuracy_ties_and_unscored(tmp_path: Path) -> None:
     reward, chat = reward_with(tmp_path / "mpo.db", last_digit)
     outcomes = judge(reward, PAIRS)
     assert [outcome.credit for outcome in outcomes] == [1, 0, 0.5, None]
-    body = accuracy(outcomes).to_json()
+    body = asdict(accuracy(outcomes))
     assert body["accuracy"] == 0.5
     assert body["strict_accuracy"] == pytest.approx(1 / 3)
     assert (body["pairs"], body["n"], body["ties"], body["unscored"]) == (4, 3, 1, 1)
@@ -105,12 +112,11 @@ def test_nothing_scored_is_an_error_and_no_accuracy(tmp_path: Path) -> None:
     with pytest.raises(ChatTransportError, match="none of the first 4 pairs.*invalid_json"):
         judge(reward, PAIRS)
     lost = accuracy(judge(reward_with(tmp_path / "b.db", last_digit)[0], PAIRS)[3:])
-    assert lost.to_json()["accuracy"] is None
+    assert lost.accuracy is None
 
 
 def test_a_perfect_judge_has_a_degenerate_interval(tmp_path: Path) -> None:
     reward, _ = reward_with(tmp_path / "mpo.db", lambda text: 5 if "good" in text else 0)
-    pairs = [Pair(f"p{n}", f"good {n}", f"bad {n}") for n in range(40)]
+    pairs = [PreferencePair(f"p{n}", f"good {n}", f"bad {n}") for n in range(40)]
     found = accuracy(judge(reward, pairs))
-    assert found.interval is not None
-    assert (found.interval.value, found.interval.low, found.interval.high) == (1, 1, 1)
+    assert (found.accuracy, found.low, found.high) == (1, 1, 1)

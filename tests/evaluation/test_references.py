@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shared_data import shared_data
 def grade(rows: list[dict[str, Any]]) -> dict[str, Any]:
     checker = BoxedAnswers()
     try:
-        return math_accuracy(rows, "f", extract=final_answer, same=checker.same).to_json()
+        return asdict(math_accuracy(rows, "f", extract=final_answer, same=checker.same))
     finally:
         checker.close()
 
@@ -78,7 +79,7 @@ def said(label: str, verdict: str | None, **more: Any) -> dict[str, Any]:
 def test_verdicts_beside_the_majority() -> None:
     rows = [said("RIGHT", "RIGHT")] * 7 + [said("WRONG", "RIGHT"), said("WRONG", "wrong")]
     rows.append(said("WRONG", None))
-    found = verdict_accuracy(rows, "f").to_json()
+    found = asdict(verdict_accuracy(rows, "f"))
     assert (found["accuracy"], found["n"], found["missing"]) == (0.8, 10, 1)
     assert found["majority"] == {"label": "RIGHT", "accuracy": 0.7}
     assert found["balance"]["labels"] == {"RIGHT": 0.7, "WRONG": 0.3}
@@ -96,7 +97,7 @@ def test_the_last_verdict_counts() -> None:
 
 def test_labels_of_scruples() -> None:
     rows = [said("AUTHOR", "RIGHT", binarized_label="RIGHT")]
-    assert verdict_accuracy(rows, "f").whole.correct == 1
+    assert verdict_accuracy(rows, "f").correct == 1
     with pytest.raises(DataError, match="'label' is 'AUTHOR', neither RIGHT nor WRONG"):
         verdict_accuracy(rows, "f", label="label")
     with pytest.raises(DataError, match="no label in 'binarized_label' or 'label'"):

@@ -1,4 +1,4 @@
-"""Hostile texts stay data, and honest ones stay what they are: tests/attacks.yaml."""
+"""Hostile texts stay data, and honest ones stay what they are: tests/judge/attacks.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated RM and MRM against the rules that keep the sandbox honest (DESIGN §7)."""
+"""The simulated RM and MRM against the rules that keep the sandbox honest (docs/sandbox.md)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,8 @@ __all__ = [
     "Mode",
     "Output",
     "bounds",
-    "columns",
     "is_file",
     "percent",
-    "plain",
     "progress_bar",
     "rows_of_file",
     "rows_of_source",
@@ -111,22 +109,29 @@ def show(body: Mapping[str, Any], output: Output, as_json: bool) -> None:
             Console().print(part)
 
 
-def table(title: str) -> Table:
-    """A plain table; its first column is text."""
-    new = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
+def table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str] | None], words: str = ""
+) -> Table:
+    """A plain table. The cells may hold a user's words: rich reads no `[red]` in them as markup.
+
+    Args:
+        title: Title of the table.
+        heads: Heads of the columns of figures.
+        rows: Text of the first column, then one cell for each head. None begins a new section.
+        words: Head of a last column of words; empty for none.
+    """
+    new = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     new.add_column("", no_wrap=True)
+    for name in heads:
+        new.add_column(escape(name), justify="right", no_wrap=True)
+    if words:
+        new.add_column(escape(words))
+    for row in rows:
+        if row is None:
+            new.add_section()
+        else:
+            new.add_row(*map(escape, row))
     return new
-
-
-def columns(target: Table, *names: str) -> None:
-    """Add columns of figures; their names may be a user's words."""
-    for name in names:
-        target.add_column(plain(name), justify="right", no_wrap=True)
-
-
-def plain(text: str) -> str:
-    """A user's words for a table: rich must not read `[red]` in them as markup."""
-    return escape(text)
 
 
 def percent(value: float | None) -> str:

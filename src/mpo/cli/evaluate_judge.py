@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.table import Table
 
+from ..chat import Chat
 from ..config import read_rubric_file
 from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.agreement import Agreement, agreement, case_agreement
 from ..evaluation.criteria import Criteria, criteria_figures
 from ..evaluation.judge_accuracy import (
-    Outcome,
-    Pair,
+    JudgedPair,
     PairAccuracy,
+    PreferencePair,
     accuracy,
     read_pairs,
     score_pairs,
@@ -30,18 +31,17 @@ from ..records import Case, content_hash
 from ..reward import EvolvingReward
 from ..rubric import Rubric
 from ..store import Store
-from ..task import load_task
+from ..task import Task, load_task
 from . import offline
+from .board import number
 from .endpoints import endpoint
 from .evaluate_common import (
     AS_JSON,
     SEED,
     Output,
     bounds,
-    columns,
     is_file,
     percent,
-    plain,
     progress_bar,
     rows_of_file,
     show,
@@ -108,8 +108,13 @@ def judge(
         body, tables = _columns(sources[0], compare)
     elif all(files):
         pairs = _read_pair_files(sources, limit)
-        options = _PairOptions(task, rubric, chat, model, api_key_env, concurrency, store, seed)
-        body, tables = _judge_pairs(pairs, options)
+        if not chat:
+            raise ConfigError("say which reward model scores the pairs: --chat URL --model NAME")
+        loaded = load_task(task)
+        head = read_rubric_file(rubric) if rubric is not None else loaded.rubric
+        client = endpoint(chat, model, api_key_env, concurrency, seed)
+        name = chat if find_plugin(chat) is not None else client.name
+        body, tables = _judge_pairs(name, pairs, loaded, head, client, store, seed)
     elif other:
         body, tables = _two_runs(sources[0], other)
     else:
@@ -126,7 +131,7 @@ def _criteria(run: str, which: str) -> Shown:
         rubric = _rubric(store, cases, which)
         gold = {id: score.value for id, score in store.external_scores().items()}
     criteria = criteria_figures(cases, rubric, gold)
-    return criteria.to_json(), [_criteria_table(criteria)]
+    return asdict(criteria), [_criteria_table(rubric, criteria)]
 
 
 def _cases(store: Store) -> list[Case]:
@@ -155,30 +160,28 @@ def _rubric(store: Store, cases: list[Case], which: str) -> Rubric:
     return store.rubric(named)
 
 
-def _criteria_table(criteria: Criteria) -> Table:
+def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
     groups = criteria.dead_groups
-    shown = table(
-        f"{criteria.rubric.title} ({criteria.rubric.id}): {criteria.n} judgements, "
-        f"{criteria.effective:.1f} effective of {len(criteria.figures)} criteria"
+    title = (
+        f"{rubric.title} ({rubric.id}): {criteria.n} judgements, "
+        f"{criteria.effective_criteria:.1f} effective of {len(criteria.criteria)} criteria"
         + ("" if groups is None else f", {percent(groups)} of groups all equal")
     )
-    columns(shown, "mean", "highest", "lowest", "discrimination", "most similar", "gold")
-    shown.add_column("faults")
-    for one in criteria.figures:
-        similar = "–"
-        if one.most_similar is not None:
-            similar = f"{_figure(one.similarity)} {one.most_similar[:24]}"
-        shown.add_row(
-            plain(one.name[:32]),
-            f"{one.mean:.2f}",
+    heads = ["mean", "highest", "lowest", "discrimination", "most similar", "gold"]
+    rows = [
+        [
+            one.name[:32],
+            number(one.mean),
             percent(one.at_highest),
             percent(one.at_lowest),
-            _figure(one.discrimination),
-            plain(similar),
-            _figure(one.gold),
+            number(one.discrimination),
+            f"{number(one.similarity)} {(one.most_similar or '')[:24]}".strip(),
+            number(one.gold),
             ", ".join(one.faults),
-        )
-    return shown
+        ]
+        for one in criteria.criteria
+    ]
+    return table(title, heads, rows, words="faults")
 
 
 # ---------------------------------------------------------------------- two judges
@@ -193,7 +196,7 @@ def _two_runs(run: str, other: str) -> Shown:
             names.update({key: criterion.name for key, criterion in keys})
     criteria = {names.get(key, key): value for key, value in result.criteria.items()}
     title = f"agreement of {run} and {other}"
-    return result.to_json(), [_agreement_table(title, {"reward": result.reward, **criteria})]
+    return asdict(result), [_agreement_table(title, {"reward": result.reward, **criteria})]
 
 
 def _columns(source: str, compare: str) -> Shown:
@@ -204,7 +207,7 @@ def _columns(source: str, compare: str) -> Shown:
     one, other = ([_score(row, name, f"{source}, row {n}") for n, row in rows] for name in names)
     result = agreement(one, other)
     title = f"agreement of {names[0]} and {names[1]} in {source}"
-    return result.to_json(), [_agreement_table(title, {compare: result})]
+    return asdict(result), [_agreement_table(title, {compare: result})]
 
 
 def _score(row: Mapping[str, Any], name: str, where: str) -> float | None:
@@ -217,63 +220,35 @@ def _score(row: Mapping[str, Any], name: str, where: str) -> float | None:
 
 
 def _agreement_table(title: str, agreements: Mapping[str, Agreement]) -> Table:
-    shown = table(title)
-    columns(
-        shown,
-        "n",
-        "unscored",
-        "equal",
-        "α nominal",
-        "α ordinal",
-        "κ quadratic",
-        "ρ",
-        "τ",
-        "commonest",
-    )
-    for name, one in agreements.items():
-        shown.add_row(
-            plain(name[:32]),
+    heads = ["n", "unscored", "equal", "α nominal", "α ordinal", "κ quadratic", "ρ", "τ"]
+    rows = [
+        [
+            name[:32],
             str(one.n),
             str(one.unscored),
             percent(one.exact),
-            _figure(one.alpha_nominal),
-            _figure(one.alpha_ordinal),
-            _figure(one.kappa_quadratic),
-            _figure(one.spearman),
-            _figure(one.kendall),
+            number(one.alpha_nominal),
+            number(one.alpha_ordinal),
+            number(one.kappa_quadratic),
+            number(one.spearman),
+            number(one.kendall),
             " / ".join(percent(share) for share in one.commonest),
-        )
-    return shown
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+        ]
+        for name, one in agreements.items()
+    ]
+    return table(title, [*heads, "commonest"], rows)
 
 
 # ---------------------------------------------------------------------- preference pairs
 
 
-@dataclass(frozen=True)
-class _PairOptions:
-    """Options of the command line for scoring pairs."""
-
-    task: str
-    rubric: Path | None
-    chat: str
-    model: str
-    api_key_env: str
-    concurrency: int
-    store: Path | None
-    seed: int
-
-
-def _read_pair_files(sources: Sequence[str], limit: int) -> list[Pair]:
+def _read_pair_files(sources: Sequence[str], limit: int) -> list[PreferencePair]:
     """The pairs of all files, each with its file's name as the subset.
 
     Raises:
         DataError: A file cannot be read, has no pairs, or holds something else.
     """
-    pairs: list[Pair] = []
+    pairs: list[PreferencePair] = []
     for source in sources:
         path = Path(source)
         rows = rows_of_file(path)
@@ -290,49 +265,30 @@ def _read_pair_files(sources: Sequence[str], limit: int) -> list[Pair]:
     return pairs
 
 
-def _judge_pairs(pairs: Sequence[Pair], options: _PairOptions) -> Shown:
+def _judge_pairs(
+    name: str,
+    pairs: Sequence[PreferencePair],
+    task: Task,
+    rubric: Rubric,
+    client: Chat,
+    path: Path | None,
+    seed: int,
+) -> Shown:
     """Score pairs, and measure how often the reward prefers what people preferred.
 
     Raises:
-        MPOError: Task, rubric, endpoint or store cannot be used, or nothing could be scored.
+        MPOError: The store cannot be used, or nothing could be scored.
     """
-    if not options.chat:
-        raise ConfigError("say which reward model scores the pairs: --chat URL --model NAME")
-    reward = _reward(pairs, options)
-    outcomes = asyncio.run(_score_pairs(reward, pairs))
-    whole = accuracy(outcomes, options.seed)
-    parts = _by_subset(outcomes, options.seed)
-    rubric = reward.rubric()
-    body = {
-        **whole.to_json(),
-        "by_subset": {name: part.to_json() for name, part in parts.items()},
-        "rubric": rubric.id,
-        "model": reward.chat.name,
-        "store": str(reward.store.path),
-    }
-    reward.store.close()
-    name = options.chat if find_plugin(options.chat) is not None else reward.chat.name
-    title = f"{name} with {rubric.title!r}"
-    return body, [_pairs_table(title, whole, parts)]
-
-
-def _reward(pairs: Sequence[Pair], options: _PairOptions) -> EvolvingReward:
-    task = load_task(options.task)
-    rubric = read_rubric_file(options.rubric) if options.rubric is not None else task.rubric
-    client = endpoint(
-        options.chat, options.model, options.api_key_env, options.concurrency, options.seed
-    )
-    path = options.store
     if path is None:
         texts = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
         wording = sorted(prompt.hash for prompt in task.prompts.values())
-        key = [texts, rubric.id, wording, client.name, options.seed]
+        key = [texts, rubric.id, wording, client.name, seed]
         path = RUNS / f"judge-{content_hash(key, 12)}" / "mpo.db"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{path.parent}: cannot be made: {error.strerror}") from error
-    return EvolvingReward(
+    reward = EvolvingReward(
         task,
         client,
         Store(path),
@@ -340,11 +296,28 @@ def _reward(pairs: Sequence[Pair], options: _PairOptions) -> EvolvingReward:
         # The table counts unscored pairs.
         scoring=Scoring(max_unscored=1.0, deadline_s=None),
         evolve=Evolve(every=None),
-        seed=options.seed,
+        seed=seed,
     )
+    outcomes = asyncio.run(_score_pairs(reward, pairs))
+    whole = accuracy(outcomes, seed)
+    subsets = dict.fromkeys(outcome.pair.subset for outcome in outcomes)
+    parts = {
+        subset: accuracy([one for one in outcomes if one.pair.subset == subset], seed)
+        for subset in subsets
+    }
+    rubric = reward.rubric()
+    body = {
+        **asdict(whole),
+        "by_subset": {subset: asdict(part) for subset, part in parts.items()},
+        "rubric": rubric.id,
+        "model": client.name,
+        "store": str(path),
+    }
+    reward.store.close()
+    return body, [_pairs_table(f"{name} with {rubric.title!r}", whole, parts)]
 
 
-async def _score_pairs(reward: EvolvingReward, pairs: Sequence[Pair]) -> list[Outcome]:
+async def _score_pairs(reward: EvolvingReward, pairs: Sequence[PreferencePair]) -> list[JudgedPair]:
     try:
         with progress_bar("scoring pairs") as progress:
             return await score_pairs(reward, pairs, progress)
@@ -352,24 +325,19 @@ async def _score_pairs(reward: EvolvingReward, pairs: Sequence[Pair]) -> list[Ou
         await reward.aclose()
 
 
-def _by_subset(outcomes: Sequence[Outcome], seed: int) -> dict[str, PairAccuracy]:
-    names = dict.fromkeys(outcome.pair.subset for outcome in outcomes)
-    return {name: accuracy([o for o in outcomes if o.pair.subset == name], seed) for name in names}
-
-
 def _pairs_table(title: str, whole: PairAccuracy, parts: dict[str, PairAccuracy]) -> Table:
-    shown = table(f"preference accuracy of {title}: ties count half")
-    columns(shown, "accuracy", "95 %", "longer wins", "always tie", "ties", "unscored", "pairs")
-    for name, part in {"all": whole, **(parts if len(parts) > 1 else {})}.items():
-        value = part.interval
-        shown.add_row(
-            plain(name),
-            percent(None if value is None else value.value),
-            "–" if value is None else bounds(value.low, value.high, 100),
-            percent(part.length),
-            percent(0.5),
+    heads = ["accuracy", "95 %", "longer wins", "always tie", "ties", "unscored", "pairs"]
+    rows = [
+        [
+            name,
+            percent(part.accuracy),
+            bounds(part.low, part.high, 100),
+            percent(part.baselines["length"]),
+            percent(part.baselines["tie"]),
             str(part.ties),
-            str(part.pairs - part.n),
+            str(part.unscored),
             str(part.pairs),
-        )
-    return shown
+        ]
+        for name, part in {"all": whole, **(parts if len(parts) > 1 else {})}.items()
+    ]
+    return table(f"preference accuracy of {title}: ties count half", heads, rows)

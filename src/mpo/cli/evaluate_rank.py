@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import typer
-from rich.console import Console
+from rich.table import Table
 
+from ..chat import Chat, Price
+from ..config.plugins import find_plugin
 from ..errors import ConfigError, DataError
 from ..evaluation.games import Game, check_connected, read_games
 from ..evaluation.intervals import Interval
+from ..evaluation.pairwise import PairwiseJudge, Planned, Played, plan_games, read_pairwise_prompt
 from ..evaluation.ranking import START, K, Ranking, elo, merge
 from ..evaluation.ranking import rank as rank_games
+from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outputs
+from ..records import content_hash
 from . import offline
-from .evaluate_common import (
-    AS_JSON,
-    SEED,
-    bounds,
-    columns,
-    percent,
-    plain,
-    rows_of_file,
-    show,
-    table,
-)
-from .evaluate_judging import Judged, JudgeOptions, Source, judge_generations
+from .endpoints import endpoint, read_price
+from .evaluate_common import AS_JSON, SEED, bounds, percent, progress_bar, rows_of_file, show, table
+from .runs import RUNS, open_store
 
 __all__ = ["app"]
 
@@ -87,28 +86,28 @@ def rank(
     mpo evaluate rank base.jsonl mpo=a.jsonl --chat http://localhost:8000/v1 --model judge --yes
     """
     sources = [_source(text) for text in files]
-    judged = None
+    judged: dict[str, Any] = {}
     if any("winner" in source.rows[0] for source in sources):
         games, unjudged = _verdicts(sources)
     else:
-        options = JudgeOptions(
-            chat=chat,
-            model=model,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            run=run,
-            verdicts=verdicts,
-            baseline=baseline,
-            limit=limit,
-            only_common=only_common,
-            prompt=prompt,
-            price=price,
-            yes=yes,
-            seed=seed,
-        )
-        judged = judge_generations(sources, options)
-        games = {str(judged.verdicts): judged.played.games}
-        unjudged = len(judged.played.failures)
+        _check_judge(chat)
+        numbers = read_price("--price", price)
+        outputs = _outputs(sources)
+        common = common_prompts(outputs, only_common=only_common)
+        prompts = common[: limit or None]
+        plan = plan_games(outputs, prompts, baseline=baseline or None, seed=seed)
+        wording = read_pairwise_prompt(prompt) if prompt else read_pairwise_prompt()
+        judge = endpoint(chat, model, api_key_env, concurrency)
+        _warn_if_rm(judge.name, run)
+        # Named after the judge and the test set, so that one more model pays only for itself.
+        name = content_hash([judge.name, wording.hash, common], 12)
+        path = verdicts or RUNS / "verdicts" / f"{name}.jsonl"
+        with JsonlLog(path) as log:
+            pairwise = PairwiseJudge(judge, log, prompt=wording, concurrency=concurrency, seed=seed)
+            _agree(pairwise, plan, None if numbers is None else Price(*numbers), yes)
+            played = asyncio.run(_play(pairwise, judge, plan))
+        games, unjudged = {str(path): played.games}, len(played.failures)
+        judged = {"judged": _judged(judge.name, path, played)}
     pooled = [game for part in games.values() for game in part]
     check_connected((game.first, game.second) for game in pooled)
     body: dict[str, Any] = {} if method == "bt" and as_json else _elo(games, k, start)
@@ -120,12 +119,16 @@ def rank(
             body["files"] = {n: {**body.get("files", {}).get(n, {}), **parts[n]} for n in parts}
         body = {**body, **whole.to_json(), "unjudged": unjudged}
         if not as_json:
-            _print(games, body, whole, method)
-    if judged is not None:
-        body["judged"] = _judged(judged)
-        _print_judged(judged)
+            names = list(whole.models)
+            if method == "elo":
+                names.sort(key=lambda name: -body["elo"][name])
+            tables = [_ranking_table(games, body, whole, names)]
+            tables += [_file_table(body, names)] if len(games) > 1 else []
+            show(body, [*tables, *_remarks(whole, unjudged)], False)
+    if judged:
+        _print_judged(judged["judged"])
     if as_json:
-        show(body if method == "all" else _part(body, method), [], True)
+        show({**body, **judged} if method == "all" else _part(body, method), [], True)
 
 
 _KEYS = {"elo": ("elo", "elo_std", "files"), "bt": ("bt", "files")}
@@ -136,17 +139,32 @@ def _part(body: Mapping[str, Any], method: Method) -> dict[str, Any]:
     return {name: body[name] for name in _KEYS[method] if name in body}
 
 
-def _source(text: str) -> Source:
+@dataclass(frozen=True)
+class _Source:
+    """A file of the command line."""
+
+    name: str
+    """The name before `=`; empty if there is none."""
+    path: Path
+    rows: list[Row]
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        return self.path.name.partition(".json")[0]
+
+
+def _source(text: str) -> _Source:
     name, equals, place = text.partition("=")
     if not equals or Path(text).is_file():
         name, place = "", text
-    source = Source(name, Path(place), rows_of_file(Path(place)))
+    source = _Source(name, Path(place), rows_of_file(Path(place)))
     if not source.rows:
         raise DataError(f"{place} is empty: model {name or source.stem!r} has no outputs in it")
     return source
 
 
-def _verdicts(sources: Sequence[Source]) -> tuple[dict[str, list[Game]], int]:
+def _verdicts(sources: Sequence[_Source]) -> tuple[dict[str, list[Game]], int]:
     """The games of verdict files, and the number of rows without a verdict."""
     games: dict[str, list[Game]] = {}
     unjudged = 0
@@ -182,11 +200,98 @@ def _bt(games: Sequence[Game], settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"bt": None, "games": len(games)}
 
 
-def _judged(judged: Judged) -> dict[str, Any]:
-    played = judged.played
+# ---------------------------------------------------------------------- judging
+
+
+def _check_judge(chat: str) -> None:
+    if not chat:
+        raise ConfigError(
+            "these files hold generations: say who compares them, --chat URL --model NAME"
+        )
+    if find_plugin(chat) is not None:
+        raise ConfigError(
+            "the simulated model grades single texts and compares none: give the --chat URL of a "
+            "real one"
+        )
+
+
+def _outputs(sources: Sequence[_Source]) -> list[Outputs]:
+    models: list[Outputs] = []
+    for source in sources:
+        in_file = read_outputs(source.rows, str(source.path), source.name or None, source.stem)
+        for outputs in in_file:
+            if outputs.repeated:
+                _say(
+                    f"{source.path}: {outputs.repeated} rows of {outputs.model!r} repeat a "
+                    "prompt; the first row of each prompt counts"
+                )
+        models += in_file
+    return models
+
+
+def _warn_if_rm(judge: str, run: str) -> None:
+    """Warn if the judge is the model that the policy was trained to please."""
+    if not run:
+        return
+    with open_store(run) as store:
+        last = store.last_step()
+        cases = [] if last is None else store.window(after_step=last - 10, cohort=None, scored=None)
+    models = sorted({case.judgement.model for case in cases if case.judgement.model})
+    if not models:
+        raise ConfigError(f"run {run!r} has no judgements: leave --run out, or name another run")
+    for model in models:
+        # "org/name" and "name" are the same weights behind two servers.
+        if model.rpartition("/")[2].lower() == judge.rpartition("/")[2].lower():
+            _say(
+                f"warning: {judge!r} gave the reward of {run}, too: the policy was trained to "
+                "please it. Use another model as the judge"
+            )
+
+
+def _agree(
+    pairwise: PairwiseJudge, plan: Sequence[Planned], price: Price | None, yes: bool
+) -> None:
+    """Print the expected cost, and continue only with consent.
+
+    Raises:
+        ConfigError: There is no terminal to ask on, and no --yes.
+        typer.Exit: The answer is no.
+    """
+    estimate = pairwise.estimate(plan)
+    if not estimate.calls:
+        _say(f"all {estimate.games} games are judged already: nothing to pay")
+        return
+    cost = "" if price is None else f", about ${estimate.usd(price):.2f}"
+    text = (
+        f"{estimate.calls} calls for {estimate.games} games ({estimate.known} need none): about "
+        f"{estimate.prompt_tokens:,} prompt and {estimate.completion_tokens:,} completion "
+        f"tokens{cost}"
+    )
+    if yes:
+        _say(text)
+    elif sys.stdin.isatty() and sys.stderr.isatty():
+        if not typer.confirm(f"{text}. Continue?", err=True):
+            raise typer.Exit(1)
+    else:
+        raise ConfigError(f"{text}: nothing was sent yet; add --yes to continue")
+
+
+async def _play(pairwise: PairwiseJudge, judge: Chat, plan: Sequence[Planned]) -> Played:
+    try:
+        with progress_bar("judging") as progress:
+            return await pairwise.play(plan, progress)
+    finally:
+        await judge.aclose()
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _judged(judge: str, path: Path, played: Played) -> dict[str, Any]:
     return {
-        "judge": judged.judge,
-        "verdicts": str(judged.verdicts),
+        "judge": judge,
+        "verdicts": str(path),
         "calls": played.calls,
         "failures": len(played.failures),
         "first_failure": played.failures[0] if played.failures else None,
@@ -197,61 +302,38 @@ def _judged(judged: Judged) -> dict[str, Any]:
 # ---------------------------------------------------------------------- for people
 
 
-def _print(games: Files, body: Mapping[str, Any], whole: Ranking, method: Method) -> None:
-    console = Console()
-    shown = table(
-        f"{whole.games} games of {len(whole.models)} models on {whole.prompts} prompts"
-        + (f", in {len(games)} files" if len(games) > 1 else "")
-    )
-    columns(shown, "BT", "95 %", "Elo", *(["sd"] if "elo_std" in body else []))
-    columns(shown, "win rate", "95 %", "at equal length")
-    names = whole.models
-    if method == "elo":
-        names = tuple(sorted(names, key=lambda name: -body["elo"][name]))
+def _ranking_table(
+    games: Files, body: Mapping[str, Any], whole: Ranking, names: Sequence[str]
+) -> Table:
+    several = "elo_std" in body
+    rows = []
     for name in names:
-        shown.add_row(plain(name), *_cells(name, body, whole))
-    console.print(shown)
-    if len(games) > 1:
-        _print_files(console, body, names)
-    for line in _remarks(whole, int(body["unjudged"])):
-        console.print(plain(line), highlight=False)
-
-
-def _cells(name: str, body: Mapping[str, Any], whole: Ranking) -> list[str]:
-    rating, rate = whole.strengths.ratings[name], whole.strengths.win_rates[name]
-    controlled = whole.length.win_rates[name] if whole.length else None
-    spread = [f"{body['elo_std'][name]:.1f}"] if "elo_std" in body else []
-    return [
-        f"{rating.value:.1f}",
-        _bounds(rating),
-        f"{body['elo'][name]:.1f}",
-        *spread,
-        percent(rate.value),
-        _bounds(rate, 100),
-        percent(controlled),
-    ]
+        rating, rate = whole.strengths.ratings[name], whole.strengths.win_rates[name]
+        row = [name, f"{rating.value:.1f}", _bounds(rating), f"{body['elo'][name]:.1f}"]
+        row += [f"{body['elo_std'][name]:.1f}"] if several else []
+        controlled = whole.length.win_rates[name] if whole.length else None
+        rows.append([*row, percent(rate.value), _bounds(rate, 100), percent(controlled)])
+    heads = ["BT", "95 %", "Elo", *(["sd"] if several else []), "win rate", "95 %"]
+    title = f"{whole.games} games of {len(whole.models)} models on {whole.prompts} prompts"
+    title += f", in {len(games)} files" if len(games) > 1 else ""
+    return table(title, [*heads, "at equal length"], rows)
 
 
 def _bounds(interval: Interval, scale: float = 1.0) -> str:
     return bounds(interval.low, interval.high, scale)
 
 
-def _print_files(console: Console, body: Mapping[str, Any], names: Sequence[str]) -> None:
-    shown = table("by file: Bradley-Terry with its interval, and Elo")
-    columns(shown, "games", *names)
+def _file_table(body: Mapping[str, Any], names: Sequence[str]) -> Table:
+    rows = []
     for file, part in body["files"].items():
-        cells = []
+        row = [Path(file).name, str(part["games"])]
         for name in names:
-            bt = (part["bt"] or {}).get(name)
-            rating = "–" if bt is None else f"{bt['rating']:.1f} [{_of(bt)}]"
-            score = part["elo"].get(name)
-            cells.append(f"{rating}  {'–' if score is None else f'{score:.1f}'}")
-        shown.add_row(plain(Path(file).name), str(part["games"]), *map(plain, cells))
-    console.print(shown)
-
-
-def _of(bt: Mapping[str, float | None]) -> str:
-    return bounds(bt["low"], bt["high"])
+            bt, score = (part["bt"] or {}).get(name), part["elo"].get(name)
+            rating = f"{bt['rating']:.1f} [{bounds(bt['low'], bt['high'])}]" if bt else "–"
+            row.append(f"{rating}  {'–' if score is None else f'{score:.1f}'}")
+        rows.append(row)
+    title = "by file: Bradley-Terry with its interval, and Elo"
+    return table(title, ["games", *names], rows)
 
 
 def _remarks(whole: Ranking, unjudged: int) -> list[str]:
@@ -281,17 +363,15 @@ def _remarks(whole: Ranking, unjudged: int) -> list[str]:
     return lines
 
 
-def _print_judged(judged: Judged) -> None:
-    played = judged.played
-    usage = played.usage
-    lines = [
-        f"verdicts of {judged.judge}: {judged.verdicts} ({played.calls} new calls, "
-        f"{usage.prompt_tokens:,} prompt and {usage.completion_tokens:,} completion tokens)"
-    ]
-    if played.failures:
-        lines.append(
-            f"{len(played.failures)} without a usable answer, the first because of: "
-            f"{' '.join(played.failures[0].split())[:200]}; run the same command again to retry "
-            "them"
+def _print_judged(judged: Mapping[str, Any]) -> None:
+    usage = judged["usage"]
+    _say(
+        f"verdicts of {judged['judge']}: {judged['verdicts']} ({judged['calls']} new calls, "
+        f"{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} completion tokens)"
+    )
+    if judged["failures"]:
+        _say(
+            f"{judged['failures']} without a usable answer, the first because of: "
+            f"{' '.join(judged['first_failure'].split())[:200]}; run the same command again to "
+            "retry them"
         )
-    typer.echo("\n".join(lines), err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from ..evaluation import references
 from ..evaluation.references import Accuracy, MathAccuracy, VerdictAccuracy
 from ..task.answers import BoxedAnswers, final_answer
+from .board import number
 from .evaluate_common import (
     AS_JSON,
     MODE,
@@ -17,9 +19,7 @@ from .evaluate_common import (
     Mode,
     Output,
     bounds,
-    columns,
     percent,
-    plain,
     progress_bar,
     rows_of_source,
     show,
@@ -56,23 +56,18 @@ def math(
             )
     finally:
         answers.close()
-    show(result.to_json(), _math_output(source, result), as_json)
+    show(asdict(result), _math_output(source, result), as_json)
 
 
 def _math_output(source: str, result: MathAccuracy) -> Output:
-    body = table(f"final answers of {source}")
-    columns(body, "accuracy", "95 %", "right", "of")
+    def row(name: str, part: Accuracy, interval: str = "") -> list[str]:
+        return [name, percent(part.accuracy), interval, str(part.correct), str(part.n)]
 
-    def line(name: str, part: Accuracy, interval: str = "") -> None:
-        cells = (percent(part.value), interval, str(part.correct), str(part.n))
-        body.add_row(plain(name), *cells)
-
-    line("all", result.whole, bounds(result.interval.low, result.interval.high, 100))
+    rows: list[list[str] | None] = [row("all", result, bounds(result.low, result.high, 100))]
     for parts in (result.by_subject, result.by_level):
         if parts:
-            body.add_section()
-        for name, part in parts.items():
-            line(name, part)
+            rows += [None, *(row(name, part) for name, part in parts.items())]
+    body = table(f"final answers of {source}", ["accuracy", "95 %", "right", "of"], rows)
     if not result.no_answer:
         return [body]
     return [body, f"without an answer in a box: {result.no_answer} (counted as wrong)"]
@@ -97,24 +92,27 @@ def verdict(
     """
     rows = rows_of_source(source, mode)
     result = references.verdict_accuracy(rows, source, label=label or None, seed=seed)
-    body = result.to_json()
-    show(body, _verdict_output(source, result, body), as_json)
+    show(asdict(result), _verdict_output(source, result), as_json)
 
 
-def _verdict_output(source: str, result: VerdictAccuracy, body: dict[str, Any]) -> Output:
-    shown = table(f"verdicts of {source}")
-    columns(shown, "accuracy", "95 %", "of")
-    low, high = result.interval.low, result.interval.high
-    shown.add_row("all", percent(body["accuracy"]), bounds(low, high, 100), str(result.whole.n))
-    shown.add_row("balanced (mean over labels)", percent(body["balanced_accuracy"]), "", "")
-    majority = body["majority"]
-    shown.add_row(f"always {majority['label']}", percent(majority["accuracy"]), "", "")
-    shown.add_section()
-    for name, part in result.by_label.items():
-        shown.add_row(f"label {plain(name)}", percent(part.value), "", str(part.n))
-    shares = body["balance"]["verdicts"]
-    verdicts = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
-    return [shown, f"verdicts: {verdicts}; no verdict: {result.missing} (counted as wrong)"]
+def _verdict_output(source: str, result: VerdictAccuracy) -> Output:
+    majority = result.majority
+    rows: list[list[str] | None] = [
+        ["all", percent(result.accuracy), bounds(result.low, result.high, 100), str(result.n)],
+        ["balanced (mean over labels)", percent(result.balanced_accuracy), "", ""],
+        [f"always {majority['label']}", percent(majority["accuracy"]), "", ""],
+        None,
+    ]
+    rows += [
+        [f"label {name}", percent(part.accuracy), "", str(part.n)]
+        for name, part in result.by_label.items()
+    ]
+    shares = result.balance["verdicts"].items()
+    verdicts = ", ".join(f"{name} {percent(share)}" for name, share in shares)
+    return [
+        table(f"verdicts of {source}", ["accuracy", "95 %", "of"], rows),
+        f"verdicts: {verdicts}; no verdict: {result.missing} (counted as wrong)",
+    ]
 
 
 @app.command()
@@ -141,8 +139,6 @@ def rouge(
     body: dict[str, Any] = {
         name: {"f1": s.value, "low": s.low, "high": s.high} for name, s in scores.items()
     }
-    shown = table(f"ROUGE of {source}: {len(rows)} rows")
-    columns(shown, "F1", "95 %")
-    for name, score in scores.items():
-        shown.add_row(name, f"{score.value:.2f}", bounds(score.low, score.high))
+    cells = [[name, number(s.value), bounds(s.low, s.high)] for name, s in scores.items()]
+    shown = table(f"ROUGE of {source}: {len(rows)} rows", ["F1", "95 %"], cells)
     show({**body, "n": len(rows)}, [shown], as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def _check_extra(session: OfflineSession) -> None:
 
 def _import_figures() -> Any:
     # It needs numpy, which the rest of the command does not.
-    return importlib.import_module("..evaluation.human", __package__)
+    return importlib.import_module("..evaluation.agreement", __package__)
 
 
 async def _human_agreement(session: OfflineSession, proposal: Rubric) -> dict[str, Any] | None:
@@ -214,7 +215,7 @@ async def _human_agreement(session: OfflineSession, proposal: Rubric) -> dict[st
         [row.rollout.prompt for row, _, _ in triples],
         seed=session.reward.seed,
     )
-    return {**body, **result.to_json()}
+    return {**body, **asdict(result)}
 
 
 def _scores_before(session: OfflineSession, rows: list[FileRow]) -> tuple[list[float | None], str]:

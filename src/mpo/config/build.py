@@ -11,7 +11,7 @@ from typing import Any
 from ..chat import Chat
 from ..errors import ConfigError, RubricError
 from ..evolve.options import Evolve
-from ..integrations.rollouts import GoldScorer
+from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
 from ..store import Store

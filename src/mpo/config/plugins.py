@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from ..chat import Chat
 from ..errors import ConfigError
-from ..integrations.rollouts import GoldScorer
+from ..integrations.trainer_rollouts import GoldScorer
 from ..task import Task
 
 __all__ = ["GROUP", "Plugin", "Say", "find_plugin", "is_free", "load_plugin", "plugin_names"]

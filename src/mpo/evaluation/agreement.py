@@ -1,35 +1,55 @@
-"""Agreement of two judges: Krippendorff's alpha, quadratic kappa, rank correlations.
+"""Agreement of two judges, and agreement of a judge's ranking with people's.
 
-Alpha (by `krippendorff`) and kappa fall where nearly all scores are equal, however often the judges
-agree; so the plain share of equal scores and the spread of scores stand beside them.
+Two judges are compared by Krippendorff's alpha, quadratic kappa and rank correlations. Alpha (by
+`krippendorff`) and kappa fall where nearly all scores are equal, however often the judges agree; so
+the plain share of equal scores and the spread of scores stand beside them.
+
+A judge is compared with people before and after a change of the rubric, by figures for which the
+scales do not matter: Spearman's rho, Kendall's tau-b, and the share of pairs that are ranked alike
+(a tie of the scores counts half; pairs to which people gave equal scores are left out). Intervals
+are from a bootstrap over prompts. Every figure is a product of a resample's weights with matrices
+of signs, so 1,000 resamples are a few matrix products where scipy would need a call each.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from typing import Any, Literal
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from ..errors import DataError, MissingExtraError
+from ..errors import DataError
 from ..records import Case, Judgement
-from .intervals import Floats, np
+from .intervals import (
+    RESAMPLES,
+    Floats,
+    Interval,
+    cluster_numbers,
+    intervals,
+    np,
+    require,
+    resample_weights,
+)
 
 __all__ = [
     "Agreement",
     "CaseAgreement",
+    "RankAgreement",
+    "Ranks",
     "agreement",
     "case_agreement",
+    "compare_rankings",
     "krippendorff_alpha",
     "quadratic_kappa",
-    "rank_correlations",
 ]
 
 MOST_VALUES = 300
 """Number of different values up to which they are taken for the grades of a scale. Rewards that are
 means of many scores have more, and only their ranks are compared."""
+MOST = 1500
+"""The most rows that are compared, since the signs of all pairs are held in memory. Of more rows,
+as many are drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +76,6 @@ class Agreement:
     commonest: tuple[float, float]
     """Share of each judge's most frequent score: near 1, alpha and kappa say little."""
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**asdict(self), "means": list(self.means), "commonest": list(self.commonest)}
-
 
 def agreement(one: Sequence[float | None], other: Sequence[float | None]) -> Agreement:
     """Compare two judges by all figures.
@@ -81,7 +97,7 @@ def agreement(one: Sequence[float | None], other: Sequence[float | None]) -> Agr
     first, second = [a for a, _ in both], [b for _, b in both]
     scores = np.array([first, second], dtype=np.float64)
     graded = len(np.unique(scores)) <= MOST_VALUES
-    spearman, kendall = rank_correlations(first, second)
+    spearman, kendall = _rank_correlations(first, second)
     return Agreement(
         n=len(both),
         unscored=len(one) - len(both),
@@ -119,8 +135,7 @@ def krippendorff_alpha(
     Raises:
         MissingExtraError: krippendorff is not installed.
     """
-    if find_spec("krippendorff") is None:
-        raise MissingExtraError("krippendorff", "eval")
+    require("krippendorff")
     import krippendorff
 
     # Alpha sees only units with two scores. The library raises an error where those do not differ.
@@ -143,16 +158,11 @@ def quadratic_kappa(one: Sequence[float], other: Sequence[float]) -> float | Non
     return 1 - observed / expected if expected else None
 
 
-def rank_correlations(
+def _rank_correlations(
     one: Sequence[float], other: Sequence[float]
 ) -> tuple[float | None, float | None]:
-    """Spearman's rho and Kendall's tau-b; None where one of the two is constant.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-    """
-    if find_spec("scipy") is None:
-        raise MissingExtraError("scipy", "eval")
+    """Spearman's rho and Kendall's tau-b; None where one of the two is constant."""
+    require("scipy")
     from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
 
     if len(set(one)) < 2 or len(set(other)) < 2:
@@ -169,11 +179,6 @@ class CaseAgreement:
     """Agreement of the normalized rewards."""
     criteria: dict[str, Agreement]
     """Agreement of the scores by criterion; empty where the judges had different rubrics."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        criteria = {name: one.to_json() for name, one in self.criteria.items()}
-        return {"reward": self.reward.to_json(), "criteria": criteria}
 
 
 def case_agreement(one: Sequence[Case], other: Sequence[Case]) -> CaseAgreement:
@@ -218,3 +223,126 @@ def _by_response(cases: Sequence[Case]) -> dict[tuple[str, str], Judgement]:
         if case.judgement.normalized_reward is not None or key not in judgements:
             judgements[key] = case.judgement
     return judgements
+
+
+# ---------------------------------------------------------------------- judge and people
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Agreement of one column of scores with people's.
+
+    A figure is None where it is not defined: one side gave everything the same score.
+    """
+
+    spearman: Interval | None
+    kendall: Interval | None
+    pairwise: Interval | None
+    """Share of pairs ranked alike, 0 to 1; 0.5 for scores at random."""
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """Agreement with people before and after, on the same rows."""
+
+    n: int
+    """Number of rows with a human score and a score before and after."""
+    prompts: int
+    before: Ranks
+    after: Ranks
+    change: Ranks
+    """Figures after minus figures before, with the interval of the difference."""
+
+
+def compare_rankings(
+    human: Sequence[float],
+    before: Sequence[float],
+    after: Sequence[float],
+    prompts: Sequence[Hashable],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> RankAgreement:
+    """Agreement with people of the scores before and after.
+
+    Args:
+        human: Human scores by row, on any scale.
+        before: Scores of the same rows before the change, on any scale.
+        after: Scores of the same rows after the change, on any scale.
+        prompts: The prompt of each row.
+        resamples: Number of bootstrap resamples over prompts.
+        seed: Random seed for the resamples, and for the choice among too many rows.
+
+    Raises:
+        DataError: There are fewer than two rows.
+    """
+    if len(human) < 2:
+        raise DataError(f"{len(human)} rows with a human_score and both scores: ranks need two")
+    rows = np.arange(len(human))
+    if len(rows) > MOST:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST, replace=False))
+    numbers, count = cluster_numbers([prompts[row] for row in rows.tolist()])
+    weights = np.ones((1, len(rows)))
+    if count > 1:
+        blocks = resample_weights(count, resamples, seed)
+        weights = np.concatenate([weights, *(block[:, numbers] for block in blocks)])
+    people = _Signs(np.asarray(human, dtype=np.float64)[rows], weights)
+    first = _figures(_Signs(np.asarray(before, dtype=np.float64)[rows], weights), people)
+    second = _figures(_Signs(np.asarray(after, dtype=np.float64)[rows], weights), people)
+    return RankAgreement(
+        n=len(rows),
+        prompts=count,
+        before=_ranks(first),
+        after=_ranks(second),
+        change=_ranks({name: second[name] - first[name] for name in first}),
+    )
+
+
+class _Signs:
+    """Signs of the differences of all pairs of rows, and what follows from them by resample.
+
+    Args:
+        values: Scores of shape [rows].
+        weights: How often each row counts, of shape [resamples, rows].
+    """
+
+    def __init__(self, values: Floats, weights: Floats) -> None:
+        self.signs: Floats = np.sign(values[:, None] - values[None, :])
+        self.weights = weights
+        self.ranks: Floats = weights @ self.signs.T
+        """Twice the mid-ranks less their mean, of shape [resamples, rows]."""
+        self.different = _quadratic_form(weights, np.abs(self.signs))
+
+
+def _quadratic_form(weights: Floats, matrix: Floats) -> Floats:
+    """The weighted sum of a symmetric matrix, by resample."""
+    summed: Floats = ((weights @ matrix) * weights).sum(1)
+    return summed
+
+
+def _figures(scores: _Signs, people: _Signs) -> dict[str, Floats]:
+    """Each figure by resample; entry 0 is that of all rows. NaN where it is not defined."""
+    weights = people.weights
+    alike = _quadratic_form(weights, scores.signs * people.signs)
+    products = (weights * scores.ranks * people.ranks).sum(1)
+    squares = (weights * scores.ranks**2).sum(1) * (weights * people.ranks**2).sum(1)
+    return {
+        "spearman": _ratio(products, np.sqrt(squares)),
+        "kendall": _ratio(alike, np.sqrt(scores.different * people.different)),
+        "pairwise": (1 + _ratio(alike, people.different)) / 2,
+    }
+
+
+def _ratio(one: Floats, other: Floats) -> Floats:
+    ratio: Floats = np.divide(one, other, out=np.full_like(one, np.nan), where=other > 0)
+    return ratio
+
+
+def _ranks(figures: Mapping[str, Floats]) -> Ranks:
+    return Ranks(**{name: _interval(values) for name, values in figures.items()})
+
+
+def _interval(values: Floats) -> Interval | None:
+    if np.isnan(values[0]):
+        return None
+    return intervals(values[~np.isnan(values)][:, None])[0]

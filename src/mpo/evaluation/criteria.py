@@ -11,8 +11,7 @@ saturation       share of judgements at its highest and at its lowest score: abo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..errors import StoreError
 from ..records import Case
@@ -44,47 +43,26 @@ class CriterionFigures:
     """The correlation with that one."""
     gold: float | None
     """Correlation with gold; None where gold is not known."""
-
-    @property
-    def faults(self) -> list[str]:
-        """Faults in single words: saturated, weak, redundant, misaligned."""
-        faults = []
-        if max(self.at_highest, self.at_lowest) > SATURATED:
-            faults.append("saturated")
-        if self.discrimination is not None and self.discrimination < WEAK:
-            faults.append("weak")
-        if self.similarity is not None and self.similarity > REDUNDANT:
-            faults.append("redundant")
-        if self.gold is not None and self.gold <= 0:
-            faults.append("misaligned")
-        return faults
+    faults: list[str]
+    """Faults in single words: saturated, weak, redundant, misaligned."""
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """Figures of all criteria of a rubric."""
+    """Figures of all criteria of a rubric; the fields are the keys of its JSON."""
 
-    rubric: Rubric
+    rubric: str
+    """Id of the rubric."""
     n: int
     """Number of judgements with a score for every criterion."""
-    figures: tuple[CriterionFigures, ...]
-    """Figures of the criteria in the rubric's order."""
-    effective: float
+    effective_criteria: float
     """Number of independent criteria to which its criteria amount: (Σλ)² / Σλ² over the eigenvalues
     of their correlations."""
     dead_groups: float | None
     """Share of groups of at least two completions that all got the same reward, 0 to 1: they teach
     a policy nothing. None where there is no group."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "rubric": self.rubric.id,
-            "n": self.n,
-            "effective_criteria": self.effective,
-            "dead_groups": self.dead_groups,
-            "criteria": [{**asdict(one), "faults": one.faults} for one in self.figures],
-        }
+    criteria: list[CriterionFigures]
+    """Figures of the criteria in the rubric's order."""
 
 
 def criteria_figures(
@@ -116,28 +94,40 @@ def criteria_figures(
     gold_by_row = [(n, (gold or {}).get(c.rollout.id)) for n, c in enumerate(judged)]
     known = [(n, value) for n, value in gold_by_row if value is not None]
     gold_values = np.array([value for _, value in known], dtype=np.float64)
-    figures = []
+    criteria = []
     for n, criterion in enumerate(rubric.criteria):
-        other, strength = _most_similar(similarities, n)
-        figures.append(
+        at_highest = float((scores[:, n] == high[n]).mean())
+        at_lowest = float((scores[:, n] == low[n]).mean())
+        discrimination = _correlation(scores[:, n], rest[:, n])
+        other, similarity = _most_similar(similarities, n)
+        own = scores[[row for row, _ in known], n]
+        with_gold = _correlation(own, gold_values)
+        faults = {
+            "saturated": max(at_highest, at_lowest) > SATURATED,
+            "weak": discrimination is not None and discrimination < WEAK,
+            "redundant": similarity is not None and similarity > REDUNDANT,
+            "misaligned": with_gold is not None and with_gold <= 0,
+        }
+        criteria.append(
             CriterionFigures(
                 name=criterion.name,
                 mean=float(scores[:, n].mean()),
-                at_highest=float((scores[:, n] == high[n]).mean()),
-                at_lowest=float((scores[:, n] == low[n]).mean()),
-                discrimination=_correlation(scores[:, n], rest[:, n]),
+                at_highest=at_highest,
+                at_lowest=at_lowest,
+                discrimination=discrimination,
                 most_similar=None if other is None else rubric.criteria[other].name,
-                similarity=strength,
-                gold=_correlation(scores[[i for i, _ in known], n], gold_values) if known else None,
+                similarity=similarity,
+                gold=with_gold,
+                faults=[word for word, present in faults.items() if present],
             )
         )
-    values = np.linalg.eigvalsh(np.nan_to_num(similarities) + np.eye(len(figures)))
+    values = np.linalg.eigvalsh(np.nan_to_num(similarities) + np.eye(len(criteria)))
     return Criteria(
-        rubric=rubric,
+        rubric=rubric.id,
         n=len(judged),
-        figures=tuple(figures),
-        effective=float(values.sum() ** 2 / (values**2).sum()),
+        effective_criteria=float(values.sum() ** 2 / (values**2).sum()),
         dead_groups=_dead_groups(judged),
+        criteria=criteria,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from ..errors import MissingExtraError
 
@@ -24,9 +25,10 @@ __all__ = [
     "Interval",
     "Ints",
     "cluster_numbers",
+    "intervals",
     "mean_interval",
     "np",
-    "percentiles",
+    "require",
     "resample_weights",
 ]
 
@@ -37,6 +39,16 @@ RESAMPLES = 1000
 LEVEL = 0.95
 
 _CELLS = 4_000_000  # cells of one block of weights: 32 MB, however many clusters there are
+
+
+def require(package: str) -> None:
+    """Check that a package of the extra `eval` is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    if find_spec(package) is None:
+        raise MissingExtraError(package, "eval")
 
 
 @dataclass(frozen=True)
@@ -66,11 +78,19 @@ def resample_weights(clusters: int, resamples: int, seed: int) -> Iterator[Float
         left -= block
 
 
-def percentiles(values: Floats) -> tuple[Floats, Floats]:
-    """Lower and upper bound over the first axis (resamples)."""
+def intervals(values: Floats) -> list[Interval]:
+    """The interval of each figure.
+
+    Args:
+        values: Figures of shape [1 + resamples, figures]. The first row holds the figures
+            themselves; where it is the only one, the intervals have no bounds.
+    """
+    if len(values) < 2:
+        return [Interval(float(value), None, None) for value in values[0]]
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(values, [tail, 100 - tail], axis=0)
-    return low, high
+    low, high = np.percentile(values[1:], [tail, 100 - tail], axis=0)
+    bounds = zip(values[0].tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Interval(*row) for row in bounds]
 
 
 def mean_interval(
@@ -90,12 +110,10 @@ def mean_interval(
     """
     numbers, count = cluster_numbers(clusters)
     observed = np.asarray(values, dtype=np.float64)
-    value = float(observed.mean())
-    if count < 2:
-        return Interval(value, None, None)
+    means = [observed.mean(keepdims=True)]
     sums = np.bincount(numbers, observed, count)
     sizes = np.bincount(numbers, minlength=count).astype(np.float64)
-    blocks = resample_weights(count, resamples, seed)
-    means = [weights @ sums / (weights @ sizes) for weights in blocks]
-    low, high = percentiles(np.concatenate(means))
-    return Interval(value, float(low), float(high))
+    if count > 1:
+        blocks = resample_weights(count, resamples, seed)
+        means += [weights @ sums / (weights @ sizes) for weights in blocks]
+    return intervals(np.concatenate(means)[:, None])[0]

@@ -2,7 +2,7 @@
 
     pairs = read_pairs(rows, "llmbar.json", subset="Natural")
     outcomes = await score_pairs(reward, pairs)
-    accuracy(outcomes).to_json()
+    accuracy(outcomes)
 
 Beside it stand two baselines: always preferring the longer response, and always calling it a tie.
 """
@@ -11,23 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import ChatTransportError, DataError
 from ..records import Judgement, Rollout
 from ..reward import EvolvingReward
 from ..sanitize import count_words
-from .intervals import Interval, mean_interval
+from .intervals import mean_interval
 from .rows import Row, text_column
 
-__all__ = ["Outcome", "Pair", "PairAccuracy", "accuracy", "read_pairs", "score_pairs"]
+__all__ = ["JudgedPair", "PairAccuracy", "PreferencePair", "accuracy", "read_pairs", "score_pairs"]
 
 CHUNK = 32
 """Pairs that are scored at once, and per progress update."""
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferencePair:
     """Two responses to a prompt, of which people preferred the first."""
 
     prompt: str
@@ -37,10 +36,10 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JudgedPair:
     """A pair with the judgements of both responses."""
 
-    pair: Pair
+    pair: PreferencePair
     chosen: Judgement
     rejected: Judgement
 
@@ -57,35 +56,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PairAccuracy:
-    """Accuracy on some pairs. A tie counts half."""
+    """Accuracy on some pairs, whose fields are the keys of its JSON. A tie counts half."""
 
+    accuracy: float | None
+    """Share of pairs, 0 to 1; None where nothing was scored."""
+    low: float | None
+    high: float | None
+    strict_accuracy: float | None
+    """The same with a tie counted as wrong."""
     pairs: int
     n: int
     """Number of pairs with both rewards."""
     ties: int
-    interval: Interval | None
-    """Accuracy, 0 to 1; None where nothing was scored."""
-    length: float
-    """Accuracy of always preferring the longer response, over all pairs."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; accuracies are 0 to 1."""
-        value = self.interval
-        strict = None if value is None else value.value - 0.5 * self.ties / self.n
-        return {
-            "accuracy": None if value is None else value.value,
-            "low": None if value is None else value.low,
-            "high": None if value is None else value.high,
-            "strict_accuracy": strict,
-            "pairs": self.pairs,
-            "n": self.n,
-            "ties": self.ties,
-            "unscored": self.pairs - self.n,
-            "baselines": {"length": self.length, "tie": 0.5},
-        }
+    unscored: int
+    baselines: dict[str, float]
+    """Accuracy of always preferring the longer response (`length`) and of always calling it a tie
+    (`tie`), over all pairs."""
 
 
-def read_pairs(rows: Sequence[Row], where: str, subset: str = "") -> list[Pair]:
+def read_pairs(rows: Sequence[Row], where: str, subset: str = "") -> list[PreferencePair]:
     """Preference pairs in either of two forms.
 
     Args:
@@ -102,24 +91,24 @@ def read_pairs(rows: Sequence[Row], where: str, subset: str = "") -> list[Pair]:
     return [_pair(row, f"{where}, row {n}", subset) for n, row in enumerate(rows, start=1)]
 
 
-def _pair(row: Row, where: str, subset: str) -> Pair:
+def _pair(row: Row, where: str, subset: str) -> PreferencePair:
     named = str(row["subset"]) if row.get("subset") is not None else subset
     if "output_1" not in row:
         prompt, chosen = text_column(row, ("prompt",), where), text_column(row, ("chosen",), where)
-        return Pair(prompt, chosen, text_column(row, ("rejected",), where), named)
+        return PreferencePair(prompt, chosen, text_column(row, ("rejected",), where), named)
     outputs = [text_column(row, (name,), where) for name in ("output_1", "output_2")]
     if row.get("label") not in (1, 2, "1", "2"):
         raise DataError(f"{where}: label {row.get('label')!r:.40} is neither 1 nor 2")
     better = int(row["label"]) - 1
     prompt = text_column(row, ("input", "prompt"), where)
-    return Pair(prompt, outputs[better], outputs[1 - better], named)
+    return PreferencePair(prompt, outputs[better], outputs[1 - better], named)
 
 
 async def score_pairs(
     reward: EvolvingReward,
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreferencePair],
     progress: Callable[[int, int], None] | None = None,
-) -> list[Outcome]:
+) -> list[JudgedPair]:
     """Score both responses of every pair under the rubric in effect, each by itself.
 
     Judgements that the reward's store holds are reused.
@@ -133,7 +122,7 @@ async def score_pairs(
         ChatTransportError: None of the first pairs could be scored.
         MPOError: Any error of `EvolvingReward.score`.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[JudgedPair] = []
     for start in range(0, len(pairs), CHUNK):
         chunk = pairs[start : start + CHUNK]
         rollouts = [
@@ -142,7 +131,9 @@ async def score_pairs(
             for text in (pair.chosen, pair.rejected)
         ]
         judgements = await reward.score(rollouts)
-        outcomes += [Outcome(pair, *judgements[2 * n : 2 * n + 2]) for n, pair in enumerate(chunk)]
+        outcomes += [
+            JudgedPair(pair, *judgements[2 * n : 2 * n + 2]) for n, pair in enumerate(chunk)
+        ]
         if progress is not None:
             progress(len(outcomes), len(pairs))
         if all(o.chosen.reward is None and o.rejected.reward is None for o in outcomes):
@@ -154,22 +145,28 @@ async def score_pairs(
     return outcomes
 
 
-def accuracy(outcomes: Sequence[Outcome], seed: int = 0) -> PairAccuracy:
+def accuracy(outcomes: Sequence[JudgedPair], seed: int = 0) -> PairAccuracy:
     """Share of pairs on which the rewards prefer what people preferred.
 
     Args:
         outcomes: At least one outcome.
         seed: Random seed for the bootstrap over prompts.
     """
-    known = [(o.credit, o.pair.prompt) for o in outcomes if o.credit is not None]
-    credits = [credit for credit, _ in known if credit is not None]
+    known = [(credit, o.pair.prompt) for o in outcomes if (credit := o.credit) is not None]
+    credits = [credit for credit, _ in known]
     lengths = [_credit(count_words(o.pair.chosen), count_words(o.pair.rejected)) for o in outcomes]
+    interval = mean_interval(credits, [p for _, p in known], seed=seed) if credits else None
+    ties = credits.count(0.5)
     return PairAccuracy(
+        accuracy=interval.value if interval else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        strict_accuracy=interval.value - 0.5 * ties / len(credits) if interval else None,
         pairs=len(outcomes),
         n=len(credits),
-        ties=credits.count(0.5),
-        interval=mean_interval(credits, [p for _, p in known], seed=seed) if credits else None,
-        length=sum(lengths) / len(lengths),
+        ties=ties,
+        unscored=len(outcomes) - len(credits),
+        baselines={"length": sum(lengths) / len(lengths), "tie": 0.5},
     )
 
 

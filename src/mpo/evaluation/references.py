@@ -7,14 +7,12 @@ and returns figures with 95 % intervals from a bootstrap over prompts.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import DataError, MissingExtraError
-from .intervals import Interval, mean_interval
+from ..errors import DataError
+from .intervals import Interval, mean_interval, require
 from .rows import Row, completed_rows
 
 __all__ = [
@@ -51,44 +49,35 @@ REFERENCE = ("reference", "summary", "clean_summary")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Number of right completions among `n`."""
+    """Share of right completions; its fields are the keys of its JSON."""
 
+    accuracy: float
+    """Right completions among all, 0 to 1."""
     n: int
     correct: int
 
-    @property
-    def value(self) -> float:
-        """Accuracy of right completions, 0 to 1."""
-        return self.correct / self.n
 
-    def to_json(self) -> dict[str, float]:
-        """JSON values."""
-        return {"accuracy": self.value, "n": self.n, "correct": self.correct}
+def _accuracy(right: Sequence[bool]) -> Accuracy:
+    return Accuracy(sum(right) / len(right), len(right), sum(right))
+
+
+def _interval(right: Sequence[bool], prompts: Sequence[str], seed: int) -> dict[str, float | None]:
+    interval = mean_interval([float(one) for one in right], prompts, seed=seed)
+    return {"low": interval.low, "high": interval.high}
 
 
 # ---------------------------------------------------------------------- final answers
 
 
 @dataclass(frozen=True)
-class MathAccuracy:
+class MathAccuracy(Accuracy):
     """Accuracy of final answers. A completion without an answer is wrong."""
 
-    whole: Accuracy
-    interval: Interval
+    low: float | None
+    high: float | None
     no_answer: int
     by_subject: dict[str, Accuracy]
     by_level: dict[str, Accuracy]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; accuracies and shares are 0 to 1."""
-        return {
-            **self.whole.to_json(),
-            "low": self.interval.low,
-            "high": self.interval.high,
-            "no_answer": self.no_answer,
-            "by_subject": {name: part.to_json() for name, part in self.by_subject.items()},
-            "by_level": {name: part.to_json() for name, part in self.by_level.items()},
-        }
 
 
 def math_accuracy(
@@ -127,8 +116,8 @@ def math_accuracy(
             progress(len(right), len(rows))
     problems = [str(row.get("prompt", row.get("problem", n))) for n, row in enumerate(rows)]
     return MathAccuracy(
-        whole=Accuracy(len(right), sum(right)),
-        interval=mean_interval([float(r) for r in right], problems, seed=seed),
+        **asdict(_accuracy(right)),
+        **_interval(right, problems, seed),
         no_answer=no_answer,
         by_subject=_parts(rows, right, SUBJECT),
         by_level=_parts(rows, right, LEVEL),
@@ -158,56 +147,32 @@ def _parts(rows: Sequence[Row], right: Sequence[bool], names: Sequence[str]) -> 
         value = next((row[name] for name in names if row.get(name) is not None), None)
         if value is not None:
             parts.setdefault(str(value), []).append(one)
-    return {name: Accuracy(len(parts[name]), sum(parts[name])) for name in sorted(parts)}
+    return {name: _accuracy(parts[name]) for name in sorted(parts)}
 
 
 # ---------------------------------------------------------------------- verdicts
 
 
 @dataclass(frozen=True)
-class VerdictAccuracy:
+class VerdictAccuracy(Accuracy):
     """Accuracy of verdicts, beside that of the majority label alone.
 
     A completion without a verdict is wrong.
     """
 
-    whole: Accuracy
-    interval: Interval
+    low: float | None
+    high: float | None
+    balanced_accuracy: float
+    """Mean over the labels of the accuracy among the rows with that label."""
+    majority: dict[str, Any]
+    """The most frequent `label` (of equally frequent ones the first in the alphabet), and the
+    `accuracy` of always giving it."""
     missing: int
+    """Number of completions without a verdict."""
+    balance: dict[str, dict[str, float | None]]
+    """Shares of the `labels`, and of the `verdicts` among those given; None where none was."""
     by_label: dict[str, Accuracy]
     """Accuracy among the rows with each label (recall)."""
-    verdicts: dict[str, int]
-    """Number of completions by verdict."""
-
-    @property
-    def majority(self) -> str:
-        """The most frequent label; of equally frequent ones the first in the alphabet."""
-        return max(sorted(self.by_label), key=lambda label: self.by_label[label].n)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; accuracies and shares are 0 to 1."""
-        present = self.whole.n - self.missing
-        recalls = [part.value for part in self.by_label.values()]
-        majority = self.majority
-        return {
-            **self.whole.to_json(),
-            "low": self.interval.low,
-            "high": self.interval.high,
-            "balanced_accuracy": sum(recalls) / len(recalls),
-            "majority": {
-                "label": majority,
-                "accuracy": self.by_label[majority].n / self.whole.n,
-            },
-            "missing": self.missing,
-            "balance": {
-                "labels": {name: part.n / self.whole.n for name, part in self.by_label.items()},
-                "verdicts": {
-                    name: count / present if present else None
-                    for name, count in self.verdicts.items()
-                },
-            },
-            "by_label": {name: part.to_json() for name, part in self.by_label.items()},
-        }
 
 
 def read_verdict(text: str) -> str | None:
@@ -235,18 +200,28 @@ def verdict_accuracy(
     labels = [_label(row, columns, f"{where}, row {n}") for n, row in enumerate(rows, start=1)]
     verdicts = [read_verdict(row["completion"]) for row in rows]
     right = [verdict == wanted for verdict, wanted in zip(verdicts, labels, strict=True)]
-    counts = Counter(verdict for verdict in verdicts if verdict is not None)
     prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
-    parts = {
-        name: [r for r, wanted in zip(right, labels, strict=True) if wanted == name]
+    by_label = {
+        name: _accuracy([one for one, own in zip(right, labels, strict=True) if own == name])
         for name in sorted(set(labels))
     }
+    shares = {name: part.n / len(right) for name, part in by_label.items()}
+    majority = max(shares, key=lambda name: shares[name])
+    missing = verdicts.count(None)
+    present = len(verdicts) - missing
     return VerdictAccuracy(
-        whole=Accuracy(len(right), sum(right)),
-        interval=mean_interval([float(r) for r in right], prompts, seed=seed),
-        missing=verdicts.count(None),
-        by_label={name: Accuracy(len(part), sum(part)) for name, part in parts.items()},
-        verdicts={name: counts[name] for name in LABELS},
+        **asdict(_accuracy(right)),
+        **_interval(right, prompts, seed),
+        balanced_accuracy=sum(part.accuracy for part in by_label.values()) / len(by_label),
+        majority={"label": majority, "accuracy": shares[majority]},
+        missing=missing,
+        balance={
+            "labels": dict(shares),
+            "verdicts": {
+                name: verdicts.count(name) / present if present else None for name in LABELS
+            },
+        },
+        by_label=by_label,
     )
 
 
@@ -292,8 +267,7 @@ def rouge(
         DataError: There are no rows, or one has no completion or no reference.
         MissingExtraError: rouge-score is not installed.
     """
-    if find_spec("rouge_score") is None:
-        raise MissingExtraError("rouge_score", "eval")
+    require("rouge_score")
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     rows = completed_rows(rows, where)

@@ -47,7 +47,7 @@ class Evolve(BaseModel):
     baseline_cases: int = Field(default=6, ge=0)
     """Cases from the start of the run that it sees for comparison."""
     gate: str | Gate | tuple[str | Gate, ...] = "probes"
-    """What decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
+    """The gate decides whether a proposal becomes the rubric: `always` (the paper), `probes`,
     `pairs:FILE` (labelled preference pairs), or a list of which all must accept. In Python also
     objects that satisfy `mpo.evolve.gate.Gate`."""
     lint: bool = True

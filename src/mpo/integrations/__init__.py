@@ -5,7 +5,7 @@
     verl_trainer.py  veRL's synchronous trainer with meta steps
     verifiers.py     the judge plugin for verifiers and prime-rl
     meta_steps.py    meta steps over ranks, for any training loop
-    rollouts.py      from rows and texts to scored rollouts
+    trainer_rollouts.py  from rows and texts to scored rollouts
 
 Importing this package imports no engine.
 """

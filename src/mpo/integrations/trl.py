@@ -29,7 +29,7 @@ from ..errors import ConfigError, MissingExtraError
 from ..records import Decision, Judgement, Mode, Rollout
 from ..reward import EvolvingReward
 from .meta_steps import MetaSteps, saved_state
-from .rollouts import GoldScorer, make_rollout, score_rollouts
+from .trainer_rollouts import GoldScorer, make_rollout, score_rollouts
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -41,7 +41,7 @@ class Scoring(BaseModel):
     """Longest time for one call of `score`, in seconds; what has no answer by then is unscored.
     None: every call ends by the chat's own deadline."""
     on_injection: OnInjection = "observe"
-    """What happens to a text that speaks to its grader: `observe` counts it, `penalize` takes a
+    """Treatment of a text that speaks to its grader: `observe` counts it, `penalize` takes a
     quarter of the scale's span, `refuse` gives it the lowest reward."""
 
     @field_validator("scale", mode="plain")

@@ -31,7 +31,6 @@ _MEANING = {
     "length_ratio": "length against the start",
     "ngram_share": "top texts with the commonest new phrase",
     "scale_jump": "jump of the mean with a new rubric",
-    "kl": "KL from the reference policy",
 }
 
 

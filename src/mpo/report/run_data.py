@@ -22,7 +22,7 @@ from ..evaluation.run_metrics import arm_seed_summary, curves
 from ..records import Decision, Judgement, Rollout, Usage
 from ..reward import MONITOR
 from ..rubric import Rubric
-from ..store import StepSummary, Store
+from ..store import StepResults, Store
 from ..watch.monitors import observe
 from ..watch.state import MonitorState
 
@@ -424,7 +424,7 @@ def _number_rubrics(decisions: Sequence[Decision]) -> dict[tuple[str, str], int]
 
 def _find_switches(
     decisions: Sequence[Decision],
-    steps: Mapping[str, Sequence[StepSummary]],
+    steps: Mapping[str, Sequence[StepResults]],
     rubrics: Mapping[str, Rubric],
     numbers: Mapping[tuple[str, str], int],
 ) -> list[Switch]:
@@ -460,7 +460,7 @@ def _find_switches(
 
 
 def _around(
-    steps: Sequence[StepSummary], parent: str, proposed: str, at: int
+    steps: Sequence[StepResults], parent: str, proposed: str, at: int
 ) -> tuple[float | None, float | None]:
     """Mean normalized rewards of the last steps under one rubric, and the first under the next."""
     alone = [s for s in steps if len(s.rubric_ids) == 1 and s.mean_normalized is not None]
@@ -469,7 +469,7 @@ def _around(
     return _mean(before), _mean(after)
 
 
-def _mean(steps: Sequence[StepSummary]) -> float | None:
+def _mean(steps: Sequence[StepResults]) -> float | None:
     return (
         fmean(s.mean_normalized for s in steps if s.mean_normalized is not None) if steps else None
     )

@@ -24,7 +24,7 @@ not lie on a network file system.
 from __future__ import annotations
 
 from .branches import Group, View
-from .cases import StepSummary
+from .cases import StepResults
 from .store import Event, ExternalScore, Store
 
-__all__ = ["Event", "ExternalScore", "Group", "StepSummary", "Store", "View"]
+__all__ = ["Event", "ExternalScore", "Group", "StepResults", "Store", "View"]

@@ -11,7 +11,7 @@ from ..errors import StoreError
 from ..records import Case, Judgement, Mode, Rollout
 from .branches import CHAIN, Branches, Group, Writer, dump, load
 
-__all__ = ["Cases", "StepSummary"]
+__all__ = ["Cases", "StepResults"]
 
 _VISIBLE = """
 FROM chain CROSS JOIN scorings s ON s.branch = chain.branch AND s.seq <= chain.upto
@@ -27,7 +27,7 @@ NOT EXISTS (
 
 
 @dataclass(frozen=True)
-class StepSummary:
+class StepResults:
     """Results of one trainer step. Means are over the scored rollouts only (law 3)."""
 
     step: int
@@ -163,7 +163,7 @@ class Cases(Branches):
         with self._db.read() as connection:
             return int(connection.execute(query, values).fetchone()[0])
 
-    def steps(self, cohort: str | None = None) -> list[StepSummary]:
+    def steps(self, cohort: str | None = None) -> list[StepResults]:
         """Summaries of the training rollouts, by step.
 
         Args:
@@ -365,11 +365,11 @@ def _filters(
     return f"WHERE {' AND '.join(terms)} AND {_LAST}", values
 
 
-def _summary(step: int, rows: list[Any]) -> StepSummary:
+def _summary(step: int, rows: list[Any]) -> StepResults:
     n, scored = sum(row[1] for row in rows), sum(row[2] for row in rows)
     reward = sum(row[3] for row in rows if row[3] is not None)
     normalized = sum(row[4] for row in rows if row[4] is not None)
-    return StepSummary(
+    return StepResults(
         step=step,
         n=n,
         scored=scored,

@@ -52,7 +52,7 @@ class Group:
     centroids: tuple[tuple[float, ...], ...]
     """One per cluster; empty where there is only one."""
     words: tuple[str, ...] = ()
-    """Of TF-IDF, with their weights; empty for embeddings."""
+    """TF-IDF terms with their weights; empty for embeddings."""
     weights: tuple[float, ...] = ()
 
     def cohort(self, cluster: int) -> str:

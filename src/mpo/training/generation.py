@@ -22,7 +22,7 @@ class Sample:
     completion: list[int]
     """With its end token, if there is one; never empty."""
     ended: bool
-    """Whether the completion has an end token, and was not cut."""
+    """True if the completion has an end token, i.e. was not cut."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains, and its result; the same for every trainer."""
+"""Progress of a run while it trains, and its result; the same for every trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat.event_loop import run_in_loop
-from ..integrations.rollouts import GOLD
+from ..integrations.trainer_rollouts import GOLD
 from ..records import Case, Decision
 from ..reward import EvolvingReward
 from ..store import Store

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..integrations.rollouts import GoldScorer
+from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
 from .ppo.trainer import train_ppo
 from .reporting import Progress

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, MPOError
 from ..integrations import trl as mpo_trl
-from ..integrations.rollouts import GoldScorer
+from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
 from .files import checkpoint_error, newest_checkpoint
 from .model import (

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..chat.event_loop import run_in_loop
 from ..errors import ConfigError
-from ..integrations.rollouts import GoldScorer, score_rollouts
+from ..integrations.trainer_rollouts import GoldScorer, score_rollouts
 from ..records import Rollout
 from ..reward import EvolvingReward
 from ..rubric import Rubric

@@ -34,7 +34,7 @@ from .content import (
     missing_criteria,
 )
 from .finding import Finding, Severity
-from .reading import Reading, read
+from .reading import RubricReading, read
 from .structure import check_structure
 
 __all__ = ["Finding", "Severity", "has_errors", "lint", "missing_criteria"]
@@ -68,7 +68,7 @@ def has_errors(findings: Iterable[Finding]) -> bool:
 
 
 def _findings(
-    reading: Reading,
+    reading: RubricReading,
     task: Task | None,
     parent: Rubric | None,
     evidence: Sequence[Case | str],

@@ -12,7 +12,7 @@ from ...task import Task
 from ..mrm_answers import copies_example
 from .finding import Finding, shorten
 from .limits import conflict, demands, forbidden_forms, stated_limits
-from .reading import Part, Reading
+from .reading import Part, RubricReading
 
 __all__ = [
     "check_criteria",
@@ -66,7 +66,7 @@ def _body(criterion: Criterion) -> str:
 # --- garbage, emptiness, doubles -------------------------------------------------------------
 
 
-def check_criteria(reading: Reading) -> Iterator[Finding]:
+def check_criteria(reading: RubricReading) -> Iterator[Finding]:
     """Criteria that say nothing, too little, or the same as another."""
     criteria = reading.rubric.criteria if reading.rubric else ()
     for number, criterion in enumerate(criteria, start=1):
@@ -138,7 +138,7 @@ def _similarity(one: set[tuple[str, ...]], two: set[tuple[str, ...]]) -> float:
 # --- the task's limits -----------------------------------------------------------------------
 
 
-def check_limits(reading: Reading, task: Task) -> Iterator[Finding]:
+def check_limits(reading: RubricReading, task: Task) -> Iterator[Finding]:
     """Demands that no response within the task's limits can meet."""
     limits = stated_limits(task)
     for part in reading.parts():
@@ -172,7 +172,7 @@ _UNBOUNDED = re.compile(
 )
 
 
-def check_levels(reading: Reading, task: Task | None) -> Iterator[Finding]:
+def check_levels(reading: RubricReading, task: Task | None) -> Iterator[Finding]:
     """Levels that are missing, out of order or without a bound, and scores off the task's."""
     for place, ladder in reading.unsorted:
         yield Finding("levels_out_of_order", "warning", place, f"its levels come as {list(ladder)}")
@@ -197,7 +197,7 @@ def check_levels(reading: Reading, task: Task | None) -> Iterator[Finding]:
                 )
 
 
-def _missing(place: str, criterion: Criterion, reading: Reading) -> Iterator[Finding]:
+def _missing(place: str, criterion: Criterion, reading: RubricReading) -> Iterator[Finding]:
     blank = [level.score for level in criterion.levels if not level.text.strip()]
     if blank:
         yield Finding("missing_levels", "warning", place, f"levels {blank} say nothing")
@@ -216,7 +216,7 @@ def _missing(place: str, criterion: Criterion, reading: Reading) -> Iterator[Fin
 # --- growth, and what got lost ---------------------------------------------------------------
 
 
-def check_growth(reading: Reading, parent: Rubric | None) -> Iterator[Finding]:
+def check_growth(reading: RubricReading, parent: Rubric | None) -> Iterator[Finding]:
     """A rubric that outgrows its budget."""
     size = len(reading.text.split())
     if size > SIZE_BUDGET:
@@ -229,7 +229,7 @@ def check_growth(reading: Reading, parent: Rubric | None) -> Iterator[Finding]:
             yield Finding("fast_growth", "warning", "rubric", message)
 
 
-def check_lost(reading: Reading, parent: Rubric, reasons: str) -> Iterator[Finding]:
+def check_lost(reading: RubricReading, parent: Rubric, reasons: str) -> Iterator[Finding]:
     """Criteria of the parent that are gone, and that the MRM's reasons do not name."""
     lost = missing_criteria(parent.criteria, reading.rubric)
     for number, criterion in enumerate(parent.criteria, start=1):
@@ -270,7 +270,7 @@ _DIRECTED = re.compile(
 _FLAGS = ("ignore_instructions", "grader_address", "verdict_forgery", "role_turn", "placeholder")
 
 
-def check_strings(reading: Reading) -> Iterator[Finding]:
+def check_strings(reading: RubricReading) -> Iterator[Finding]:
     """Control strings, invisible characters, links, and words that address the grader."""
     flags = clean(reading.text).flags
     if flags:
@@ -289,7 +289,7 @@ def check_strings(reading: Reading) -> Iterator[Finding]:
 
 
 def check_leaks(
-    reading: Reading, evidence: Sequence[Sequence[str]], parent: Rubric | None
+    reading: RubricReading, evidence: Sequence[Sequence[str]], parent: Rubric | None
 ) -> Iterator[Finding]:
     """Words of single rollouts, or of their prompts, in a criterion.
 

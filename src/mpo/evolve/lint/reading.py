@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...errors import RubricError
 from ...rubric import Criterion, ReadRubric, Rubric, read_rubric
 
-__all__ = ["Part", "Reading", "read"]
+__all__ = ["Part", "RubricReading", "read"]
 
 _MD_LEVEL = re.compile(r"^- ([+-]?\d{1,6}):")
 _HEADING = re.compile(r"^#{1,2} ")
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RubricReading:
     """Everything that the rules look at."""
 
     text: str
@@ -80,28 +80,32 @@ def parts_of(number: int, criterion: Criterion) -> Iterator[Part]:
         yield Part(number, criterion.name, level.text, level.score, rank)
 
 
-def read(source: str | Rubric | ReadRubric) -> Reading:
+def read(source: str | Rubric | ReadRubric) -> RubricReading:
     """Take a rubric apart; never raises."""
     if isinstance(source, ReadRubric):
-        return Reading(source.rubric.to_markdown(), source.rubric, source.notes, from_text=False)
+        return RubricReading(
+            source.rubric.to_markdown(), source.rubric, source.notes, from_text=False
+        )
     if isinstance(source, Rubric):
-        return Reading(source.to_markdown(), source, from_text=False)
+        return RubricReading(source.to_markdown(), source, from_text=False)
     text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     unsorted = tuple(_unsorted(text))
     try:
         result = read_rubric(text)
     except RubricError as error:
         return _sorted(text, str(error), unsorted)
-    return Reading(text, result.rubric, result.notes, unsorted=unsorted)
+    return RubricReading(text, result.rubric, result.notes, unsorted=unsorted)
 
 
-def _sorted(text: str, fault: str, unsorted: tuple[tuple[str, tuple[int, ...]], ...]) -> Reading:
+def _sorted(
+    text: str, fault: str, unsorted: tuple[tuple[str, tuple[int, ...]], ...]
+) -> RubricReading:
     """Read once more with the levels of a Markdown rubric put in order, each score once."""
     try:
         result = read_rubric(_sort_levels(text))
     except RubricError:
-        return Reading(text, None, fault=fault, unsorted=unsorted)
-    return Reading(text, result.rubric, result.notes, fault=fault, unsorted=unsorted)
+        return RubricReading(text, None, fault=fault, unsorted=unsorted)
+    return RubricReading(text, result.rubric, result.notes, fault=fault, unsorted=unsorted)
 
 
 def _sort_levels(text: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .finding import Finding, shorten
-from .reading import LADDER_LINE, Part, Reading
+from .reading import LADDER_LINE, Part, RubricReading
 
 __all__ = ["check_structure"]
 
@@ -43,7 +43,7 @@ _COMPLETE = re.compile(
 )
 
 
-def check_structure(reading: Reading) -> Iterator[Finding]:
+def check_structure(reading: RubricReading) -> Iterator[Finding]:
     """Text that starts or ends in mid-sentence: the whole, then each criterion and level."""
     parts = list(reading.parts())
     if reading.from_text:
@@ -66,7 +66,7 @@ def _ends(place: str, text: str, message: str) -> Finding:
 # --- the start -------------------------------------------------------------------------------
 
 
-def _start(reading: Reading, parts: Sequence[Part]) -> Iterator[Finding]:
+def _start(reading: RubricReading, parts: Sequence[Part]) -> Iterator[Finding]:
     text = reading.text
     if reading.items:
         first, close = text.find("<item>"), text.find("</item>")
@@ -108,7 +108,9 @@ def _capitals(parts: Sequence[Part]) -> bool:
 # --- criteria and levels ---------------------------------------------------------------------
 
 
-def _part(part: Part, parts: Sequence[Part], reading: Reading, english: bool) -> Iterator[Finding]:
+def _part(
+    part: Part, parts: Sequence[Part], reading: RubricReading, english: bool
+) -> Iterator[Finding]:
     # A level may build on the one before it ("- 4: and every claim has a reason").
     if part.score is None:
         # An item without a heading is named after its first words.
@@ -193,7 +195,7 @@ def _open_ending(line: str, english: bool) -> str | None:
 # --- the end ---------------------------------------------------------------------------------
 
 
-def _end(reading: Reading, parts: Sequence[Part]) -> Iterator[Finding]:
+def _end(reading: RubricReading, parts: Sequence[Part]) -> Iterator[Finding]:
     """The end of the file: an item that is never closed, or text behind the last criterion."""
     text = reading.text.rstrip()
     if reading.items:

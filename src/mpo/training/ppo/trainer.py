@@ -25,7 +25,7 @@ from typing import Any
 from ...chat.event_loop import submit
 from ...errors import ConfigError
 from ...integrations.meta_steps import MetaSteps, run_on_all
-from ...integrations.rollouts import GoldScorer, make_rollout, score_rollouts
+from ...integrations.trainer_rollouts import GoldScorer, make_rollout, score_rollouts
 from ...judge.scale import Scale
 from ...records import CriterionScore, Judgement, Rollout, ScaleMap
 from ...reward import EvolvingReward

@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Update:
-    """What an update measured, over all ranks; None where nothing was scored."""
+    """Measurements of one update, over all ranks; None where nothing was scored."""
 
     figures: dict[str, float]
     kl: float | None
@@ -201,7 +201,7 @@ def _measure_kl(
 
 @dataclass(frozen=True)
 class _Targets:
-    """What the passes of an update are compared with, [N, R] each."""
+    """Reference values for the passes of an update, [N, R] each."""
 
     logps: Tensor
     values: Tensor

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mpo.errors import DataError
-from mpo.evaluation.human import MOST, compare_rankings
+from mpo.evaluation.agreement import MOST, compare_rankings
 
 pytest.importorskip("scipy")
 

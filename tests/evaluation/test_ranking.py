@@ -12,10 +12,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mpo.errors import DataError
-from mpo.evaluation.bradley_terry import SCALE, bradley_terry, fit, length_control, unbounded
 from mpo.evaluation.games import Game, models_of, read_games
 from mpo.evaluation.intervals import mean_interval
-from mpo.evaluation.ranking import rank
+from mpo.evaluation.ranking import (
+    SCALE,
+    bradley_terry,
+    fit,
+    length_control,
+    rank,
+    unbounded,
+)
 from mpo.evaluation.rows import read_rows
 from shared_data import shared_data
 
