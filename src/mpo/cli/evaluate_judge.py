@@ -47,7 +47,7 @@ from .evaluate_common import (
     show,
     table,
 )
-from .runs import RUNS, open_store
+from .runs import RUNS, create_store, open_store
 
 __all__ = ["app"]
 
@@ -284,14 +284,10 @@ def _judge_pairs(
         wording = sorted(prompt.hash for prompt in task.prompts.values())
         key = [texts, rubric.id, wording, client.name, seed]
         path = RUNS / f"judge-{content_hash(key, 12)}" / "mpo.db"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path.parent}: cannot be made: {error.strerror}") from error
     reward = EvolvingReward(
         task,
         client,
-        Store(path),
+        create_store(path),
         rubric=rubric,
         # The table counts unscored pairs.
         scoring=Scoring(max_unscored=1.0, deadline_s=None),

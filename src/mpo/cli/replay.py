@@ -19,7 +19,7 @@ from ..chat import Chat
 from ..config import check, compose, read_run_config
 from ..config.build import task_of
 from ..config.schema import BudgetConfig
-from ..errors import ConfigError, StoreError
+from ..errors import ConfigError
 from ..judge import RewardModel, make_reward_model
 from ..judge.injection_flags import OnInjection
 from ..judge.scale import Normalized
@@ -32,7 +32,7 @@ from ..task.answers import BoxedAnswers
 from .board import number
 from .endpoints import endpoint
 from .offline.session import score_in_chunks
-from .runs import find_one
+from .runs import create_store, find_one
 
 __all__ = ["app"]
 
@@ -160,7 +160,8 @@ async def _replay(
     """Judgements under the rubric by rollout id, and how many are new."""
     answers = BoxedAnswers() if grader.task.spec.rm.answer_check != "off" else None
     grader.task.check_rubric(rubric)
-    with Store(_side(folder, rubric)) as side:
+    # One file for each rubric: in a store, a group of completions has one rubric only.
+    with create_store(folder / "replay" / f"{rubric.id}.db") as side:
         side.put_rubric(rubric)
         chats = compose(grader.chat, grader.chat, grader.budget, side, cache=True)
         # The run's own fences: with others the answers would be to another question.
@@ -184,16 +185,6 @@ async def _replay(
             await grader.chat.aclose()
     fresh = sum(case.rollout.id not in known for case in cases)
     return {judgement.rollout_id: judgement for judgement in judgements}, fresh
-
-
-def _side(folder: Path, rubric: Rubric) -> Path:
-    """One file for each rubric: in a store, a group of completions has one rubric only."""
-    place = folder / "replay"
-    try:
-        place.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{place}: cannot be made: {error.strerror}") from error
-    return place / f"{rubric.id}.db"
 
 
 def _paid(

@@ -7,10 +7,19 @@ from pathlib import Path
 import typer
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, StoreError
 from ..store import Store
 
-__all__ = ["RUNS", "default_name", "expand", "find", "find_one", "open_store", "run_path"]
+__all__ = [
+    "RUNS",
+    "create_store",
+    "default_name",
+    "expand",
+    "find",
+    "find_one",
+    "open_store",
+    "run_path",
+]
 
 RUNS = Path("runs")
 """Folder of all runs, seen from where the command runs."""
@@ -90,3 +99,16 @@ def open_store(text: str) -> Store:
     """
     path = find(text)
     return Store(path if path.is_file() else find_one(text) / "mpo.db", create=False)
+
+
+def create_store(path: Path) -> Store:
+    """The store at a path; it and the folder around it are created where they are missing.
+
+    Raises:
+        StoreError: They cannot be created, or the store cannot be opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot be created: {error.strerror}") from error
+    return Store(path)

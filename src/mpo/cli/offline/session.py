@@ -19,19 +19,18 @@ from ...chat import Price
 from ...config import Chats, Config, compose, read_records, read_rubric_file
 from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
-from ...errors import ChatTransportError, StoreError
+from ...errors import ChatTransportError
 from ...evolve.options import Evolve
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash
 from ...reward import EvolvingReward
-from ...store import Store
 from ...task import load_task
 from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
 from ..plan import make_plan
-from ..runs import RUNS
+from ..runs import RUNS, create_store
 from .options import OfflineOptions
 from .rows import FileRow, file_judgements, read_rows
 
@@ -134,11 +133,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         scores = [[row.score, row.rationale] for row in rows]
         key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path.parent}: cannot be created: {error.strerror}") from error
-    store = Store(path)
+    store = create_store(path)
     budget = BudgetConfig(prices={} if price is None else {client.name: price})
     chats = compose(client, client, budget, store, cache=True)
     reward = EvolvingReward(
