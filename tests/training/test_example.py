@@ -95,8 +95,8 @@ def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path
     head = store.head()
     assert head is not None
     assert head.to_markdown().strip() in done.stdout
-    # A meta step after update 10, decided four updates later. The tiny model grades by a hash of the
-    # text, which sees no damage: the gate refuses its proposal.
+    # A meta step after update 10, decided four updates later. The tiny model grades by a hash of
+    # the text, which sees no damage: the gate refuses its proposal.
     assert [(d.step, d.kind, d.accepted) for d in store.lineage()] == [
         (0, "seed", True),
         (14, "evolve", False),

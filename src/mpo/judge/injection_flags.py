@@ -40,8 +40,8 @@ HOSTILE = frozenset(
     "ignore_instructions score_demand verdict_forgery grader_address rubric_edit rubric_forgery "
     "template_token fence_tag tag".split()
 )
-"""Kinds of flags that make a text hostile. Of the 64 honest texts of tests/judge/attacks.yaml two raise
-one of them; of the 140 attacks that no rule decides, 95."""
+"""Kinds of flags that make a text hostile. Of the 64 honest texts of tests/judge/attacks.yaml two
+raise one of them; of the 140 attacks that no rule decides, 95."""
 
 PENALTY = 0.25
 """Loss under `penalize`, as a share of the span from the floor to the highest reward. It is the
