@@ -10,14 +10,15 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.conftest import Mpo, environment
-from mpo.cli.board import open_board
-from mpo.cli.run_view import PendingStepsWatch, RunView, Spending, short
+from mpo.cli.board import RunView, Spending, open_board, short
+from mpo.cli.train import PendingStepsWatch
 
 STEP = {
     "kind": "step",
@@ -113,7 +114,7 @@ def test_cost_without_a_price_is_calls_and_tokens() -> None:
     assert Spending.of(priced).usd is None, "the price of one role is not that of all"
     assert str(Spending.of(priced)) == "2.6k calls, 4.2M tokens"
     view = RunView("a")
-    view.take({**STEP, "cost": Spending.of(priced).to_json()})
+    view.take({**STEP, "cost": asdict(Spending.of(priced))})
     assert str(view.projected) == "10.4k calls, 16.8M tokens"
     assert [short(n) for n in (0, 999, 1000, 99_960, 999_960)] == "0 999 1.0k 100k 1.0M".split()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpo.cli.ranks import check_ranks
+from mpo.cli.train import check_ranks
 from mpo.config import load_config
 from mpo.errors import ConfigError
 

@@ -1,5 +1,12 @@
-"""Progress of runs: a live table on a terminal, plain lines elsewhere, JSON lines
-for a program. Progress goes to stderr, results to stdout (JSON progress too: it is for a program).
+"""Progress of runs: a live table on a terminal, plain lines elsewhere, JSON lines for a program.
+
+Progress goes to stderr, results to stdout (JSON progress too: it is for a program). A run speaks in
+events, JSON objects with a `kind`:
+
+    {"kind": "status", "message": …}
+    {"kind": "step", "step": 3, "steps": 140, "reward": 0.61, "gold": 0.7, …}
+    {"kind": "meta", "due": [10]}: updates whose meta step is under way; [] when none is any more
+    {"kind": "done"} or {"kind": "failed", "message": …}
 """
 
 from __future__ import annotations
@@ -7,57 +14,170 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-from .run_view import Event, RunView
+__all__ = ["Board", "Event", "RunView", "Spending", "number", "open_board", "short"]
 
-__all__ = ["Board", "JsonBoard", "LiveBoard", "PlainBoard", "number", "open_board"]
+Event = Mapping[str, Any]
 
 
-class Board(Protocol):
+@dataclass(frozen=True)
+class Spending:
+    """Use of all roles together."""
+
+    calls: float = 0
+    tokens: float = 0
+    """Prompt and completion tokens."""
+    usd: float | None = None
+    """None where a model's price is not known."""
+
+    @classmethod
+    def of(cls, costs: Mapping[str, Mapping[str, Any]]) -> Spending:
+        """The sum over roles of `summary.json`'s `cost`."""
+        priced = [spent["usd"] for spent in costs.values()]
+        return cls(
+            calls=sum(spent["calls"] for spent in costs.values()),
+            tokens=sum(s["prompt_tokens"] + s["completion_tokens"] for s in costs.values()),
+            usd=None if None in priced or not priced else round(sum(priced), 6),
+        )
+
+    def __add__(self, other: Spending) -> Spending:
+        known = self.usd is not None and other.usd is not None
+        usd = (self.usd or 0) + (other.usd or 0) if known else None
+        return Spending(self.calls + other.calls, self.tokens + other.tokens, usd)
+
+    def __mul__(self, factor: float) -> Spending:
+        usd = None if self.usd is None else self.usd * factor
+        return Spending(self.calls * factor, self.tokens * factor, usd)
+
+    def __str__(self) -> str:
+        """Dollars where there is a price and it is not nothing, else calls and tokens."""
+        if self.usd:
+            return f"{self.usd:.2f} USD" if self.usd >= 0.1 else f"{self.usd:.4f} USD"
+        return f"{short(self.calls)} calls, {short(self.tokens)} tokens"
+
+
+def short(value: float) -> str:
+    """A count in at most four digits: `812`, `9.4k`, `140k`, `2.1M`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit * 0.9995:
+            share = value / limit
+            return f"{share:.1f}{unit}" if share < 99.95 else f"{share:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+@dataclass
+class RunView:
+    """State of one run."""
+
+    label: str
+    state: str = "waiting"
+    note: str = ""
+    step: int = 0
+    steps: int = 0
+    reward: float | None = None
+    gold: float | None = None
+    audit: float | None = None
+    unscored: int = 0
+    words: float | None = None
+    kl: float | None = None
+    rubric: int | None = None
+    """Number of the rubric in effect, 0 for the seed; None before the first step."""
+    since: int = 0
+    """Step at which it took effect."""
+    title: str = ""
+    meta: list[int] = field(default_factory=list)
+    """Updates whose meta step is under way."""
+    spent: Spending = field(default_factory=Spending)
+    """Since the run began, in all processes that continued it."""
+    pace: list[float] = field(default_factory=list)
+    """Seconds of the last steps."""
+
+    def take(self, event: Event) -> None:
+        """Bring the view up to date."""
+        kind = event.get("kind")
+        if kind in ("status", "done", "failed"):
+            self.state = "running" if kind == "status" else kind
+            self.note = str(event.get("message", ""))
+        elif kind == "meta":
+            self.meta = [int(due) for due in event["due"]]
+        elif kind == "step":
+            self._step(event)
+        if kind in ("done", "failed"):
+            self.meta = []
+
+    def _step(self, event: Event) -> None:
+        self.state, self.note = "running", ""
+        self.step, self.steps = int(event["step"]), int(event["steps"])
+        self.reward, self.gold, self.audit = event["reward"], event["gold"], event["audit"]
+        self.words, self.kl = event["words"], event["kl"]
+        self.unscored += int(event["unscored"])
+        self.pace = [*self.pace[-9:], float(event["seconds"])]
+        self.rubric, self.since = int(event["rubric_number"]), int(event["rubric_since"])
+        self.title = str(event["rubric_title"])
+        self.spent = Spending(**event["cost"])
+
+    @property
+    def age(self) -> str:
+        """Rubric in effect and for how many steps: `#2, 14 steps`."""
+        return f"#{self.rubric}, {self.step - self.since} steps" if self.rubric is not None else ""
+
+    @property
+    def projected(self) -> Spending:
+        """Use at the end of the run, if it goes on as it did."""
+        return self.spent * (self.steps / self.step) if self.step else self.spent
+
+    @property
+    def meta_text(self) -> str:
+        """`meta step of update 10 under way`; empty where none is."""
+        return f"meta step of update {', '.join(map(str, self.meta))} under way" * bool(self.meta)
+
+    @property
+    def left(self) -> str:
+        """Time left at the pace of the last steps."""
+        if self.state == "done" or not self.pace:
+            return ""
+        seconds = (self.steps - self.step) * sum(self.pace) / len(self.pace)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Board:
     """Shows events. A context manager: the terminal is left tidy however the block ends."""
-
-    def take(self, label: str, event: Event) -> None:
-        """Show an event of the run `label`."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-
-class JsonBoard:
-    """One JSON object per line on stdout."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def take(self, label: str, event: Event) -> None:
+        """Show an event of the run `label`."""
+        raise NotImplementedError
+
+
+class _JsonBoard(Board):
+    """One JSON object per line on stdout."""
 
     def take(self, label: str, event: Event) -> None:
         typer.echo(json.dumps({"run": label, **event}))
         sys.stdout.flush()
 
 
-class PlainBoard:
+class _PlainBoard(Board):
     """A line for each tenth of a run, each change of rubric, each start and end."""
 
-    def __init__(self, labels: Sequence[str], prefix: str = "") -> None:
+    def __init__(self, labels: Sequence[str]) -> None:
         self.views = {label: RunView(label) for label in labels}
-        self._prefix = prefix
         self._shown: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
 
     def take(self, label: str, event: Event) -> None:
         view = self.views[label]
@@ -82,7 +202,7 @@ class PlainBoard:
             self._say(label, _line(view))
 
     def _say(self, label: str, text: str) -> None:
-        typer.echo(f"{self._prefix}{label}  {text}", err=True)
+        typer.echo(f"{label}  {text}", err=True)
 
 
 def _line(view: RunView) -> str:
@@ -105,7 +225,7 @@ def _line(view: RunView) -> str:
     return "  ".join(parts)
 
 
-class LiveBoard:
+class _LiveBoard(Board):
     """A table on the terminal that is kept up to date."""
 
     def __init__(self, labels: Sequence[str], title: str, console: Console) -> None:
@@ -187,8 +307,6 @@ def _cells(view: RunView, audited: bool) -> tuple[Any, ...]:
 
 
 def _styled(text: str, state: str) -> Any:
-    from rich.text import Text
-
     return Text(text, style={"failed": "red", "done": "green", "meta": "yellow"}.get(state, "dim"))
 
 
@@ -200,8 +318,8 @@ def number(value: float | None, digits: int = 2) -> str:
 def open_board(kind: str, labels: Sequence[str], title: str) -> Board:
     """The board for `auto` (live on a terminal, else plain), `live`, `plain` or `json`."""
     if kind == "json":
-        return JsonBoard()
+        return _JsonBoard()
     console = Console(stderr=True)
     if kind == "live" or (kind == "auto" and console.is_terminal):
-        return LiveBoard(labels, title, console)
-    return PlainBoard(labels)
+        return _LiveBoard(labels, title, console)
+    return _PlainBoard(labels)

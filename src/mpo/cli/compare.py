@@ -31,7 +31,7 @@ from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
 from .results import gather, next_commands, report_or_why, results_table
-from .train import run_path
+from .runs import run_path
 
 __all__ = ["app", "given_rubrics"]
 
@@ -68,7 +68,8 @@ def compare(
     with RunFolder(path, loaded, ignore=("arm", "seed", "budget")) as folder:
         failed, seconds = _run_missing(loaded, folder.path, chosen, range(seeds), jobs, progress)
         result = _write(loaded, folder.path, chosen, range(seeds), failed, seconds)
-        done = [p for p in _paths(folder.path, chosen, range(seeds)) if finished(p) is not None]
+        paths = [folder.path / f"{arm}-{seed}" for arm in chosen for seed in range(seeds)]
+        done = [path for path in paths if finished(path) is not None]
         report = "no report: no run finished"
         if done:
             report = report_or_why(done, folder.path / "report.html", result)
@@ -101,10 +102,6 @@ def _default_name(config: str) -> str:
     """`sandbox-essay` for the preset `sandbox/essay`; a file's name without its ending."""
     path = Path(config)
     return path.stem if path.suffix else config.strip("/").replace("/", "-")
-
-
-def _paths(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-    return [folder / f"{arm}-{seed}" for arm in arms for seed in seeds]
 
 
 def _run_missing(

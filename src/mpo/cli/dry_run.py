@@ -23,7 +23,7 @@ from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
 from ..task import Task
 
-__all__ = ["DryRun", "Sizes", "Spent"]
+__all__ = ["DryRun", "ModelUse", "Sizes"]
 
 TOKENS_PER_WORD = 1.3
 CRITERIA, CRITERION_WORDS = 6, 100
@@ -39,7 +39,7 @@ _SECRET = b"plan"
 
 
 @dataclass(frozen=True)
-class Spent:
+class ModelUse:
     """Calls and tokens."""
 
     calls: float = 0.0
@@ -48,16 +48,16 @@ class Spent:
     """Part of `prompt` that a prefix cache would hold."""
     output: float = 0.0
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(
+    def __add__(self, other: ModelUse) -> ModelUse:
+        return ModelUse(
             self.calls + other.calls,
             self.prompt + other.prompt,
             self.cached + other.cached,
             self.output + other.output,
         )
 
-    def __mul__(self, times: float) -> Spent:
-        return Spent(
+    def __mul__(self, times: float) -> ModelUse:
+        return ModelUse(
             self.calls * times, self.prompt * times, self.cached * times, self.output * times
         )
 
@@ -81,7 +81,7 @@ class _Tally:
     name = "plan"
 
     def __init__(self, free_words: int, replies_kept: bool) -> None:
-        self.spent = Spent()
+        self.spent = ModelUse()
         self._free_words, self._replies_kept = free_words, replies_kept
         self._prompts: list[list[str]] = []
 
@@ -95,7 +95,7 @@ class _Tally:
             known = max((_shared(words, p) for p in self._prompts), default=0)
             self._prompts.append(words)
             sizes = (len(words), known, len(text.split()))
-            self.spent += Spent(1, *(round(TOKENS_PER_WORD * n) for n in sizes))
+            self.spent += ModelUse(1, *(round(TOKENS_PER_WORD * n) for n in sizes))
         return Completion(text=text, usage=Usage())
 
     async def aclose(self) -> None:
@@ -152,7 +152,7 @@ class DryRun:
     config: Config
     task: Task
     sizes: Sizes
-    judged: dict[str, tuple[Spent, Spent]] = field(default_factory=dict)
+    judged: dict[str, tuple[ModelUse, ModelUse]] = field(default_factory=dict)
 
     def tally(self) -> _Tally:
         free = PLAN_WORDS if self.task.spec.rm.protocol == "plan_execute" else WORDS["rationale"]
@@ -174,14 +174,14 @@ class DryRun:
             index=response,
         )
 
-    def judgements(self, rubric: Rubric, times: float, group: int) -> Spent:
+    def judgements(self, rubric: Rubric, times: float, group: int) -> ModelUse:
         """Cost of that many judgements, in groups of completions of one prompt."""
         if not times:
-            return Spent()
+            return ModelUse()
         first, further = self._judgement(rubric)
         return first * (times / group) + further * (times * (group - 1) / group)
 
-    def _judgement(self, rubric: Rubric) -> tuple[Spent, Spent]:
+    def _judgement(self, rubric: Rubric) -> tuple[ModelUse, ModelUse]:
         """Cost of the first judgement of a group, and of a further one."""
         if rubric.id not in self.judged:
             tally = self.tally()
@@ -195,7 +195,7 @@ class DryRun:
             self.judged[rubric.id] = spent[2] + spent[1] * -1, spent[3] + spent[2] * -1
         return self.judged[rubric.id]
 
-    def meta_step(self, rubric: Rubric, cases: int, window: int) -> tuple[Spent, Rubric]:
+    def meta_step(self, rubric: Rubric, cases: int, window: int) -> tuple[ModelUse, Rubric]:
         """Cost of one meta step for one cohort, and the rubric that comes out."""
         meta, tally = self.config.meta, self.tally()
         model = MetaRewardModel(

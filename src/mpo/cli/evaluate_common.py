@@ -26,7 +26,6 @@ __all__ = [
     "Mode",
     "Output",
     "bounds",
-    "figure",
     "is_file",
     "percent",
     "progress_bar",
@@ -138,11 +137,6 @@ def table(
 def percent(value: float | None) -> str:
     """A share, 0 to 1, with one digit."""
     return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def figure(value: float | None) -> str:
-    """A number with two digits."""
-    return "–" if value is None else f"{value:.2f}"
 
 
 def bounds(low: float | None, high: float | None, scale: float = 1.0) -> str:

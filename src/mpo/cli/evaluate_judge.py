@@ -33,13 +33,13 @@ from ..rubric import Rubric
 from ..store import Store
 from ..task import Task, load_task
 from . import offline
+from .board import number
 from .endpoints import endpoint
 from .evaluate_common import (
     AS_JSON,
     SEED,
     Output,
     bounds,
-    figure,
     is_file,
     percent,
     progress_bar,
@@ -47,8 +47,7 @@ from .evaluate_common import (
     show,
     table,
 )
-from .runs import open_store
-from .train import RUNS
+from .runs import RUNS, create_store, open_store
 
 __all__ = ["app"]
 
@@ -172,12 +171,12 @@ def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
     rows = [
         [
             one.name[:32],
-            figure(one.mean),
+            number(one.mean),
             percent(one.at_highest),
             percent(one.at_lowest),
-            figure(one.discrimination),
-            f"{figure(one.similarity)} {(one.most_similar or '')[:24]}".strip(),
-            figure(one.gold),
+            number(one.discrimination),
+            f"{number(one.similarity)} {(one.most_similar or '')[:24]}".strip(),
+            number(one.gold),
             ", ".join(one.faults),
         ]
         for one in criteria.criteria
@@ -228,11 +227,11 @@ def _agreement_table(title: str, agreements: Mapping[str, Agreement]) -> Table:
             str(one.n),
             str(one.unscored),
             percent(one.exact),
-            figure(one.alpha_nominal),
-            figure(one.alpha_ordinal),
-            figure(one.kappa_quadratic),
-            figure(one.spearman),
-            figure(one.kendall),
+            number(one.alpha_nominal),
+            number(one.alpha_ordinal),
+            number(one.kappa_quadratic),
+            number(one.spearman),
+            number(one.kendall),
             " / ".join(percent(share) for share in one.commonest),
         ]
         for name, one in agreements.items()
@@ -285,14 +284,10 @@ def _judge_pairs(
         wording = sorted(prompt.hash for prompt in task.prompts.values())
         key = [texts, rubric.id, wording, client.name, seed]
         path = RUNS / f"judge-{content_hash(key, 12)}" / "mpo.db"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path.parent}: cannot be made: {error.strerror}") from error
     reward = EvolvingReward(
         task,
         client,
-        Store(path),
+        create_store(path),
         rubric=rubric,
         # The table counts unscored pairs.
         scoring=Scoring(max_unscored=1.0, deadline_s=None),

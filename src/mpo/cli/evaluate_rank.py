@@ -25,8 +25,7 @@ from ..records import content_hash
 from . import offline
 from .endpoints import endpoint, read_price
 from .evaluate_common import AS_JSON, SEED, bounds, percent, progress_bar, rows_of_file, show, table
-from .runs import open_store
-from .train import RUNS
+from .runs import RUNS, open_store
 
 __all__ = ["app"]
 

@@ -10,6 +10,7 @@ import typer
 from ..evaluation import references
 from ..evaluation.references import Accuracy, MathAccuracy, VerdictAccuracy
 from ..task.answers import BoxedAnswers, final_answer
+from .board import number
 from .evaluate_common import (
     AS_JSON,
     MODE,
@@ -18,7 +19,6 @@ from .evaluate_common import (
     Mode,
     Output,
     bounds,
-    figure,
     percent,
     progress_bar,
     rows_of_source,
@@ -139,6 +139,6 @@ def rouge(
     body: dict[str, Any] = {
         name: {"f1": s.value, "low": s.low, "high": s.high} for name, s in scores.items()
     }
-    cells = [[name, figure(s.value), bounds(s.low, s.high)] for name, s in scores.items()]
+    cells = [[name, number(s.value), bounds(s.low, s.high)] for name, s in scores.items()]
     shown = table(f"ROUGE of {source}: {len(rows)} rows", ["F1", "95 %"], cells)
     show({**body, "n": len(rows)}, [shown], as_json)

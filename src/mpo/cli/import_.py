@@ -17,7 +17,7 @@ from ..evaluation.run_metrics import arm_seed_summary
 from ..importers import Experiment, Imported, read_experiment, write_experiment
 from ..store import Store
 from ..training.files import write_rubrics
-from .train import run_path
+from .runs import run_path
 
 __all__ = ["app"]
 

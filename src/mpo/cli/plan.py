@@ -43,8 +43,8 @@ from .dry_run import (
     TOKENS_PER_WORD,
     WORDS,
     DryRun,
+    ModelUse,
     Sizes,
-    Spent,
 )
 from .endpoints import read_price
 
@@ -147,7 +147,7 @@ def make_plan(
     window = (batch if arm.blind else every * batch) // sizes.cohorts
     cases = max(1, min(config.meta.samples, window))
 
-    rm, mrm, second, grown = Spent(), Spent(), Spent(), seed
+    rm, mrm, second, grown = ModelUse(), ModelUse(), ModelUse(), seed
     if meta_steps:
         first, grown = dry.meta_step(seed, cases, window)
         further, _ = dry.meta_step(grown, cases, window)
@@ -261,7 +261,7 @@ def _watched(config: Config, canaries: int) -> list[str]:
 
 
 def _cost(
-    config: Config, rm: Spent, mrm: Spent, second: Spent, price: Sequence[float] | None
+    config: Config, rm: ModelUse, mrm: ModelUse, second: ModelUse, price: Sequence[float] | None
 ) -> float | None:
     """US dollars; None where a model that is used has no price."""
     total = 0.0

@@ -13,32 +13,31 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from ..chat import Chat
 from ..config import check, compose, read_run_config
+from ..config.build import task_of
 from ..config.schema import BudgetConfig
-from ..errors import ChatTransportError, ConfigError, StoreError
+from ..errors import ConfigError
 from ..judge import RewardModel, make_reward_model
 from ..judge.injection_flags import OnInjection
 from ..judge.scale import Normalized
 from ..judge.scorer import Scorer
-from ..records import Case, Judgement, Rollout
+from ..records import Case, Judgement
 from ..rubric import Rubric
 from ..store import Store
 from ..task import Task, load_task
 from ..task.answers import BoxedAnswers
 from .board import number
 from .endpoints import endpoint
-from .runs import expand, find
+from .offline.session import score_in_chunks
+from .runs import create_store, find_one
 
 __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-CHUNK = 32
-"""Rollouts per progress update; they are scored at once."""
 TASK = "essay"
 """Model of an imported run, whose files do not name one."""
 
@@ -81,7 +80,7 @@ def replay(
 
     Example: mpo replay runs/essay-mpo-0 --rubric 0 --limit 200
     """
-    folder = _folder(run)
+    folder = find_one(run)
     with Store(folder / "mpo.db", create=False) as store:
         target = _rubric(store, rubric, cohort)
         cases = _spread(store.window(cohort=cohort, scored=None), limit)
@@ -100,13 +99,6 @@ def replay(
 
 
 # ---------------------------------------------------------------------- rubric and model
-
-
-def _folder(run: str) -> Path:
-    runs = expand(find(run))
-    if len(runs) > 1:
-        raise ConfigError(f"{run} holds several runs; name one of {', '.join(map(str, runs))}")
-    return runs[0]
 
 
 def _rubric(store: Store, which: str, cohort: str) -> Rubric:
@@ -142,24 +134,21 @@ def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
 
 def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) -> _Grader:
     config = read_run_config(folder)
-    if config is not None and task:
+    if config is None:
+        if not chat:
+            raise ConfigError(
+                f"{folder} has no config.yaml that names a model: give --chat, --model"
+            )
+        client = endpoint(chat, model, api_key_env)
+        return _Grader(load_task(task or TASK), client, 0, BudgetConfig(), "observe")
+    if task:
         raise ConfigError(f"--task: {folder} says itself that its task is {config.task!r}")
-    if config is not None and not chat:
+    if chat:
+        loaded, client = task_of(config), endpoint(chat, model, api_key_env, seed=config.seed)
+    else:
         checked = check(config)
-        return _Grader(
-            checked.task, checked.chat, config.seed, config.budget, config.reward.on_injection
-        )
-    if not chat:
-        raise ConfigError(f"{folder} has no config.yaml that names a model: give --chat, --model")
-    client = endpoint(chat, model, api_key_env, seed=config.seed if config else 0)
-    loaded = check(config).task if config is not None else load_task(task or TASK)
-    return _Grader(
-        loaded,
-        client,
-        config.seed if config else 0,
-        config.budget if config else BudgetConfig(),
-        config.reward.on_injection if config else "observe",
-    )
+        loaded, client = checked.task, checked.chat
+    return _Grader(loaded, client, config.seed, config.budget, config.reward.on_injection)
 
 
 # ---------------------------------------------------------------------- asking
@@ -171,7 +160,8 @@ async def _replay(
     """Judgements under the rubric by rollout id, and how many are new."""
     answers = BoxedAnswers() if grader.task.spec.rm.answer_check != "off" else None
     grader.task.check_rubric(rubric)
-    with Store(_side(folder, rubric)) as side:
+    # One file for each rubric: in a store, a group of completions has one rubric only.
+    with create_store(folder / "replay" / f"{rubric.id}.db") as side:
         side.put_rubric(rubric)
         chats = compose(grader.chat, grader.chat, grader.budget, side, cache=True)
         # The run's own fences: with others the answers would be to another question.
@@ -189,21 +179,12 @@ async def _replay(
         side.append(list(_paid(store, cases, rubric, model)))
         known = {case.rollout.id for case in side.window(cohort=None)}
         try:
-            judgements = await _ask(scorer, [case.rollout for case in cases])
+            judgements = await score_in_chunks(scorer.score, [case.rollout for case in cases])
         finally:
             chats.keep()
             await grader.chat.aclose()
-    return judgements, sum(case.rollout.id not in known for case in cases)
-
-
-def _side(folder: Path, rubric: Rubric) -> Path:
-    """One file for each rubric: in a store, a group of completions has one rubric only."""
-    place = folder / "replay"
-    try:
-        place.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{place}: cannot be made: {error.strerror}") from error
-    return place / f"{rubric.id}.db"
+    fresh = sum(case.rollout.id not in known for case in cases)
+    return {judgement.rollout_id: judgement for judgement in judgements}, fresh
 
 
 def _paid(
@@ -218,26 +199,6 @@ def _paid(
                 and (judgement.model, judgement.template_hash) == (model.model, model.template_hash)
             ):
                 yield Case(rollout=case.rollout, judgement=judgement)
-
-
-async def _ask(scorer: Scorer, rollouts: Sequence[Rollout]) -> dict[str, Judgement]:
-    judgements: dict[str, Judgement] = {}
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("scoring", total=len(rollouts))
-        for start in range(0, len(rollouts), CHUNK):
-            chunk = rollouts[start : start + CHUNK]
-            for judgement in await scorer.score(chunk):
-                judgements[judgement.rollout_id] = judgement
-            progress.advance(bar, len(chunk))
-            if all(j.reward is None for j in judgements.values()):
-                # Going on would ask a dead endpoint for every rollout, with all its retries.
-                first = next(iter(judgements.values()))
-                raise ChatTransportError(
-                    f"none of the first {len(judgements)} rollouts could be scored; the first "
-                    f"because of: {first.unscored}"
-                )
-    return judgements
 
 
 # ---------------------------------------------------------------------- comparing

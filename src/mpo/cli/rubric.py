@@ -15,7 +15,7 @@ from ..reward import roll_back
 from ..rubric import Rubric, diff_rubrics
 from ..store import Store
 from ..task import load_task
-from .runs import find, open_store
+from .runs import open_store
 
 __all__ = ["app"]
 
@@ -117,7 +117,7 @@ def rollback(
     Example: mpo rubric rollback runs/essay-mpo-0 661d920d --reason "the policy got worse"
     """
     with open_store(run) as store:
-        seed = next((d.proposed for d in store.lineage() if d.kind == "seed"), None)
+        seed = _seed_id(store)
         if seed is None:
             raise ConfigError(f"run {run!r} has no rubric yet")
         last = store.last_step()
@@ -138,16 +138,16 @@ def _is_rubric_file(text: str) -> bool:
 def _resolve(run: str, which: str) -> Rubric:
     if _is_rubric_file(run):
         return read_rubric_file(Path(run))
-    find(run)
     with open_store(run) as store:
-        if which == "seed":
-            first = next((d.proposed for d in store.lineage() if d.kind == "seed"), None)
-            head = store.rubric(first) if first is not None else None
-        else:
-            head = store.head() if which == "head" else store.rubric(which)
-    if head is None:
-        raise ConfigError(f"run {run!r} has no rubric yet")
-    return head
+        head = store.head()
+        wanted = {"head": head.id if head else None, "seed": _seed_id(store)}.get(which, which)
+        if wanted is None:
+            raise ConfigError(f"run {run!r} has no rubric yet")
+        return store.rubric(wanted)
+
+
+def _seed_id(store: Store) -> str | None:
+    return next((d.proposed for d in store.lineage() if d.kind == "seed"), None)
 
 
 def _print_lineage(store: Store, as_json: bool) -> None:

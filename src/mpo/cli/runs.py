@@ -1,14 +1,44 @@
-"""Finding a run on disk: from what a person types to a folder or a store."""
+"""Runs on disk: from what a person types to a folder or a store."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import ConfigError
-from ..store import Store
-from .train import RUNS
+import typer
 
-__all__ = ["expand", "find", "open_store"]
+from ..config import Config
+from ..errors import ConfigError, StoreError
+from ..store import Store
+
+__all__ = [
+    "RUNS",
+    "create_store",
+    "default_name",
+    "expand",
+    "find",
+    "find_one",
+    "open_store",
+    "run_path",
+]
+
+RUNS = Path("runs")
+"""Folder of all runs, seen from where the command runs."""
+
+
+def default_name(config: Config) -> str:
+    """`essay-mpo-0`: task, arm and seed."""
+    return f"{Path(config.task).name}-{config.arm}-{config.seed}"
+
+
+def run_path(name: str) -> Path:
+    """`runs/NAME`, for a name that stays inside.
+
+    Raises:
+        typer.BadParameter: It does not.
+    """
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise typer.BadParameter(f"{name!r} is not a name for a run: use letters, digits, '-', '/'")
+    return RUNS / name
 
 
 def find(text: str) -> Path:
@@ -46,6 +76,20 @@ def _judged(run: Path) -> bool:
         return store.last_step() is not None
 
 
+def find_one(text: str) -> Path:
+    """The folder of the one run that a person means.
+
+    Raises:
+        ConfigError: There is none, or there are several.
+    """
+    path = find(text)
+    runs = expand(path)
+    if len(runs) > 1:
+        names = ", ".join(str(run) for run in runs)
+        raise ConfigError(f"{path} holds several runs; name one of {names}")
+    return runs[0]
+
+
 def open_store(text: str) -> Store:
     """The store of one run, by folder, name, or the file itself.
 
@@ -54,10 +98,17 @@ def open_store(text: str) -> Store:
         StoreError: It cannot be opened.
     """
     path = find(text)
-    if path.is_file():
-        return Store(path, create=False)
-    runs = expand(path)
-    if len(runs) > 1:
-        names = ", ".join(str(run) for run in runs)
-        raise ConfigError(f"{path} holds several runs; name one of {names}")
-    return Store(runs[0] / "mpo.db", create=False)
+    return Store(path if path.is_file() else find_one(text) / "mpo.db", create=False)
+
+
+def create_store(path: Path) -> Store:
+    """The store at a path; it and the folder around it are created where they are missing.
+
+    Raises:
+        StoreError: They cannot be created, or the store cannot be opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot be created: {error.strerror}") from error
+    return Store(path)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ..config import write_text
 from ..records import Judgement
 from ..rubric import Rubric
 from .board import number
+from .evaluate_common import table
 from .offline.options import OfflineOptions, offline_command
-from .offline.pricing import estimate_cost, print_estimate
 from .offline.rows import FROM_FILE
-from .offline.session import open_session, score_in_chunks
+from .offline.session import estimate_cost, open_session, print_estimate, score_in_chunks
 from .results import cost_lines
 
 __all__ = ["app"]
@@ -67,7 +65,7 @@ def score(
     rubric = session.reward.rubric()
     sandbox = "sandbox: " if session.sandbox else ""
     typer.echo(f"{sandbox}{len(judgements)} completions under {rubric.title!r} ({rubric.id})")
-    Console().print(_table(rubric, judgements))
+    Console().print(table("", ("mean", "low", "high"), _rows(rubric, judgements)))
     typer.echo(cost_lines(session.chats.costs()))
     typer.echo(f"store: {session.reward.store.path}")
     if out is not None:
@@ -86,23 +84,15 @@ def _scored(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _table(rubric: Rubric, judgements: Sequence[Judgement]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in ("mean", "low", "high"):
-        table.add_column(name, justify="right")
-    rewards = [j.reward for j in judgements if j.reward is not None]
-    table.add_row("reward", *_spread(rewards))
+def _rows(rubric: Rubric, judgements: Sequence[Judgement]) -> Iterator[list[str]]:
+    yield ["reward", *_spread([j.reward for j in judgements if j.reward is not None])]
     for key, criterion in zip(rubric.criterion_ids, rubric.criteria, strict=True):
         scores = [float(s.score) for j in judgements for s in j.scores if s.criterion == key]
-        table.add_row(escape(criterion.name), *_spread(scores))
+        yield [criterion.name, *_spread(scores)]
     unscored = Counter(j.unscored.partition(":")[0] for j in judgements if j.unscored)
-    for reason, count in unscored.most_common():
-        table.add_row(f"unscored: {escape(reason)}", str(count))
+    yield from ([f"unscored: {reason}", str(count)] for reason, count in unscored.most_common())
     rules = Counter(j.rule for j in judgements if j.rule)
-    for rule, count in rules.most_common():
-        table.add_row(f"rule {rule}", str(count))
-    return table
+    yield from ([f"rule {rule}", str(count)] for rule, count in rules.most_common())
 
 
 def _spread(values: Sequence[float]) -> tuple[str, str, str]:

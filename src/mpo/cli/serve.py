@@ -11,7 +11,7 @@ from ..config import RunFolder, build_served, load_config
 from ..service.guard import TOKEN_ENV, limits_for
 from ..service.server import serve as run_server
 from ..service.service import RewardService
-from .train import default_name, run_path
+from .runs import default_name, run_path
 
 __all__ = ["app"]
 

@@ -1,30 +1,42 @@
-"""`mpo train`: one arm, one seed."""
+"""`mpo train`: one arm, one seed, in one process or in several.
+
+    torchrun --nproc-per-node 2 -m mpo train CONFIG --name NAME
+
+Of several processes (by `torchrun` or `accelerate launch`), the main one holds the run's folder,
+shows progress and writes what is kept. The others follow it: they wait until it has made folder and
+store, train with it, and say nothing.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import typer
 
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
+from ..errors import ConfigError
 from ..evaluation.run_metrics import arm_seed_summary
 from ..report import versions
-from ..training.model import is_main
+from ..reward import EvolvingReward
+from ..store import Store
+from ..training.model import is_main, processes
 from ..training.reporting import StepReport
 from ..training.start import train as run_training
 from ..training.untrained_arms import score_untrained
-from .board import Board, open_board
-from .ranks import check_ranks, costs, follow
+from .board import Board, Spending, open_board
 from .results import cost_lines, next_commands, report_or_why
-from .run_view import Ages, PendingStepsWatch, step_event
+from .runs import default_name, run_path
 
-__all__ = ["RUNS", "app", "default_name"]
+__all__ = ["PendingStepsWatch", "app", "check_ranks"]
 
-RUNS = Path("runs")
-"""Folder of all runs, seen from where the command runs."""
+PATIENCE_S = 5
+"""Seconds until a follower says what it waits for."""
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -57,7 +69,7 @@ def train(
         os.environ.setdefault(key, value)
     check_ranks(loaded)
     if not is_main():
-        follow(loaded, run_path(label))
+        _follow(loaded, run_path(label))
         return
     title = f"mpo train{' (sandbox)' if loaded.is_sandbox else ''}"
     # A run that has spent its budget goes on with a larger one.
@@ -75,22 +87,6 @@ def train(
         typer.echo(next_commands(run.path))
 
 
-def default_name(config: Config) -> str:
-    """`essay-mpo-0`: task, arm and seed."""
-    return f"{Path(config.task).name}-{config.arm}-{config.seed}"
-
-
-def run_path(name: str) -> Path:
-    """`runs/NAME`, for a name that stays inside.
-
-    Raises:
-        typer.BadParameter: It does not.
-    """
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise typer.BadParameter(f"{name!r} is not a name for a run: use letters, digits, '-', '/'")
-    return RUNS / name
-
-
 def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
     started = time.monotonic()
 
@@ -99,35 +95,41 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
 
     say("starting")
     parts = build(config, run.path, say)
-    ages = Ages(parts.reward.store)
+    ages = _Ages(parts.reward.store)
 
     def on_step(report: StepReport) -> None:
         parts.chats.keep()
-        board.take(label, step_event(report, ages, costs(parts)))
+        board.take(label, _step_event(report, ages, _costs(parts)))
 
     def on_meta(due: list[int]) -> None:
         board.take(label, {"kind": "meta", "due": due})
 
     say("loading the policy")
-    start = run_training if ARMS[config.arm].trains else score_untrained
     try:
         with PendingStepsWatch(parts.reward, on_meta):
-            outcome = start(
-                reward=parts.reward,
-                settings=config.trainer,
-                model=parts.model,
-                rows=parts.rows,
-                folder=run.path,
-                seed=config.seed,
-                gold_scorer=parts.gold_scorer,
-                progress=on_step,
-            )
+            outcome = _start(parts, run.path, on_step)
     finally:
         parts.chats.keep()
     summary = _summary(parts, outcome, time.monotonic() - started)
     parts.reward.store.close()
     run.finish(summary)
     board.take(label, {"kind": "done"})
+
+
+def _start(
+    parts: Parts, folder: Path, progress: Callable[[StepReport], None] | None = None
+) -> dict[str, Any]:
+    start = run_training if ARMS[parts.config.arm].trains else score_untrained
+    return start(
+        reward=parts.reward,
+        settings=parts.config.trainer,
+        model=parts.model,
+        rows=parts.rows,
+        folder=folder,
+        seed=parts.config.seed,
+        gold_scorer=parts.gold_scorer,
+        progress=progress,
+    )
 
 
 def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -139,10 +141,182 @@ def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str,
         "measure": parts.measure,
         **arm_seed_summary(parts.reward.store),
         "exploits": list(parts.exploits),
-        "cost": costs(parts),
+        "cost": _costs(parts),
         "unscored": parts.reward.store.unscored(),
         "prompts": {"kept": len(parts.rows), "dropped": parts.dropped},
         "trainer": outcome,
         "seconds": round(seconds, 1),
         "versions": versions(),
     }
+
+
+# ---------------------------------------------------------------------- events
+
+
+class _Age(NamedTuple):
+    """A rubric in effect."""
+
+    number: int
+    """Place in the order in which the run's rubrics first took effect; 0 is the seed, as in
+    `mpo replay` and the report."""
+    since: int
+    """Update after which it took effect."""
+    title: str
+    """At most 40 printable characters: a model may have written it."""
+
+
+class _Ages:
+    """Number, beginning and title of the rubric in effect, also in a run that was continued.
+
+    Args:
+        store: The run's store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: tuple[str, _Age] = ("", _Age(0, 0, ""))
+
+    def of(self, rubric: str) -> _Age:
+        """Number, beginning and title of the rubric with this id."""
+        # The lineage holds every analysis: it is read when the rubric changes, not at each step.
+        if self._known[0] != rubric:
+            accepted = [d for d in self._store.lineage() if d.accepted]
+            distinct = list(dict.fromkeys(d.proposed for d in accepted))
+            number = distinct.index(rubric) if rubric in distinct else len(distinct)
+            since = max((d.step for d in accepted if d.proposed == rubric), default=0)
+            self._known = (rubric, _Age(number, since, _title(self._store.rubric(rubric).title)))
+        return self._known[1]
+
+
+def _title(text: str) -> str:
+    # What is not printable could move the cursor, or colour the screen.
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split())[:40]
+
+
+def _step_event(
+    report: StepReport, ages: _Ages, costs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A step of the trainer as an event. Without long texts of a model: it must fit a line.
+
+    Args:
+        report: The trainer's report of the step.
+        ages: _Ages of the run's rubrics.
+        costs: Use by role since the run began.
+    """
+    decision = report.decision
+    age = ages.of(report.rubric_id)
+    return {
+        "kind": "step",
+        "step": report.step,
+        "steps": report.steps,
+        "reward": report.reward,
+        "gold": report.gold,
+        "audit": report.audit,
+        "unscored": report.unscored,
+        "words": report.words,
+        "kl": report.kl,
+        "rubric": report.rubric_id,
+        "rubric_number": age.number,
+        "rubric_since": age.since,
+        "rubric_title": age.title,
+        "cost": asdict(Spending.of(costs)),
+        "seconds": report.seconds,
+        "accepted": None if decision is None else decision.accepted,
+        "reason": None if decision is None else " ".join(decision.reason.split())[:200],
+    }
+
+
+class PendingStepsWatch:
+    """Tells of meta steps under way while its block lasts, from a thread: one that training waits
+    for cannot tell of itself.
+
+    Args:
+        reward: The run's reward.
+        tell: Receives the updates whose meta step is under way, whenever they change.
+        every_s: Seconds between two looks; a shorter meta step may be missed.
+    """
+
+    def __init__(
+        self, reward: EvolvingReward, tell: Callable[[list[int]], None], every_s: float = 0.5
+    ) -> None:
+        self._reward, self._tell, self._every_s = reward, tell, every_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="mpo-meta", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        known: list[int] = []
+        while not self._over.wait(self._every_s):
+            due = self._reward.pending_steps
+            if due != known:
+                self._tell(due)
+                known = due
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+def check_ranks(config: Config) -> None:
+    """Refuse a config that cannot be trained in as many processes as there are.
+
+    Raises:
+        ConfigError: Its arm does not train, or it has a cap, at which several processes cannot stop
+            together.
+    """
+    if processes() == 1:
+        return
+    if not ARMS[config.arm].trains:
+        raise ConfigError(f"arm {config.arm!r} does not train: run it in one process")
+    caps = [name for name in ("usd", "tokens", "calls") if getattr(config.budget, name) is not None]
+    if caps:
+        raise ConfigError(
+            f"budget.{caps[0]} cannot stop a run cleanly where these are {processes()} processes: "
+            "the first that finds it spent leaves the others in the middle of a step. Leave it "
+            "out and cap the endpoint's key, or train in one process"
+        )
+
+
+def _follow(config: Config, folder: Path) -> None:
+    """Train as a process that is not the main one.
+
+    Raises:
+        MPOError: As in the main process.
+    """
+    _wait(folder / "config.yaml")
+    if finished(folder) is not None:
+        return
+    _wait(folder / "mpo.db")  # by then the main process has the sandbox's policy too
+    if ARMS[config.arm].blind:
+        _wait(folder / "blind.md")
+    parts = build(config, folder)
+    _start(parts, folder)
+    parts.reward.store.close()
+
+
+def _wait(path: Path) -> None:
+    # Without a limit: where the main process fails, the launcher ends this one.
+    started, reported = time.monotonic(), False
+    while not path.exists():
+        if not reported and time.monotonic() - started > PATIENCE_S:
+            typer.echo(f"waiting until the process of rank 0 has made {path}", err=True)
+            reported = True
+        time.sleep(0.2)
+
+
+def _costs(parts: Parts) -> Mapping[str, Any]:
+    """Use by role; with several processes, from the store that they share."""
+    if processes() == 1:
+        return parts.chats.costs()
+    roles = {}
+    for role, usage in parts.reward.store.usage().items():
+        price = parts.chats.prices.get(role)
+        usd = None if price is None else round(price.of(usage), 6)
+        roles[role] = {**usage.model_dump(), "usd": usd}
+    return roles

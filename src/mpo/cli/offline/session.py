@@ -7,28 +7,40 @@ command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
-from ...config import Chats, compose, read_records, read_rubric_file
+import typer
+
+from ...chat import Price
+from ...config import Chats, Config, compose, read_records, read_rubric_file
 from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
-from ...errors import ChatTransportError, StoreError
+from ...errors import ChatTransportError
 from ...evolve.options import Evolve
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
-from ...records import Case, Judgement, Rollout, content_hash
+from ...records import Case, Judgement, Rollout, Usage, content_hash
 from ...reward import EvolvingReward
-from ...store import Store
 from ...task import load_task
+from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
-from ..train import RUNS
+from ..plan import make_plan
+from ..runs import RUNS, create_store
 from .options import OfflineOptions
 from .rows import FileRow, file_judgements, read_rows
 
-__all__ = ["OfflineSession", "open_session", "score_in_chunks"]
+__all__ = [
+    "OfflineSession",
+    "estimate_cost",
+    "open_session",
+    "print_estimate",
+    "score_in_chunks",
+]
 
 T = TypeVar("T")
 
@@ -121,11 +133,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         scores = [[row.score, row.rationale] for row in rows]
         key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path.parent}: cannot be created: {error.strerror}") from error
-    store = Store(path)
+    store = create_store(path)
     budget = BudgetConfig(prices={} if price is None else {client.name: price})
     chats = compose(client, client, budget, store, cache=True)
     reward = EvolvingReward(
@@ -177,3 +185,72 @@ async def score_in_chunks(
                     f"the first: {judgements[0].unscored}"
                 )
     return judgements
+
+
+# ---------------------------------------------------------------------- cost
+
+
+def estimate_cost(session: OfflineSession, judgements: int, samples: int = 0) -> dict[str, Any]:
+    """Estimate from the task's own prompts and the lengths of the file's texts.
+
+    Args:
+        session: The file and its reward.
+        judgements: Number of judgements that are needed.
+        samples: Rollouts that the meta step looks at; 0 for no meta step.
+
+    Returns:
+        JSON values: `judgements`, `calls`, `prompt_tokens`, `completion_tokens`, and `usd`, None
+        without a price.
+    """
+    options = session.options
+    config = Config.model_validate(
+        {
+            "task": options.task,
+            "model": "none",
+            "chat": {"plugin": "sandbox"},
+            "rubric": str(options.rubric) if options.rubric is not None else None,
+            "meta": {"every": 1, "samples": max(samples, 1), "gate": "always", "delay": 0},
+            "trainer": {"steps": 1, "batch_size": 2 * max(samples, 2), "num_generations": 2},
+        }
+    )
+    plan = make_plan(
+        config,
+        prompt_words=_mean_words(row.rollout.prompt for row in session.rows),
+        response_words=_mean_words(row.rollout.completion for row in session.rows),
+    )
+    usage = _usage(plan["rm"], judgements / plan["judgements"])
+    if samples:
+        usage = usage + _usage(plan["mrm"], 1.0)
+    usd = None if session.price is None else round(Price(*session.price).of(usage), 6)
+    return {
+        "judgements": judgements,
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "usd": usd,
+    }
+
+
+def _mean_words(texts: Iterable[str]) -> int:
+    return max(1, round(fmean(len(text.split()) for text in texts)))
+
+
+def _usage(figures: Mapping[str, int], times: float) -> Usage:
+    return Usage(
+        calls=round(figures["calls"] * times),
+        prompt_tokens=round(figures["prompt_tokens"] * times),
+        completion_tokens=round(figures["output_tokens"] * times),
+    )
+
+
+def print_estimate(estimate: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Print an estimate: one line on stderr, or JSON on stdout."""
+    if as_json:
+        typer.echo(json.dumps(estimate, indent=2))
+        return
+    usd = "" if estimate["usd"] is None else f", about {estimate['usd']:.4f} USD"
+    typer.echo(
+        f"about {estimate['calls']:,} calls, {short(estimate['prompt_tokens'])} prompt and "
+        f"{short(estimate['completion_tokens'])} completion tokens{usd}",
+        err=True,
+    )
