@@ -230,7 +230,7 @@ class _Epochs:
     Args:
         engine: Model and optimizer.
         batch: The batch.
-        targets: What the passes are compared with.
+        targets: Reference values for the passes.
         scored: True at the tokens of scored completions, [N, R].
         rows: Rows of scored completions.
     """
