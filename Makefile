@@ -105,7 +105,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-format: $(VENV)/.installed-dev  ## format and mend what can be mended
+format: $(VENV)/.installed-dev  ## format, and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
