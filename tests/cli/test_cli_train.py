@@ -139,6 +139,36 @@ def test_an_interrupt_ends_the_children(
     assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
 
 
+SWALLOWS_ONE = """
+import signal, sys
+if "serve" in sys.argv:
+    def first(*_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, first)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_swallowed_interrupt_is_repeated(tmp_path: Path) -> None:
+    # As a library does that catches everything while it is imported.
+    (tmp_path / "sitecustomize.py").write_text(SWALLOWS_ONE)
+    paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=paths),
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 20
+    while len(children := children_of(parent.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(children) == 2
+    time.sleep(0.5)
+    parent.send_signal(signal.SIGTERM)
+    parent.communicate(timeout=20)
+    assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
+
+
 # ---------------------------------------------------------------------- the whole way
 
 

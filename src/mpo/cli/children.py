@@ -27,6 +27,8 @@ _LINE = 2**20
 """Longest line of a child, in bytes."""
 _GRACE_S = 30.0
 """Seconds until an interrupted child is killed: it may be writing a checkpoint."""
+_AGAIN_S = 5.0
+"""Seconds between two interrupts: a library that is being imported may swallow one."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,12 @@ async def _end(child: asyncio.subprocess.Process) -> None:
     """Interrupt a child that still runs, and kill it if that does not end it."""
     if child.returncode is not None:
         return
-    _signal(child, signal.SIGINT)
     waiting = asyncio.ensure_future(child.wait())
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(waiting), _GRACE_S)
+    for _ in range(round(_GRACE_S / _AGAIN_S)):
+        _signal(child, signal.SIGINT)
+        await asyncio.wait([waiting], timeout=_AGAIN_S)
+        if waiting.done():
+            break
     _signal(child, signal.SIGKILL)
     await waiting
 
