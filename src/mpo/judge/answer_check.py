@@ -64,6 +64,10 @@ class AnswerChecked:
         return self._inner.model
 
     @property
+    def identity(self) -> str:
+        return self._inner.identity
+
+    @property
     def template_hash(self) -> str:
         rm = self._task.spec.rm
         return content_hash([self._inner.template_hash, rm.answer_check, rm.answer_share], 12)

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast
 
-from ..chat import Chat, ChatRequest, Message, Metered, Schema, require_complete
+from ..chat import (
+    Chat,
+    ChatRequest,
+    Message,
+    Metered,
+    Schema,
+    identity_of,
+    require_complete,
+)
 from ..errors import ChatError, ChatReplyError
 from ..records import CriterionScore, Rollout, Usage, content_hash
 from ..rubric import Rubric
@@ -44,7 +52,12 @@ class RewardModel(Protocol):
 
     @property
     def model(self) -> str:
-        """Name of the chat model; part of a judgement's key."""
+        """Name of the chat model, for people."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Identity of the chat model (`mpo.chat.identity_of`); part of a judgement's key."""
         ...
 
     @property
@@ -109,7 +122,7 @@ class Grader:
             "limits": task.spec.limits,
             "reference": fence("", secret=secret, label="REFERENCE"),
         }
-        self.model = chat.name
+        self.model, self.identity = chat.name, identity_of(chat)
         self.template_hash = self._template_hash()
 
     def _template_hash(self) -> str:

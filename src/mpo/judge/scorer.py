@@ -72,6 +72,8 @@ class Scorer:
         seed: Part of a judgement's key.
         deadline_s: Longest time for one call of `score`, in seconds: what has no answer by then is
             unscored. None waits for every call to end by itself.
+        earlier_judges: Identities of the models that graded this run before its endpoint changed.
+            What they gave to a rollout that is scored again, as after a resume, stays paid for.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Scorer:
         max_unscored: float,
         seed: int,
         deadline_s: float | None = None,
+        earlier_judges: Sequence[str] = (),
     ) -> None:
         self.task, self.store = task, store
         self.reward_model, self.scale = reward_model, scale
@@ -94,6 +97,7 @@ class Scorer:
         self.max_unscored = max_unscored
         self.seed = seed
         self.deadline_s = deadline_s
+        self.earlier_judges = tuple(earlier_judges)
         # An id is the hash of its rubric's content, so this can never be out of date.
         self._rubrics = {seed_rubric.id: seed_rubric}
 
@@ -145,7 +149,8 @@ class Scorer:
                         scale_maps[rubric_id] = view.scale_map(rubric_id)
                 rubric_id = rubric_ids[group]
                 rubric = self._rubric(view, rubric_id)
-                assigned.append(self._assign(view, rollout, rubric, scale_maps[rubric_id]))
+                scale_map = scale_maps[rubric_id]
+                assigned.append(self._assign(view, rollout, rubric, scale_map, self.earlier_judges))
         if seedless is not None:  # a cohort that is seen for the first time
             self.store.plant_seed(seedless, self.seed_rubric)
             return self._assigned(rollouts)
@@ -162,19 +167,32 @@ class Scorer:
         return self._rubrics[rubric_id]
 
     def _assign(
-        self, view: View, rollout: Rollout, rubric: Rubric, scale_map: ScaleMap | None
+        self,
+        view: View,
+        rollout: Rollout,
+        rubric: Rubric,
+        scale_map: ScaleMap | None,
+        earlier_judges: Sequence[str] = (),
     ) -> _Assignment:
-        model = self.reward_model
-        parts = [rollout.id, rubric.id, model.template_hash, model.protocol, model.model, self.seed]
-        if self.on_injection != "observe":
-            parts.append(_KEY_WORDS[self.on_injection])
-        key = content_hash(parts)
-        attempts = view.attempts(key)
-        for judgement in attempts:
+        identity = self.reward_model.identity
+        own = self._key(rollout, rubric, identity)
+        attempts = view.attempts(own)
+        known = list(attempts)
+        for judge in earlier_judges:
+            if judge != identity:
+                known += view.attempts(self._key(rollout, rubric, judge))
+        for judgement in known:
             if judgement.reward is not None:
                 return _Assignment(rollout, rubric, scale_map, judgement.key, judgement)
-        key = f"{key}~{len(attempts)}" if attempts else key
+        key = f"{own}~{len(attempts)}" if attempts else own
         return _Assignment(rollout, rubric, scale_map, key, None)
+
+    def _key(self, rollout: Rollout, rubric: Rubric, identity: str) -> str:
+        model = self.reward_model
+        parts = [rollout.id, rubric.id, model.template_hash, model.protocol, identity, self.seed]
+        if self.on_injection != "observe":
+            parts.append(_KEY_WORDS[self.on_injection])
+        return content_hash(parts)
 
     # ------------------------------------------------------------------ judge
 
@@ -209,7 +227,7 @@ class Scorer:
             one: The rollout and its conditions.
             ends: End of the batch's time by the loop's clock; None for no end.
         """
-        rollout, rubric = one.rollout, one.rubric
+        rollout, rubric, model = one.rollout, one.rubric, self.reward_model
         cleaned = clean(rollout.completion)
         flags = find_injection_flags(cleaned)
         rule = first_rule(self.task.spec, cleaned)
@@ -237,9 +255,10 @@ class Scorer:
             normalized_reward=share,
             unscored=result.unscored,
             rule=rule.name if rule else None,
-            protocol=result.protocol or self.reward_model.protocol,
-            template_hash=self.reward_model.template_hash,
-            model=self.reward_model.model,
+            protocol=result.protocol or model.protocol,
+            template_hash=model.template_hash,
+            model=model.model,
+            identity=model.identity if model.identity != model.model else "",
             usage=result.usage,
             injection_flags=flags,
         )

@@ -1,6 +1,6 @@
 """A file of completions with the reward that scores it and the store that keeps the scores.
 
-The store is in `runs/offline-…/`, whose name depends on file, task, rubric and model: the same
+The store is in `runs/offline-…/`, whose name depends on file, task, rubric and who answers: the same
 command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no score again.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from ...chat import Price
+from ...chat import Price, identity_of
 from ...config import Chats, Config, compose, read_records, read_rubric_file
 from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
@@ -73,9 +73,11 @@ class OfflineSession:
         return asyncio.run(run())
 
     def judgements(self) -> dict[str, Judgement]:
-        """The last judgement of each of the file's rollouts, by rollout id."""
+        """The last judgement of each of the file's rollouts, by rollout id; of this model or of the
+        file itself, as the store may hold another model's too."""
         cases = self.reward.store.window(cohort=None, scored=None)
-        return {case.rollout.id: case.judgement for case in cases}
+        mine = ("", self.reward.reward_model.identity)
+        return {c.rollout.id: c.judgement for c in cases if c.judgement.answered_by in mine}
 
     def use_file_scores(self) -> None:
         """Store the file's own scores for rows that have no judgement yet."""
@@ -131,7 +133,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         texts = [row.rollout.id for row in rows]
         # Other scores in the file are other evidence.
         scores = [[row.score, row.rationale] for row in rows]
-        key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
+        key = [texts, scores, rubric.id, task.prompts["rm"].hash, identity_of(client), seed]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
     budget = BudgetConfig(prices={} if price is None else {client.name: price})

@@ -74,9 +74,12 @@ class ProbeScorer:
         return total_usage(self.usages)
 
     def know(self, cases: Iterable[Case], rubric: Rubric) -> None:
-        """Take over judgements that the run has paid for, under this very rubric."""
+        """Take over judgements that the run has paid for, by this very model under this very
+        rubric: scores of two models cannot be compared."""
         for case in cases:
             judgement = case.judgement
+            if judgement.answered_by not in ("", self.reward_model.identity):
+                continue
             if judgement.rubric_id == rubric.id and judgement.normalized_reward is not None:
                 self._known[_key(case.rollout, rubric)] = judgement.normalized_reward
 
