@@ -51,7 +51,7 @@ class MPOError(Exception):
     """Base of all errors of this package; catch it at a program's edge.
 
     Args:
-        message: What is wrong, which value, and what to do. Secrets in it are redacted.
+        message: The fault, the value, and the remedy. Secrets in it are redacted.
     """
 
     def __init__(self, message: str = "") -> None:

@@ -16,6 +16,7 @@ percent-encoding, as JSON, and in base64 at any offset (`Authorization: Basic`).
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -38,8 +39,8 @@ SECRET = "[secret]"
 """Stands in a text where a secret stood."""
 
 LEAST = 8
-"""Characters below which a value is not redacted: `EMPTY` and `none` are usual keys for servers that
-need none, and usual words too."""
+"""Characters below which a value is not redacted: `EMPTY` and `none` are usual keys for servers
+that need none, and usual words too."""
 
 _read: dict[str, None] = {}
 """Names of the variables that were read as secrets. Never their values."""
@@ -93,7 +94,7 @@ def looks_like_key(text: str) -> bool:
     if _SHAPE.search(text):
         return True
     for part in re.split(r"[^A-Za-z0-9]", text):
-        changes = sum(a.isupper() != b.isupper() for a, b in zip(part, part[1:], strict=False))
+        changes = sum(a.isupper() != b.isupper() for a, b in itertools.pairwise(part))
         digits = sum(map(str.isdigit, part))
         if len(part) >= 16 and (digits >= 3 or changes > 0.4 * len(part)):
             return True
@@ -144,7 +145,7 @@ def find_secret(value: object, where: str = "") -> tuple[str, str] | None:
 
 def _secret_in(text: str) -> str | None:
     for match in _USERINFO.finditer(text):
-        # `ssh://git@host` names no secret; whoever writes `http://x@host` means a token.
+        # `ssh://git@host` names no secret; the user name in `http://x@host` is a token.
         if ":" in match[0].removeprefix(match[1]) or match[1].lower().startswith("http"):
             return "a user name or password in its URL"
     for match in _PARAMETER.finditer(text):
@@ -153,8 +154,8 @@ def _secret_in(text: str) -> str | None:
     if _SHAPE.search(text):
         return "a key"
     for variable, secret in _environment():
-        # A word may be a key and a part of a path, too.
-        if secret in text and not secret.isalpha():
+        # `not-needed` may be a key, and a part of a path too.
+        if secret in text and any(map(str.isdigit, secret)):
             return f"the value of the environment variable {variable}"
     return None
 
@@ -194,15 +195,16 @@ def _environment() -> Iterator[tuple[str, str]]:
         if _PROXY_VARIABLE.fullmatch(variable):
             for secret in _credentials(value):
                 secrets.setdefault(secret, variable)
-        elif variable in _read or _SECRET_VARIABLE.fullmatch(variable.upper()):
-            if not value.startswith(("/", "~/", "./")):  # the path of a file of keys
-                secrets.setdefault(value, variable)
+        elif not value.startswith(("/", "~/", "./")) and (  # the path of a file of keys
+            variable in _read or _SECRET_VARIABLE.fullmatch(variable.upper())
+        ):
+            secrets.setdefault(value, variable)
     longest = sorted(secrets, key=len, reverse=True)
     return iter([(secrets[secret], secret) for secret in longest if len(secret) >= LEAST])
 
 
 def _credentials(url: str) -> Iterator[str]:
-    """What a URL says of who asks: `user:password` and the password, as written and decoded."""
+    """Credentials in a URL: `user:password` and the password, as written and decoded."""
     try:
         userinfo, at, _ = urlsplit(url if "://" in url else f"//{url}").netloc.rpartition("@")
         query = parse_qsl(urlsplit(url).query)

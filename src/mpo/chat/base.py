@@ -25,8 +25,8 @@ __all__ = [
     "Schema",
     "SharedSchema",
     "identity_of",
-    "same_model",
     "require_complete",
+    "same_model",
     "schema_json",
 ]
 

@@ -13,7 +13,7 @@ from ..records import CriterionScore, Rollout, content_hash
 from ..rubric import Rubric
 from ..sanitize import Cleaned
 from ..task import Task
-from .base import JudgeResult, RewardModel, seeded_random
+from .base import JudgeResult, RewardModel, judge_identity, seeded_random
 
 __all__ = ["AnswerChecked", "AnswerChecker"]
 
@@ -65,7 +65,7 @@ class AnswerChecked:
 
     @property
     def identity(self) -> str:
-        return self._inner.identity
+        return judge_identity(self._inner)
 
     @property
     def template_hash(self) -> str:

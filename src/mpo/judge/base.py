@@ -25,7 +25,7 @@ from ..sanitize import Cleaned, clean, fence
 from ..task import Task
 from .answer_format import Keyed
 
-__all__ = ["Grader", "JudgeResult", "RewardModel", "Scores", "seeded_random"]
+__all__ = ["Grader", "JudgeResult", "RewardModel", "Scores", "judge_identity", "seeded_random"]
 
 T = TypeVar("T")
 
@@ -45,7 +45,10 @@ class JudgeResult:
 
 
 class RewardModel(Protocol):
-    """Scores rollouts. Implementations keep no state between calls."""
+    """Scores rollouts. Implementations keep no state between calls.
+
+    One more attribute is optional: `identity`, that of the chat model (`mpo.chat.identity_of`).
+    """
 
     protocol: str
     """Name for the record; part of a judgement's key."""
@@ -53,11 +56,6 @@ class RewardModel(Protocol):
     @property
     def model(self) -> str:
         """Name of the chat model, for people."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Identity of the chat model (`mpo.chat.identity_of`); part of a judgement's key."""
         ...
 
     @property
@@ -76,6 +74,12 @@ class RewardModel(Protocol):
             cleaned: Its completion after `clean`, where the caller has it.
         """
         ...
+
+
+def judge_identity(model: RewardModel) -> str:
+    """Identity of the chat model behind an RM, part of a judgement's key; its name where the RM
+    has none."""
+    return str(getattr(model, "identity", model.model))
 
 
 def seeded_random(seed: int, *names: object) -> random.Random:

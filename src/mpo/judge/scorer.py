@@ -21,7 +21,7 @@ from ..sanitize import Cleaned, clean
 from ..store import Group, Store, View
 from ..task import Task
 from ..task.rules import RuleHit, first_rule
-from .base import JudgeResult, RewardModel
+from .base import JudgeResult, RewardModel, judge_identity
 from .injection_flags import REFUSED, OnInjection, find_injection_flags, hostile, penalized
 from .scale import Scale, normalized
 
@@ -174,7 +174,7 @@ class Scorer:
         scale_map: ScaleMap | None,
         earlier_judges: Sequence[str] = (),
     ) -> _Assignment:
-        identity = self.reward_model.identity
+        identity = judge_identity(self.reward_model)
         own = self._key(rollout, rubric, identity)
         attempts = view.attempts(own)
         known = list(attempts)
@@ -258,7 +258,7 @@ class Scorer:
             protocol=result.protocol or model.protocol,
             template_hash=model.template_hash,
             model=model.model,
-            identity=model.identity if model.identity != model.model else "",
+            identity=identity if (identity := judge_identity(model)) != model.model else "",
             usage=result.usage,
             injection_flags=flags,
         )

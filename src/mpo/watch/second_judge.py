@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..judge import RewardModel
+from ..judge import RewardModel, judge_identity
 from ..judge.scale import normalized
 from ..judge.scorer import commit_as_they_come
 from ..records import Case, content_hash
@@ -73,12 +73,11 @@ class SecondJudge:
 
     def _known(self, bounds: Mapping[str, int]) -> dict[str, ExternalScore]:
         """The scores that this model gave: another one has another opinion."""
-        scores = self.store.external_scores(AUDIT, **bounds)
-        return {
-            id: score
-            for id, score in scores.items()
-            if (score.parts.get("identity") or score.parts.get("model")) == self.model.identity
-        }
+        mine, known = judge_identity(self.model), {}
+        for id, score in self.store.external_scores(AUDIT, **bounds).items():
+            if score.parts.get("identity", score.parts.get("model")) == mine:
+                known[id] = score
+        return known
 
     def _drawn(self, case: Case) -> bool:
         if case.judgement.normalized_reward is None or case.judgement.rule is not None:
@@ -96,7 +95,7 @@ class SecondJudge:
         parts = {
             "rubric": rubric.id,
             "model": self.model.model,
-            "identity": self.model.identity,
+            "identity": judge_identity(self.model),
             "unscored": result.unscored,
             "usage": result.usage.model_dump(),
         }

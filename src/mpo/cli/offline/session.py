@@ -1,6 +1,6 @@
 """A file of completions with the reward that scores it and the store that keeps the scores.
 
-The store is in `runs/offline-…/`, whose name depends on file, task, rubric and who answers: the same
+The store is in `runs/offline-…/`, whose name depends on file, task, rubric and model: the same
 command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no score again.
 """
 
@@ -21,6 +21,7 @@ from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
 from ...evolve.options import Evolve
+from ...judge import judge_identity
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash
@@ -32,7 +33,7 @@ from ..evaluate_common import progress_bar
 from ..plan import make_plan
 from ..runs import RUNS, create_store
 from .options import OfflineOptions
-from .rows import FileRow, file_judgements, read_rows
+from .rows import FROM_FILE, FileRow, file_judgements, read_rows
 
 __all__ = [
     "OfflineSession",
@@ -76,7 +77,7 @@ class OfflineSession:
         """The last judgement of each of the file's rollouts, by rollout id; of this model or of the
         file itself, as the store may hold another model's too."""
         cases = self.reward.store.window(cohort=None, scored=None)
-        mine = ("", self.reward.reward_model.identity)
+        mine = (FROM_FILE, judge_identity(self.reward.reward_model))
         return {c.rollout.id: c.judgement for c in cases if c.judgement.answered_by in mine}
 
     def use_file_scores(self) -> None:
