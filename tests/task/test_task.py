@@ -246,7 +246,7 @@ def test_an_unknown_task_is_refused_with_what_there_is(tmp_path: Path) -> None:
         load_task("esay")
     with pytest.raises(TaskError, match="unknown task"):
         load_task("_template")
-    assert builtin_tasks() == ("essay", "ethics", "math", "summarization")
+    assert builtin_tasks() == ("essay", "ethics", "generic", "math", "summarization")
 
 
 class TestWithRM:

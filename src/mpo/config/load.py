@@ -1,4 +1,4 @@
-"""ReadOptions a config: a YAML file or a preset's name, and `key.sub=value` overrides.
+"""Reading a config: a YAML file or a preset's name, and `key.sub=value` overrides.
 
 Unknown keys are refused with the nearest known one, and keys of an earlier version with their new
 name: a key that is silently ignored would be noticed after the run was paid for.

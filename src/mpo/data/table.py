@@ -46,8 +46,8 @@ class ReadOptions:
     """Which rows of a source are read, and under which names."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """A source's column by the name that is asked for: `{"completion": "output"}`. Several, joined
-    with `+`, are put together with a blank line between."""
+    """A source's column by the name that is asked for: `{"completion": "output"}`. Several are
+    joined, `instruction+input`, with a blank line between; the first has to be there."""
     limit: int | None = None
     """Number of usable rows to read; all if None."""
     skip_bad: bool = False
@@ -62,7 +62,7 @@ class ReadOptions:
         """Remedy for a bad row; empty where the user has none."""
         options = {"command": "--skip-bad", "config": "data.skip_bad=true"}
         option = options.get(self.asked_by)
-        return f"; fix it, or leave such rows out with {option}" if option else ""
+        return f"; {option} leaves such rows out" if option else ""
 
     @property
     def _map(self) -> str:
@@ -116,8 +116,8 @@ class SourceRow:
 
     def has(self, name: str) -> bool:
         """True if the row has a column for this name; its value may be null."""
-        column = self._reading.columns.get(name, name)
-        return all(part in self.values for part in self._parts(column))
+        # Of joined columns the first has to be there: many files have `input` in some rows only.
+        return self._parts(self._reading.columns.get(name, name))[0] in self.values
 
     def value(self, name: str) -> Any:
         """A column's value as JSON; None where the row has no such column."""
@@ -189,6 +189,7 @@ class SourceRow:
 
     def _raw(self, name: str) -> Any:
         parts = self._parts(self._reading.columns.get(name, name))
+        parts = [part for part in parts if part in self.values]
         for part in parts:
             if part in self._doubled:
                 raise self.fault(name, "stands twice in this row: rename one of them")

@@ -1,4 +1,4 @@
-"""ReadOptions LaTeX answers: the last box, one spelling for what is spelled in many ways, numbers."""
+"""Reading LaTeX answers: the last box, one spelling for what is spelled in many ways, numbers."""
 
 from __future__ import annotations
 
