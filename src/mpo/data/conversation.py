@@ -30,6 +30,7 @@ _ROLES = {
 }
 """Roles of ShareGPT files, in OpenAI's words."""
 _ASKS = ("user", "system", "developer")
+_MEDIA = ("image", "audio", "video", "file", "document")
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 """Parts that are not said to anybody."""
 
@@ -156,7 +157,7 @@ def _part(part: Mapping[str, Any]) -> Iterator[_Piece]:
     elif any(value is not None for key, value in part.items() if key not in ("type", "text")):
         name = kind if kind != "text" else next(k for k, v in part.items() if v is not None)
         yield _Piece(f"[{name.removeprefix('input_').removesuffix('_url')}]", is_mark=True)
-    elif kind not in ("text", "input_text", "output_text"):
+    elif any(name in kind for name in _MEDIA):  # the picture itself is in another column
         yield _Piece(f"[{kind}]", is_mark=True)
 
 
