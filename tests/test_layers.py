@@ -13,7 +13,7 @@ LEVELS = [
     "redaction",
     "errors",
     "records rubric",
-    "sanitize",
+    "sanitize data",
     "chat task store",
     "judge",
     "evolve",
