@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,7 +29,9 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from ..errors import MPOError
+from ..data import flatten as flatten_messages
+from ..data.values import whole_text
+from ..errors import DataError, MPOError
 
 __all__ = [
     "MAX_ITEMS",
@@ -80,9 +81,7 @@ def _plain_name(value: Any) -> Any:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return value
+    return whole_text(value) if isinstance(value, str) else value
 
 
 Name = Annotated[str, StringConstraints(max_length=256), BeforeValidator(_plain_name)]
@@ -126,7 +125,11 @@ class WireMessage(BaseModel):
 
     role: Name = ""
     content: str | list[str | dict[str, Any]] | None = None
-    """A text, or parts; parts whose `text` is no text are ignored."""
+    """A text, or parts."""
+    tool_calls: list[dict[str, Any]] | None = None
+    """Calls that the assistant makes; the reward model reads each as one line."""
+    function_call: dict[str, Any] | None = None
+    refusal: str | None = None
 
 
 Text = str | list[WireMessage]
@@ -156,6 +159,17 @@ class Item(_Wire):
     @classmethod
     def _no_columns(cls, columns: Any) -> Any:
         return {} if columns is None else columns
+
+    @field_validator("prompt", "completion")
+    @classmethod
+    def _has_text(cls, text: Text) -> Text:
+        try:
+            flatten(text)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        except RecursionError as error:
+            raise ValueError("its parts are nested too deeply") from error
+        return text
 
     @field_validator("columns")
     @classmethod
@@ -322,24 +336,15 @@ class StateResponse(_Response):
     """Update whose meta step is running now."""
 
 
-def flatten(content: str | Sequence[WireMessage]) -> str:
+def flatten(content: Text) -> str:
     """Text of a prompt or completion, as the reward model reads it.
 
-    A single message is its content; several are prefixed with their roles.
+    Raises:
+        DataError: The messages hold an image or the like and no text.
     """
     if isinstance(content, str):
         return content
-    texts = [(message.role, _text(message.content)) for message in content]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text}" for role, text in texts)
-
-
-def _text(content: str | Sequence[str | dict[str, Any]] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = [part if isinstance(part, str) else part.get("text") for part in content]
-    return "\n".join(text for text in texts if isinstance(text, str))
+    return flatten_messages([message.model_dump(exclude_none=True) for message in content])
 
 
 def read_json(body: bytes) -> Any:
