@@ -20,6 +20,7 @@ import pytest
 from fakes import make_reward
 from mpo.chat import ChatRequest, ScriptedChat
 from mpo.errors import ConfigError, StoreError
+from mpo.integrations.run_log import RunLog
 from mpo.integrations.trl import MPOCallback, TRLReward, flatten
 from mpo.store import Store
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task
@@ -221,17 +222,22 @@ def test_metrics_have_no_false_zero(tmp_path: Path) -> None:
     caller = Caller()
     rewards = caller.call(TRLReward(reward), 3, completions=["quiet", "a song"])
     assert rewards == [None, pytest.approx(0.6)]
-    assert caller.logged == {
-        "mpo/reward_normalized": pytest.approx(0.6),
-        "mpo/unscored": 0.5,
-        "mpo/rubric_age": 3.0,
-    }
+    # Ranks of which one has a metric and another has none wait for each other in TRL before 1.14.
+    assert caller.logged == {}
+    log = RunLog(reward.store)
+    figures = log.metrics(4)
+    assert figures["mpo/reward_normalized"] == pytest.approx(0.6)
+    assert figures["mpo/criterion/discourse"] == pytest.approx(0.6)
+    assert figures["mpo/unscored"] == 0.5
     assert caller.columns["mpo_rubric"] == [reward.rubric().id] * 2
     assert [bool(reason) for reason in caller.columns["mpo_unscored"]] == [True, False]
 
     nothing = Caller()
     assert nothing.call(TRLReward(reward), 4, completions=["quiet", "quiet"]) == [None, None]
-    assert "mpo/reward_normalized" not in nothing.logged
+    figures = log.metrics(5)
+    assert figures["mpo/unscored"] == 1.0
+    assert not [name for name in figures if name.startswith(("mpo/reward", "mpo/criterion"))]
+    assert "mpo/unscored" not in log.metrics(6), "no rollouts, no share"
 
 
 def test_gold_is_kept_apart_from_what_models_see(tmp_path: Path) -> None:
@@ -338,6 +344,10 @@ def test_everything_is_asked_and_closed_in_one_loop(tmp_path: Path) -> None:
 def test_flatten() -> None:
     assert flatten("tea") == "tea"
     assert flatten([]) == ""
+    assert flatten(None) == ""
+    # As `datasets` pads parts to one shape.
+    parts = [{"type": "image", "text": None}, {"type": "text", "text": "Tea?"}, "Now."]
+    assert flatten([{"role": "user", "content": parts}]) == "Tea?\nNow."
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]
     assert flatten(turns) == "user: a\n\nassistant: "
 
