@@ -120,7 +120,7 @@ class TRLReward:
     def _masked(self, function: RewardFunction) -> RewardFunction:
         """The function, with None where this reward has no score."""
 
-        def mask(rewards: Sequence[Any], judgements: Sequence[Judgement]) -> list[Any]:
+        def mask(rewards: Sequence[Any], judgements: list[Judgement]) -> list[Any]:
             pairs = zip(rewards, judgements, strict=True)
             return [None if judgement.reward is None else reward for reward, judgement in pairs]
 
