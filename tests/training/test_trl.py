@@ -19,9 +19,10 @@ import pytest
 
 from fakes import make_reward
 from mpo.chat import ChatRequest, ScriptedChat
+from mpo.data import flatten
 from mpo.errors import ConfigError, StoreError
 from mpo.integrations.run_log import RunLog
-from mpo.integrations.trl import MPOCallback, TRLReward, flatten
+from mpo.integrations.trl import MPOCallback, TRLReward
 from mpo.store import Store
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task
 
@@ -344,10 +345,6 @@ def test_everything_is_asked_and_closed_in_one_loop(tmp_path: Path) -> None:
 def test_flatten() -> None:
     assert flatten("tea") == "tea"
     assert flatten([]) == ""
-    assert flatten(None) == ""
-    # As `datasets` pads parts to one shape.
-    parts = [{"type": "image", "text": None}, {"type": "text", "text": "Tea?"}, "Now."]
-    assert flatten([{"role": "user", "content": parts}]) == "Tea?\nNow."
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]
     assert flatten(turns) == "user: a\n\nassistant: "
 

@@ -31,6 +31,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from ..chat.event_loop import run_in_loop, submit
+from ..data import flatten
 from ..errors import ConfigError
 from ..records import Judgement, Mode, Rollout
 from ..reward import EvolvingReward
@@ -40,7 +41,7 @@ from .trl_callback import MetaStepCallback, require_trl
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["MPOCallback", "TRLReward", "flatten", "require_trl"]
+__all__ = ["MPOCallback", "TRLReward", "require_trl"]
 
 _log = logging.getLogger(__name__)
 
@@ -350,31 +351,6 @@ def _close(reference: weakref.ref[EvolvingReward]) -> None:
     reward = reference()
     if reward is not None:
         run_in_loop(reward.aclose())
-
-
-def flatten(content: Any) -> str:
-    """Text of a prompt or completion that is a text, or a list of messages.
-
-    A single message becomes its content; several are preceded by their roles.
-    """
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    texts = [(str(message.get("role", "")), _text(message.get("content"))) for message in content]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text}" for role, text in texts)
-
-
-def _text(content: Any) -> str:
-    """Content of a message: a text, None, or parts of which some have a text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = [part if isinstance(part, str) else part.get("text") for part in content]
-    return "\n".join(str(part) for part in parts if part is not None)
 
 
 # ---------------------------------------------------------------------- the callback
