@@ -266,8 +266,11 @@ def test_conversations_and_columns_of_any_kind(tmp_path: Path) -> None:
         step=[7, 8],
     )
     first, second = (case.rollout for case in reward.store.window(scored=None))
-    assert (first.prompt, first.completion) == ("system: Be brief.\n\nuser: Tea?", "Yes.")
-    assert (second.prompt, second.completion) == ("Tea?", "")
+    assert (first.prompt, first.completion) == (
+        "system: Be brief.\n\nuser: Tea?\n[image]",
+        "Yes.",
+    )
+    assert (second.prompt, second.completion) == ("Tea?\n[image]", "")
     assert first.columns == {"day": "2026-01-02", "tags": ["a"], "step": 7}
     assert first.step == 0
 
