@@ -262,13 +262,13 @@ class TestAudit:
     def test_a_second_rm_grades_a_few_and_the_gap_calls(self, tmp_path: Path) -> None:
         def parting(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
             step = int(re.findall(r"Tea (\d+), text", messages[-1]["content"])[-1])
-            return (self.strict if step >= 6 else self.lavish)(messages, schema, seed)
+            return (self.strict if step >= 7 else self.lavish)(messages, schema, seed)
 
         audit = ScriptedChat(parting, name="second")
-        reward = self.watched(tmp_path / "a.db", audit, range(9))
+        reward = self.watched(tmp_path / "a.db", audit, range(10))
         audits = reward.store.external_scores("audit")
         assert len(audits) == len(audit.calls)
-        assert 0.5 * SECOND_JUDGE_SHARE < len(audits) / (9 * 60) < 2 * SECOND_JUDGE_SHARE
+        assert 0.5 * SECOND_JUDGE_SHARE < len(audits) / (10 * 60) < 2 * SECOND_JUDGE_SHARE
         assert {a.value for a in audits.values()} == {0.0, 1.0}
         assert {a.parts["model"] for a in audits.values()} == {"second"}
         last = reward.store.events("monitor")[-1].result
@@ -277,7 +277,7 @@ class TestAudit:
         assert "audit" in [alarm["monitor"] for alarm in last["alarms"]]
         usage = reward.store.usage()
         assert usage["audit"].calls == len(audit.calls)
-        assert usage["rm"].calls == 9 * 60
+        assert usage["rm"].calls == 10 * 60
 
     def test_the_draw_follows_the_seed_and_no_step_is_audited_twice(self, tmp_path: Path) -> None:
         one = self.watched(tmp_path / "a.db", ScriptedChat(self.strict), range(3))
