@@ -272,8 +272,8 @@ class TestAudit:
         assert {a.value for a in audits.values()} == {0.0, 1.0}
         assert {a.parts["model"] for a in audits.values()} == {"second"}
         last = reward.store.events("monitor")[-1].result
-        assert last["figures"]["audit_gap"] == pytest.approx(0.6)  # three of the last five steps
-        assert last["figures"]["audit_gap_rise"] == pytest.approx(0.6)
+        assert last["figures"]["audit_gap"] == pytest.approx(0.4)  # two of the last five readings
+        assert last["figures"]["audit_gap_rise"] == pytest.approx(0.4)
         assert "audit" in [alarm["monitor"] for alarm in last["alarms"]]
         usage = reward.store.usage()
         assert usage["audit"].calls == len(audit.calls)
