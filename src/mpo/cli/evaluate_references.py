@@ -14,7 +14,6 @@ from .board import number
 from .evaluate_common import (
     AS_JSON,
     MODE,
-    SEED,
     SOURCE,
     Mode,
     Output,
@@ -32,9 +31,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
-def math(
-    source: str = SOURCE, mode: Mode = MODE, seed: int = SEED, as_json: bool = AS_JSON
-) -> None:
+def math(source: str = SOURCE, mode: Mode = MODE, as_json: bool = AS_JSON) -> None:
     """Measure how many final answers are right, by subject and level.
 
     Each row has a completion, and an answer or a solution with the answer in \\boxed{}; type (or
@@ -52,7 +49,6 @@ def math(
                 extract=final_answer,
                 same=answers.same,
                 progress=progress,
-                seed=seed,
             )
     finally:
         answers.close()
@@ -80,7 +76,6 @@ def verdict(
         "", help="Column of the label, RIGHT or WRONG; binarized_label or label if left out."
     ),
     mode: Mode = MODE,
-    seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure how many verdicts are right, beside the majority label.
@@ -91,7 +86,7 @@ def verdict(
     Example: mpo evaluate verdict outputs/mpo.jsonl --label binarized_label
     """
     rows = rows_of_source(source, mode)
-    result = references.verdict_accuracy(rows, source, label=label or None, seed=seed)
+    result = references.verdict_accuracy(rows, source, label=label or None)
     show(asdict(result), _verdict_output(source, result), as_json)
 
 
@@ -122,7 +117,6 @@ def rouge(
         "", help="Column of the reference; reference, summary or clean_summary if left out."
     ),
     mode: Mode = MODE,
-    seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure the overlap with reference summaries.
@@ -133,9 +127,7 @@ def rouge(
     """
     rows = rows_of_source(source, mode)
     with progress_bar("comparing") as progress:
-        scores = references.rouge(
-            rows, source, reference=reference or None, progress=progress, seed=seed
-        )
+        scores = references.rouge(rows, source, reference=reference or None, progress=progress)
     body: dict[str, Any] = {
         name: {"f1": s.value, "low": s.low, "high": s.high} for name, s in scores.items()
     }
