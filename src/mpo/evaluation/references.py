@@ -277,11 +277,16 @@ def rouge(
     scores: dict[str, list[float]] = {name: [] for name in ROUGE}
     for number, (row, target) in enumerate(zip(rows, targets, strict=True), start=1):
         for name, score in scorer.score(target, row["completion"]).items():
-            scores[name].append(100 * float(score.fmeasure))
+            scores[name].append(float(score.fmeasure))
         if progress is not None:
             progress(number, len(rows))
     prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
-    return {name: mean_interval(values, prompts) for name, values in scores.items()}
+    return {name: _percent(mean_interval(values, prompts)) for name, values in scores.items()}
+
+
+def _percent(share: Interval) -> Interval:
+    low, high = (None if bound is None else 100 * bound for bound in (share.low, share.high))
+    return Interval(100 * share.value, low, high)
 
 
 def _reference_text(row: Row, columns: Sequence[str], where: str) -> str:
