@@ -115,7 +115,7 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Inte
     if np.isin(observed, (0.0, 0.5, 1.0)).all():
         size = min(size, float(len(observed)))  # luck in the draw makes no answer count twice
     require("scipy")
-    from scipy.stats import t
+    from scipy.stats import t  # type: ignore[import-untyped]
 
     squared = float(t.ppf((1 + LEVEL) / 2, count - 1)) ** 2 / size
     middle = (mean + squared / 2) / (1 + squared)
