@@ -323,6 +323,14 @@ class EvolvingReward:
         if result.evidence is not None:
             log_choices(self.store, pending.snapshot, result.evidence, self.seed)
         self.store.decide(decision, proposed)
+        if accepted:  # a warning: the objective of the training changes
+            _log.warning(
+                "new rubric after update %d: %s replaces %s: %s",
+                n,
+                decision.proposed,
+                head.id,
+                _one_line(reason),
+            )
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
@@ -366,3 +374,9 @@ class EvolvingReward:
         for chat in dict.fromkeys([self.chat, self.meta_chat, self.second_judge]):
             if chat is not None:
                 await chat.aclose()
+
+
+def _one_line(text: str) -> str:
+    """At most 300 printable characters: a reason may quote a model."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split())[:300]
