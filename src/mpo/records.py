@@ -183,7 +183,8 @@ class Judgement(_Record):
     """
 
     key: str
-    """Hash of rollout, rubric, prompt template, protocol and model: unique in a store."""
+    """Hash of rollout, rubric, prompt template, protocol and the model's identity: unique in a
+    store."""
     rollout_id: str
     rubric_id: str
     step: int = Field(default=0, ge=0)
@@ -202,9 +203,17 @@ class Judgement(_Record):
     protocol: str = "single"
     template_hash: str = ""
     model: str = ""
+    """Name of the model, for people."""
+    identity: str = ""
+    """Identity of the model (`mpo.chat.identity`), where its name does not say all of it."""
     usage: Usage = Usage()
     injection_flags: Mapping[str, int] = Field(default_factory=dict)
     """Signs of an injection in the response, counted by kind (`mpo.sanitize`)."""
+
+    @property
+    def answered_by(self) -> str:
+        """Identity of the model; empty where nobody knows (scores from a file or an import)."""
+        return self.identity or self.model
 
     @model_validator(mode="after")
     def _scored_or_not(self) -> Judgement:
@@ -266,6 +275,14 @@ class Refinement(_Record):
     prompts_hash: str = ""
     """Hash of the MRM's templates: they are data, and may themselves change one day."""
     model: str = ""
+    """Name of the MRM, for people."""
+    identity: str = ""
+    """Identity of the MRM (`mpo.chat.identity`), where its name does not say all of it."""
+
+    @property
+    def answered_by(self) -> str:
+        """Identity of the MRM."""
+        return self.identity or self.model
 
 
 class ScaleMap(_Record):
