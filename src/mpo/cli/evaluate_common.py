@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..config import read_records
 from ..evaluation.rows import Row, read_rows, rows_of_run
-from .runs import open_store
+from .runs import is_store, open_store
 
 __all__ = [
     "AS_JSON",
@@ -52,7 +52,7 @@ AS_JSON: Any = typer.Option(False, "--json", help="Print JSON.")
 def is_file(text: str) -> bool:
     """True if a person means a file of rows, not a run."""
     path = Path(text)
-    if path.is_dir() or path.suffix == ".db":
+    if path.is_dir() or is_store(path) or path.suffix in (".yaml", ".yml"):
         return False
     # A name with a dot is a file that may be missing; one without may be a run in runs/.
     return path.is_file() or path.suffix in (".jsonl", ".json", ".gz", ".parquet")

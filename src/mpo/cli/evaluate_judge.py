@@ -47,6 +47,7 @@ from .evaluate_common import (
     show,
     table,
 )
+from .rubric_choice import WHICH, choose_rubric
 from .runs import RUNS, create_store, open_store
 
 __all__ = ["app"]
@@ -79,8 +80,7 @@ def judge(
     other: str = typer.Option("", help="For a run: a second run, by the judge to compare with."),
     which: str = typer.Option(
         "",
-        help="For a run: the rubric to analyse: head, seed, or an id's first digits; the one last "
-        "used if empty.",
+        help=f"For a run: the rubric to analyse: {WHICH}; the one last used if left out.",
     ),
     compare: str = typer.Option("", help="For a JSONL file: two columns of scores, ONE,OTHER."),
     seed: int = SEED,
@@ -149,15 +149,7 @@ def _cases(store: Store) -> list[Case]:
 def _rubric(store: Store, cases: list[Case], which: str) -> Rubric:
     if not which:
         return store.rubric(cases[-1].judgement.rubric_id)
-    if which not in ("head", "seed"):
-        return store.rubric(which)
-    lineage = store.lineage()
-    seed = next((d.proposed for d in lineage if d.kind == "seed"), None)
-    head = next((d.head for d in reversed(lineage)), None)
-    named = seed if which == "seed" else head
-    if named is None:
-        raise StoreError(f"{store.path} has no rubric yet")
-    return store.rubric(named)
+    return choose_rubric(store, which)
 
 
 def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:

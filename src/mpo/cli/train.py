@@ -22,6 +22,7 @@ import typer
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
 from ..errors import ConfigError
 from ..evaluation.run_metrics import arm_seed_summary
+from ..evolve.lineage import number_rubrics
 from ..report import versions
 from ..reward import EvolvingReward
 from ..store import Store
@@ -157,8 +158,7 @@ class _Age(NamedTuple):
     """A rubric in effect."""
 
     number: int
-    """Place in the order in which the run's rubrics first took effect; 0 is the seed, as in
-    `mpo replay` and the report."""
+    """Number in its cohort, as on every screen; 0 is the seed."""
     since: int
     """Update after which it took effect."""
     title: str
@@ -180,10 +180,10 @@ class _Ages:
         """Number, beginning and title of the rubric with this id."""
         # The lineage holds every analysis: it is read when the rubric changes, not at each step.
         if self._known[0] != rubric:
-            accepted = [d for d in self._store.lineage() if d.accepted]
-            distinct = list(dict.fromkeys(d.proposed for d in accepted))
-            number = distinct.index(rubric) if rubric in distinct else len(distinct)
-            since = max((d.step for d in accepted if d.proposed == rubric), default=0)
+            lineage = self._store.lineage()
+            numbers = {id: n for (_, id), n in number_rubrics(lineage).items()}
+            number = numbers.get(rubric, len(numbers))
+            since = max((d.step for d in lineage if d.accepted and d.proposed == rubric), default=0)
             self._known = (rubric, _Age(number, since, _title(self._store.rubric(rubric).title)))
         return self._known[1]
 

@@ -51,7 +51,7 @@ def write_report(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | N
     """Write one self-contained HTML file.
 
     Args:
-        runs: Folders of runs, at least one.
+        runs: Folders of runs, or their stores; at least one.
         out: The file; replaced if it exists.
         compare: Content of `compare.json`, which alone has the failed runs and the total seconds.
 
