@@ -37,8 +37,10 @@ def seed(number: int, end: float, measure: str | None = "verdict accuracy") -> d
 
 def test_the_table_names_the_measure_and_shows_the_spread_over_seeds() -> None:
     arms = {"fixed": {"seeds": [seed(0, 0.3), seed(1, 0.5), seed(2, 0.7)]}}
-    lines = printed({"sandbox": True, "arms": arms})
-    assert lines[0].strip() == "sandbox: reward and verdict accuracy by arm"
+    lines = printed({"simulated": {"policy": True, "data": True, "judge": False}, "arms": arms})
+    assert lines[0].strip() == (
+        "reward and verdict accuracy by arm (sandbox policy and data, real judge)"
+    )
     (mean,) = (line for line in lines if line.startswith("fixed mean"))
     (spread,) = (line for line in lines if line.startswith("fixed ± sd"))
     assert mean.split()[-4] == "0.50"
@@ -46,7 +48,9 @@ def test_the_table_names_the_measure_and_shows_the_spread_over_seeds() -> None:
 
 
 def test_one_seed_has_no_spread_and_an_older_run_no_measure() -> None:
-    lines = printed({"sandbox": False, "arms": {"mpo": {"seeds": [seed(0, 0.3, None)]}}})
+    lines = printed(
+        {"simulated": {"policy": False}, "arms": {"mpo": {"seeds": [seed(0, 0.3, None)]}}}
+    )
     assert lines[0].strip() == "reward and gold by arm"
     assert "gold start" in lines[1]
     assert not [line for line in lines if "±" in line]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..config import read_records
 from ..evaluation.rows import Row, read_rows, rows_of_run
 from .runs import is_store, open_store
+from .tables import print_table
 
 __all__ = [
     "AS_JSON",
@@ -32,7 +32,6 @@ __all__ = [
     "rows_of_file",
     "rows_of_source",
     "show",
-    "table",
 ]
 
 Mode = Literal["auto", "train", "eval"]
@@ -106,32 +105,7 @@ def show(body: Mapping[str, Any], output: Output, as_json: bool) -> None:
         if isinstance(part, str):
             typer.echo(part)
         else:
-            Console().print(part)
-
-
-def table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str] | None], words: str = ""
-) -> Table:
-    """A plain table. The cells may hold a user's words: rich reads no `[red]` in them as markup.
-
-    Args:
-        title: Title of the table.
-        heads: Heads of the columns of figures.
-        rows: Text of the first column, then one cell for each head. None begins a new section.
-        words: Head of a last column of words; empty for none.
-    """
-    new = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    new.add_column("", no_wrap=True)
-    for name in heads:
-        new.add_column(escape(name), justify="right", no_wrap=True)
-    if words:
-        new.add_column(escape(words))
-    for row in rows:
-        if row is None:
-            new.add_section()
-        else:
-            new.add_row(*map(escape, row))
-    return new
+            print_table(part)
 
 
 def percent(value: float | None) -> str:

@@ -33,7 +33,6 @@ from ..rubric import Rubric
 from ..store import Store
 from ..task import Task, load_task
 from . import offline
-from .board import number
 from .endpoints import endpoint
 from .evaluate_common import (
     AS_JSON,
@@ -45,10 +44,10 @@ from .evaluate_common import (
     progress_bar,
     rows_of_file,
     show,
-    table,
 )
 from .rubric_choice import WHICH, choose_rubric
 from .runs import RUNS, create_store, open_store
+from .tables import number, table
 
 __all__ = ["app"]
 
@@ -162,12 +161,12 @@ def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
     heads = ["mean", "highest", "lowest", "discrimination", "most similar", "gold"]
     rows = [
         [
-            one.name[:32],
+            one.name,
             number(one.mean),
             percent(one.at_highest),
             percent(one.at_lowest),
             number(one.discrimination),
-            f"{number(one.similarity)} {(one.most_similar or '')[:24]}".strip(),
+            f"{number(one.similarity)} {one.most_similar or ''}".strip(),
             number(one.gold),
             ", ".join(one.faults),
         ]
@@ -215,7 +214,7 @@ def _agreement_table(title: str, agreements: Mapping[str, Agreement]) -> Table:
     heads = ["n", "unscored", "equal", "α nominal", "α ordinal", "κ quadratic", "ρ", "τ"]
     rows = [
         [
-            name[:32],
+            name,
             str(one.n),
             str(one.unscored),
             percent(one.exact),

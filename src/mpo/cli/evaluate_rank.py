@@ -24,8 +24,9 @@ from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outpu
 from ..records import content_hash
 from . import offline
 from .endpoints import endpoint, read_price
-from .evaluate_common import AS_JSON, SEED, bounds, percent, progress_bar, rows_of_file, show, table
+from .evaluate_common import AS_JSON, SEED, bounds, percent, progress_bar, rows_of_file, show
 from .runs import RUNS, open_store
+from .tables import table
 
 __all__ = ["app"]
 

@@ -10,7 +10,6 @@ import typer
 from ..evaluation import references
 from ..evaluation.references import Accuracy, MathAccuracy, VerdictAccuracy
 from ..task.answers import BoxedAnswers, final_answer
-from .board import number
 from .evaluate_common import (
     AS_JSON,
     MODE,
@@ -23,8 +22,8 @@ from .evaluate_common import (
     progress_bar,
     rows_of_source,
     show,
-    table,
 )
+from .tables import number, table
 
 __all__ = ["app"]
 

@@ -12,8 +12,6 @@ from statistics import StatisticsError, correlation, fmean
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ..chat import Chat
 from ..config import check, compose, read_run_config
@@ -29,11 +27,11 @@ from ..rubric import Rubric
 from ..store import RunFiles, Store
 from ..task import Task, load_task
 from ..task.answers import BoxedAnswers
-from .board import number
 from .endpoints import endpoint
 from .offline.session import score_in_chunks
 from .rubric_choice import COHORT, WHICH, choose_cohort, choose_rubric
 from .runs import RUN, create_store, find_run
+from .tables import number, print_table, table
 
 __all__ = ["app"]
 
@@ -254,12 +252,11 @@ def _print(result: Mapping[str, Any]) -> None:
         f"{result['rollouts']} rollouts under rubric {result['rubric']}: {result['asked']} asked, "
         f"{result['compared']} scored then and now"
     )
-    table = Table(box=None, pad_edge=False)
-    for name in ("step", "n", "then", "now"):
-        table.add_column(name, justify="right")
-    for step in result["steps"]:
-        table.add_row(str(step["step"]), str(step["n"]), number(step["then"]), number(step["now"]))
-    Console().print(table)
+    rows = [
+        [str(step["step"]), str(step["n"]), number(step["then"]), number(step["now"])]
+        for step in result["steps"]
+    ]
+    print_table(table("", ("n", "then", "now"), rows, names="step"))
     for name, key in (
         ("equal scores of common criteria", "agreement"),
         ("mean difference of rewards (0 to 1)", "mean_difference"),

@@ -12,6 +12,7 @@ from ..service.guard import TOKEN_ENV, limits_for
 from ..service.server import serve as run_server
 from ..service.service import RewardService
 from .runs import default_name, run_path
+from .tables import in_brackets
 
 __all__ = ["app"]
 
@@ -48,10 +49,11 @@ def serve(
             concurrency=served.concurrency,
             save=served.chats.keep,
         )
-        sandbox = " (sandbox)" if loaded.is_sandbox else ""
+        # Policy and data are the engine's: nobody here knows of them.
+        mark = in_brackets(loaded.simulated_models)
 
         def ready(url: str) -> None:
-            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
+            typer.echo(f"mpo serve{mark}: run {label!r} at {url}, documented at {url}/docs")
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
     typer.echo(f"stopped; the same command continues {run.path}")

@@ -33,6 +33,7 @@ from ..training.untrained_arms import score_untrained
 from .board import Board, Spending, open_board
 from .results import cost_lines, next_commands, report_or_why
 from .runs import default_name, run_path
+from .tables import in_brackets
 
 __all__ = ["PendingStepsWatch", "app", "check_ranks"]
 
@@ -72,7 +73,7 @@ def train(
     if not is_main():
         _follow(loaded, run_path(label))
         return
-    title = f"mpo train{' (sandbox)' if loaded.is_sandbox else ''}"
+    title = f"mpo train{in_brackets(loaded.simulated)}"
     # A run that has spent its budget goes on with a larger one.
     folder = RunFolder(run_path(label), loaded, ignore=("budget",))
     with folder as run, open_board(progress, [label], title) as board:
@@ -136,7 +137,7 @@ def _start(
 def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str, Any]:
     config = parts.config
     return {
-        "sandbox": config.is_sandbox,
+        "simulated": config.simulated,
         "arm": config.arm,
         "seed": config.seed,
         "measure": parts.measure,

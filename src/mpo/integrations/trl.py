@@ -29,6 +29,7 @@ from ..errors import ConfigError, MissingExtraError
 from ..records import Decision, Judgement, Mode, Rollout
 from ..reward import EvolvingReward
 from .meta_steps import MetaSteps, saved_state
+from .trainer_figures import keep_figures
 from .trainer_rollouts import GoldScorer, make_rollout, score_rollouts
 
 if TYPE_CHECKING:
@@ -271,6 +272,10 @@ class _Callback:
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._meta_steps.hold(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero:
+            keep_figures(self.reward.store, state.global_step, logs or {})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         run_in_loop(self.reward.aclose())

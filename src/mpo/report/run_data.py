@@ -19,7 +19,9 @@ import yaml
 from ..chat import TIMINGS
 from ..errors import DataError, StoreError
 from ..evaluation.run_metrics import arm_seed_summary, curves
+from ..evaluation.simulated import read_simulated
 from ..evolve.lineage import number_rubrics
+from ..integrations.trainer_figures import TRAINER
 from ..records import Decision, Judgement, Rollout, Usage
 from ..reward import MONITOR
 from ..rubric import Rubric
@@ -145,7 +147,8 @@ class RunData:
     name: str
     arm: str
     seed: int
-    sandbox: bool
+    simulated: Mapping[str, bool]
+    """True for each simulated part of the run, False for each real one; empty if nobody said."""
     config: Mapping[str, Any]
     config_text: str
     """Text of config.yaml; empty where the run has none."""
@@ -169,6 +172,9 @@ class RunData:
     """Number of training rollouts, scored and unscored."""
     readings: Readings
     sample: RolloutSample
+    trainer: Mapping[str, Mapping[int, float | None]] = field(default_factory=dict)
+    """Figures of the trainer by name and by the step of the rollouts from which the policy learned;
+    empty where the trainer told of none."""
     timings: Mapping[str, Any] = field(default_factory=dict)
     """Timings of calls by role; empty where the run kept none."""
     gold_name: str = "gold"
@@ -213,10 +219,12 @@ def load_run(path: Path, quota: int, name: str = "") -> RunData:
         decisions, rubrics = store.lineage(), {**before_rubrics, **store.rubrics()}
         readings = _readings(store)
         usage = store.usage()
+        simulated = read_simulated(store)
         unscored = store.unscored()
         by_cohort = {d.cohort: store.steps(d.cohort) for d in decisions}
         wanted = _wanted(decisions, readings)
         sample = _sample(files.replays, store, wanted, quota, gold_name)
+        trainer = _trainer(store)
         timings = json.loads(store.meta(TIMINGS) or "{}")
     for role, part in before_usage.items():
         usage[role] = usage.get(role, Usage()) + part
@@ -226,7 +234,7 @@ def load_run(path: Path, quota: int, name: str = "") -> RunData:
         name=name or path.resolve().name,
         arm=str(config.get("arm") or summary.get("arm") or "scored"),
         seed=int(config.get("seed") or 0),
-        sandbox=bool(summary.get("sandbox")) or config.get("model") == "sandbox",
+        simulated=simulated,
         config=config,
         config_text=config_text,
         curves=by_step,
@@ -242,6 +250,7 @@ def load_run(path: Path, quota: int, name: str = "") -> RunData:
         rollouts=sum(s.n for s in steps),
         readings=readings,
         sample=sample,
+        trainer=trainer,
         timings=timings,
         gold_name=str(summary.get("measure") or gold_name) if gold_name == "gold" else gold_name,
         before_sample=before_sample,
@@ -286,6 +295,15 @@ def _blind(
         decisions = store.lineage()
         sample = _sample(None, store, _wanted(decisions, Readings()), 0, GOLD_NAMES[0])
         return decisions, store.rubrics(), store.usage(), sample
+
+
+def _trainer(store: Store) -> dict[str, dict[int, float | None]]:
+    figures: dict[str, dict[int, float | None]] = {}
+    for event in store.events(TRAINER):
+        for name, value in event.result.items():
+            # Update n learns from the rollouts that were sampled at step n - 1.
+            figures.setdefault(name, {})[event.step - 1] = value
+    return figures
 
 
 # ---------------------------------------------------------------------- monitors
