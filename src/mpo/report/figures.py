@@ -242,7 +242,7 @@ def _tools(plot: Any, curve: Curve, lines: list[Any], marks: list[Any], alarms: 
         ("mean", f"@mean{{{form}}}"),
         ("rubric", "@rubric"),
     ]
-    formatters = {"@raw": "printf", "@mean": "printf"}
+    formatters: Any = {"@raw": "printf", "@mean": "printf"}
     # A mark lies on its line: below and above, the two tooltips do not cover each other.
     plot.add_tools(
         HoverTool(

@@ -142,7 +142,7 @@ def _header(runs: Sequence[RunData], name: str) -> str:
 
 
 def _sandbox_note(simulated: Mapping[str, bool]) -> str:
-    """What the simulated parts of a run make of its numbers; empty where all are real."""
+    """Sentences on the simulated parts of a run; empty where all are real."""
     parts = {
         "policy": "the policy is a tiny model that was made for it",
         "data": "the prompts are generated",

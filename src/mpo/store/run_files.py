@@ -24,7 +24,8 @@ class RunFiles:
     @classmethod
     def at(cls, path: Path) -> RunFiles:
         """The run in a folder, or of a store."""
-        return cls(path / STORE if path.is_dir() else path)
+        named = path.is_file() or (path.suffix == ".db" and not path.is_dir())
+        return cls(path if named else path / STORE)
 
     @property
     def folder(self) -> Path:
