@@ -13,7 +13,6 @@ from ..evaluation.references import Accuracy, MathAccuracy, VerdictAccuracy
 from ..evaluation.rows import Row
 from ..task.answers import BoxedAnswers, final_answer
 from . import offline
-from .board import number
 from .evaluate_common import (
     AS_JSON,
     MODE,
@@ -26,8 +25,8 @@ from .evaluate_common import (
     progress_bar,
     rows_of_source,
     show,
-    table,
 )
+from .tables import number, table
 
 __all__ = ["app"]
 
