@@ -10,7 +10,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "mpo"
 
 LEVELS = [
-    "errors",
+    "errors operational",
     "records rubric",
     "sanitize",
     "chat task store",

@@ -21,6 +21,7 @@ from .rubric import Rubric
 __all__ = [
     "Analysis",
     "Case",
+    "ConfigChange",
     "CriterionScore",
     "Decision",
     "Judgement",
@@ -274,6 +275,22 @@ class Decision(_Record):
     def head(self) -> str | None:
         """Id of the rubric in effect after this decision."""
         return self.proposed if self.accepted else self.parent
+
+
+class ConfigChange(_Record):
+    """A key of a run's config that another start of the run gave another value."""
+
+    step: int = Field(default=0, ge=0)
+    """Update from which the run went on with the new value."""
+    key: str
+    """Dotted name."""
+    old: Any
+    """JSON value."""
+    new: Any
+    """JSON value."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
 
 
 def total_usage(parts: Sequence[Usage]) -> Usage:

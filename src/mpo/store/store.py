@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, StoreError
-from ..records import Decision, ScaleMap, Usage
+from ..records import ConfigChange, Decision, ScaleMap, Usage
 from ..rubric import Rubric
 from .branches import CHAIN, DECISIONS, Writer, dump, load
 from .cases import Cases
 
 __all__ = ["Event", "ExternalScore", "Store"]
 
+_CHANGES = "config_changes"
 _PREFIX = 4  # shortest prefix of an id that is taken for it
 _INSERT_RUBRIC = "INSERT INTO rubrics (id, content) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
 _COUNTS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
@@ -316,6 +317,19 @@ class Store(Cases):
         """
         with self._db.write() as connection:
             connection.execute("INSERT INTO facts (key, value) VALUES (?, ?)", (key, value))
+
+    def log_changes(self, changes: Iterable[ConfigChange]) -> None:
+        """Keep the keys of the config that have changed, on all branches."""
+        known, new = self.config_changes(), list(changes)
+        # A start that ended between this and the writing of its config is no second change.
+        if new and known[-len(new) :] != new:
+            values = [change.model_dump(mode="json") for change in (*known, *new)]
+            self.set_meta(_CHANGES, json.dumps(values))
+
+    def config_changes(self) -> list[ConfigChange]:
+        """The keys of the config that have changed since the run began, oldest first."""
+        values = json.loads(self.meta(_CHANGES) or "[]")
+        return [ConfigChange.model_validate(value) for value in values]
 
 
 def _check(writer: Writer, decision: Decision) -> None:
