@@ -399,6 +399,23 @@ class Branches:
             with self.writing():  # takes them along
                 pass
 
+    def check_writable(self) -> None:
+        """Write a page that changes nothing, together with the answers that wait.
+
+        Raises:
+            StoreFileError: The file cannot be written.
+        """
+        with self.writing():
+            pass
+
+    def check_file(self) -> None:
+        """Check that the path still leads to this store. Reads and writes nothing.
+
+        Raises:
+            StoreFileError: The file or its log was deleted, moved, cut short or replaced.
+        """
+        self._db.check_file()
+
     def _flush_due(self, due: float) -> None:
         if due != self._due:  # another commit took them along; those since then have their own time
             return

@@ -237,6 +237,15 @@ class Database:
 
     # ------------------------------------------------------------------ is it still the file?
 
+    def check_file(self) -> None:
+        """Check what every write checks.
+
+        Raises:
+            StoreFileError: The file, or its log, is no longer the one that was opened.
+        """
+        with self._connection() as connection:
+            self._check_file(connection)
+
     def _check_file(self, connection: _Connection) -> None:
         """Raises an error where the path no longer leads to this store.
 
