@@ -104,7 +104,7 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
 
     def on_step(report: StepReport) -> None:
         parts.chats.keep()
-        board.take(label, _step_event(report, ages, _costs(parts)))
+        board.take(label, _step_event(report, ages, parts.chats.costs()))
 
     def on_meta(due: list[int]) -> None:
         board.take(label, {"kind": "meta", "due": due})
@@ -186,7 +186,7 @@ def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str,
         "measure": parts.measure,
         **arm_seed_summary(parts.reward.store),
         "exploits": list(parts.exploits),
-        "cost": _costs(parts),
+        "cost": parts.chats.costs(),
         "unscored": parts.reward.store.unscored(),
         "prompts": {"kept": len(parts.rows), "dropped": parts.dropped},
         "trainer": outcome,
@@ -353,15 +353,3 @@ def _wait(path: Path) -> None:
             typer.echo(f"waiting until the process of rank 0 has made {path}", err=True)
             reported = True
         time.sleep(0.2)
-
-
-def _costs(parts: Parts) -> Mapping[str, Any]:
-    """Use by role; with several processes, from the store that they share."""
-    if processes() == 1:
-        return parts.chats.costs()
-    roles = {}
-    for role, usage in parts.reward.store.usage().items():
-        price = parts.chats.prices.get(role)
-        usd = None if price is None else round(price.of(usage), 6)
-        roles[role] = {**usage.model_dump(), "usd": usd}
-    return roles

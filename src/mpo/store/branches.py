@@ -11,16 +11,19 @@ all processes agree on it without a message.
 A chat's answers belong to a question, not to a run's history: they are the same on every branch.
 They arrive by the hundred, and a commit costs more than an answer. So they wait for each other for
 a moment, or for the next commit of events. A kill in that moment loses them; they are asked for
-again then, as the calls that were in flight are.
+again then, as the calls that were in flight are. What a call has cost waits in the same way, so
+that a judgement is never in the file without its cost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -28,7 +31,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import NewerStoreError, StoreError
-from ..records import Decision, Judgement, ScaleMap
+from ..records import Decision, Judgement, ScaleMap, Usage
 from ..rubric import Rubric
 from .database import Database
 from .schema import SCHEMA
@@ -43,6 +46,15 @@ _MOMENT_S = 0.05
 _CROWD = 256
 """So many answers do not wait for more."""
 _END = 2**63 - 1
+
+_ADD_SPENDING = """
+INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (role) DO UPDATE SET
+    calls = calls + excluded.calls,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    usd = usd + excluded.usd
+"""
 
 CHAIN = f"""
 WITH RECURSIVE chain(branch, upto) AS (
@@ -195,6 +207,8 @@ class Branches:
         self._secret = bytes.fromhex(self._db.identity["secret"])
         # Single operations on the dict only: no lock that a fork could leave taken.
         self._waiting: dict[str, str] = {}
+        # Amounts, each with the process that spent it: a forked child must not enter them again.
+        self._spent: deque[tuple[int, str, Usage, float]] = deque()
         self._due: float | None = None
 
     @property
@@ -255,17 +269,26 @@ class Branches:
         Raises:
             StoreError: The file cannot be written.
         """
-        with self._db.write() as connection:
-            writer = Writer(connection)
-            yield writer
-            writer.execute("UPDATE counter SET seq = ?", (writer.seq,))
-            self._due = None
-            taken = list(self._waiting.items())
-            if taken:
-                writer.executemany(
-                    "INSERT INTO replies (key, content) VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
-                    taken,
-                )
+        spent: list[tuple[int, str, Usage, float]] = []
+        try:
+            with self._db.write() as connection:
+                writer = Writer(connection)
+                yield writer
+                writer.execute("UPDATE counter SET seq = ?", (writer.seq,))
+                self._due = None
+                while self._spent:
+                    spent.append(self._spent.popleft())
+                writer.executemany(_ADD_SPENDING, _by_role(spent))
+                taken = list(self._waiting.items())
+                if taken:
+                    writer.executemany(
+                        "INSERT INTO replies (key, content) VALUES (?, ?) "
+                        "ON CONFLICT (key) DO NOTHING",
+                        taken,
+                    )
+        except BaseException:
+            self._spent.extendleft(reversed(spent))
+            raise
         for key, _ in taken:
             self._waiting.pop(key, None)
 
@@ -378,6 +401,44 @@ class Branches:
             StoreError: JSON cannot express the value, or the file cannot be written.
         """
         self._waiting.setdefault(key, dump(dict(value)))
+        self._commit_soon()
+
+    def add_spending(self, role: str, usage: Usage, usd: float = 0.0) -> None:
+        """Enter the cost of a call into the run's account. Committed within a moment.
+
+        Args:
+            role: `rm`, `mrm`, `audit`.
+            usage: What the call used.
+            usd: US dollars; 0 without a price.
+        """
+        self._spent.append((os.getpid(), role, usage, usd))
+        with suppress(StoreError):  # the call has its answer; the next commit raises the same
+            self._commit_soon()
+
+    def spending(self) -> dict[str, tuple[Usage, float]]:
+        """The run's account: usage and US dollars by role, since the run began.
+
+        It has every call that was paid for, over all processes and branches, also those whose
+        answer could not be used or never became a judgement. Empty where nobody kept it: a store
+        that was filled without `mpo.chat.Budget`.
+        """
+        with self._db.read() as connection:
+            rows = connection.execute("SELECT * FROM spending ORDER BY rowid").fetchall()
+        for row in _by_role(list(self._spent)):
+            rows.append(row)
+        account: dict[str, tuple[Usage, float]] = {}
+        for role, calls, prompt, cached, completion, usd in rows:
+            usage, dollars = account.get(role, (Usage(), 0.0))
+            more = Usage(
+                calls=calls,
+                prompt_tokens=prompt,
+                cached_tokens=cached,
+                completion_tokens=completion,
+            )
+            account[role] = (usage + more, dollars + usd)
+        return account
+
+    def _commit_soon(self) -> None:
         now = time.monotonic()
         if self._due is None:
             self._due = now + _MOMENT_S
@@ -386,16 +447,16 @@ class Branches:
             except RuntimeError:  # no loop runs: nothing would come back to commit it
                 self.flush()
         # The timer died with its loop, or has much to do.
-        elif now > self._due + _MOMENT_S or len(self._waiting) >= _CROWD:
+        elif now > self._due + _MOMENT_S or len(self._waiting) + len(self._spent) >= _CROWD:
             self.flush()
 
     def flush(self) -> None:
-        """Commit the answers that wait.
+        """Commit the answers and amounts that wait.
 
         Raises:
             StoreError: The file cannot be written; they go on waiting.
         """
-        if self._waiting:
+        if self._waiting or self._spent:
             with self.writing():  # takes them along
                 pass
 
@@ -421,6 +482,26 @@ class Branches:
             return
         with suppress(StoreError):  # nobody would see it; the next commit raises the same
             self.flush()
+
+
+def _by_role(spent: Iterable[tuple[int, str, Usage, float]]) -> list[tuple[Any, ...]]:
+    """Rows of the account: the sums of the amounts that this process has spent."""
+    sums: dict[str, tuple[Usage, float]] = {}
+    for process, role, usage, usd in spent:
+        if process == os.getpid():
+            before = sums.get(role, (Usage(), 0.0))
+            sums[role] = (before[0] + usage, before[1] + usd)
+    return [
+        (
+            role,
+            usage.calls,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            usd,
+        )
+        for role, (usage, usd) in sums.items()
+    ]
 
 
 def _stands_at(view: View, branch: int, seq: int) -> bool:

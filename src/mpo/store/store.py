@@ -290,9 +290,19 @@ class Store(Cases):
         """Usage of the run by role, abandoned branches included: they were paid for (law 4).
 
         Returns:
-            `rm`: all judgements, each key once, and the RM's calls in meta steps; `mrm`: all
-            decisions; `audit`: the second judge, where it has graded anything.
+            The run's account (`spending`), which also has what was paid for and could not be used.
+            Where nobody kept it, the sums of what is stored: `rm` of all judgements, each key once,
+            and of the RM's calls in meta steps; `mrm` of all decisions; `audit` of the second
+            judge's scores, where there are any.
         """
+        usage = self.stored_usage()
+        for role, (spent, _) in self.spending().items():
+            if spent.calls >= usage.get(role, Usage()).calls:
+                usage[role] = spent
+        return usage
+
+    def stored_usage(self) -> dict[str, Usage]:
+        """Usage by role that judgements, decisions and the second judge's scores carry."""
         with self._db.read() as connection:
             judgements = _total(connection, f"{_USAGE} FROM judgements")
             rm_in_meta_steps = _total(connection, f"{_RM_USAGE} FROM decisions")
