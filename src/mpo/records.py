@@ -241,7 +241,9 @@ class Decision(_Record):
 
     step: int = Field(default=0, ge=0)
     cohort: str = ""
-    kind: Literal["seed", "evolve", "rollback"] = "evolve"
+    kind: Literal["seed", "evolve", "rollback", "given_up"] = "evolve"
+    """`given_up` is a meta step that was not waited for: the run was stopped, or went back. It
+    decides nothing and may be held again; it is here for what it has cost."""
     parent: str | None = None
     """Id of the rubric that was in effect; None only for the seed."""
     proposed: str | None = None

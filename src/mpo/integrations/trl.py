@@ -270,7 +270,7 @@ class _Callback:
         self._meta_steps.begin(state.global_step, saved_state(state.stateful_callbacks))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._meta_steps.hold(state.global_step)
+        self._meta_steps.hold(state.global_step, state.max_steps)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         run_in_loop(self.reward.aclose())

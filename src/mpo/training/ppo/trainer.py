@@ -128,7 +128,7 @@ class _Run:
         for step in range(done, self.settings.steps):
             figures, kl = self.step(step)
             self.history.append({**figures, "step": step + 1})
-            meta_steps.hold(step + 1)
+            meta_steps.hold(step + 1, self.settings.steps)
             state = meta_steps.state() if self._checkpoint_due(step + 1) else None
             if main:
                 trackers.log(step + 1, figures)
