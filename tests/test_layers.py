@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[1] / "src" / "mpo"
 LEVELS = [
     "errors operational",
     "records rubric",
-    "sanitize",
+    "sanitize data",
     "chat task store",
     "judge",
     "evolve",

@@ -265,9 +265,8 @@ def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path: Path) -> None
         ("", ["is empty"]),
         ('{"prompt": "a"}\n{"prompt": \n', [":2", "not JSON"]),
         ('{"prompt": "a"}\n[1]\n', [":2", "must be a JSON object"]),
-        ('{"text": "a"}\n', ["row 1", "'prompt' is missing", "columns are text"]),
-        ('{"prompt": "a"}\n{"prompt": ["b"]}\n', ["row 2", "must be text"]),
-        ('{"prompt": "a", "x": NaN}\n', ["'x'", "JSON"]),
+        ('{"text": "a"}\n', [":1", "'prompt' is missing", "columns are text", "prompt=text"]),
+        ('{"prompt": "a"}\n{"prompt": ["b"]}\n', [":2", "must be text", "data.skip_bad=true"]),
     ],
 )
 def test_faulty_rows_are_named(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -19,8 +19,9 @@ import pytest
 
 from fakes import make_reward
 from mpo.chat import ChatRequest, ScriptedChat
+from mpo.data import flatten
 from mpo.errors import ConfigError, StoreError
-from mpo.integrations.trl import MPOCallback, TRLReward, flatten
+from mpo.integrations.trl import MPOCallback, TRLReward
 from mpo.store import Store
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task
 

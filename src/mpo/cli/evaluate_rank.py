@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..chat import Chat, Price
 from ..config.plugins import find_plugin
+from ..data import PROMPT, ReadOptions, SourceRow
 from ..errors import ConfigError, DataError
 from ..evaluation.games import Game, check_connected, read_games
 from ..evaluation.intervals import Interval
@@ -24,7 +25,18 @@ from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outpu
 from ..records import content_hash
 from . import offline
 from .endpoints import endpoint, read_price
-from .evaluate_common import AS_JSON, SEED, bounds, percent, progress_bar, rows_of_file, show, table
+from .evaluate_common import (
+    AS_JSON,
+    SEED,
+    bounds,
+    completion_row,
+    percent,
+    plain_row,
+    progress_bar,
+    rows_of_file,
+    show,
+    table,
+)
 from .runs import RUNS, open_store
 
 __all__ = ["app"]
@@ -42,6 +54,9 @@ def rank(
         ...,
         help="Verdict files; or generations files, one per model, as FILE or NAME=FILE.",
     ),
+    columns: str = offline.COLUMNS,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
     method: Method = typer.Option(
         "all", help="Ratings that --json prints, and that order the table."
     ),
@@ -85,7 +100,9 @@ def rank(
 
     mpo evaluate rank base.jsonl mpo=a.jsonl --chat http://localhost:8000/v1 --model judge --yes
     """
-    sources = [_source(text) for text in files]
+    # `limit` counts prompts here.
+    reading = offline.read_options(columns, None, skip_bad, split)
+    sources = [_source(text, reading) for text in files]
     judged: dict[str, Any] = {}
     if any("winner" in source.rows[0] for source in sources):
         games, unjudged = _verdicts(sources)
@@ -151,17 +168,20 @@ class _Source:
     @property
     def stem(self) -> str:
         """The file's name without its ending."""
-        return self.path.name.partition(".json")[0]
+        return self.path.name.partition(".")[0]
 
 
-def _source(text: str) -> _Source:
+def _source(text: str, reading: ReadOptions) -> _Source:
     name, equals, place = text.partition("=")
     if not equals or Path(text).is_file():
         name, place = "", text
-    source = _Source(name, Path(place), rows_of_file(Path(place)))
-    if not source.rows:
-        raise DataError(f"{place} is empty: model {name or source.stem!r} has no outputs in it")
-    return source
+    return _Source(name, Path(place), rows_of_file(place, reading, _made))
+
+
+def _made(row: SourceRow) -> Row:
+    if row.has("winner"):
+        return plain_row(row)
+    return {**completion_row(row), "prompt": row.prompt(*PROMPT)}
 
 
 def _verdicts(sources: Sequence[_Source]) -> tuple[dict[str, list[Game]], int]:

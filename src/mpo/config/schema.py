@@ -45,12 +45,17 @@ class DataConfig(_Part):
     """Where the prompts come from; what is left out comes from the task."""
 
     path: str | None = None
-    """Local JSONL, JSON or Parquet file, a hub id, `sample` (the rows that ship with the task), or
-    a plugin such as `sandbox`; the task's own dataset if None."""
+    """JSONL, JSON, CSV, TSV or Parquet file, also with `.gz`; a folder that `save_to_disk` wrote; a
+    hub id (`owner/name`, `owner/name:subset`), `sample` (the rows that ship with the task), or a
+    plugin such as `sandbox`; the task's own dataset if None."""
     split: str | None = None
-    """Split of a hub dataset; the task's own if None."""
+    """Split of a hub dataset, or of a saved one; the task's own if None."""
+    columns: dict[str, str] = {}
+    """The dataset's column by the name that the task uses: `{prompt: instruction}`."""
     limit: int | None = Field(default=None, gt=0)
     """Number of rows to use; all if None."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used and say how many, instead of refusing the dataset."""
     shuffle: bool = False
     """Shuffle the rows, in an order that follows from the run's seed, before `limit` cuts them."""
 

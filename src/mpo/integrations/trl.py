@@ -25,6 +25,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from ..chat.event_loop import hand_over, run_in_loop
+from ..data import flatten
 from ..errors import ConfigError, MissingExtraError
 from ..records import Decision, Judgement, Mode, Rollout
 from ..reward import EvolvingReward
@@ -34,7 +35,7 @@ from .trainer_rollouts import GoldScorer, make_rollout, score_rollouts
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["MPOCallback", "TRLReward", "flatten", "require_trl"]
+__all__ = ["MPOCallback", "TRLReward", "require_trl"]
 
 OLDEST_TRL = (1, 9, 2)
 """Before it, a completion without a reward trained as one with reward 0."""
@@ -218,28 +219,6 @@ def _close(reference: weakref.ref[EvolvingReward]) -> None:
     reward = reference()
     if reward is not None:
         run_in_loop(reward.aclose())
-
-
-def flatten(content: Any) -> str:
-    """Text of a prompt or completion that is a text, or a list of messages.
-
-    A single message becomes its content; several are preceded by their roles.
-    """
-    if isinstance(content, str):
-        return content
-    texts = [(str(message.get("role", "")), _text(message.get("content"))) for message in content]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text}" for role, text in texts)
-
-
-def _text(content: Any) -> str:
-    """Content of a message: a text, None, or parts of which some have a text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part["text"]) for part in content if "text" in part)
 
 
 # ---------------------------------------------------------------------- the callback

@@ -9,12 +9,12 @@ other code sees it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from ..errors import MPOError
+from ..data import flatten as flatten_messages
+from ..errors import DataError, MPOError
 from ..records import Mode
 
 __all__ = [
@@ -97,7 +97,11 @@ class WireMessage(BaseModel):
 
     role: str = ""
     content: str | list[dict[str, Any]] | None = None
-    """A text, or parts; parts without `text` are ignored."""
+    """A text, or parts."""
+    tool_calls: list[dict[str, Any]] | None = None
+    """Calls that the assistant makes; the reward model reads each as one line."""
+    function_call: dict[str, Any] | None = None
+    refusal: str | None = None
 
 
 Text = str | list[WireMessage]
@@ -122,6 +126,15 @@ class Item(_Wire):
     """Part of the task with a rubric of its own, for tasks that have cohorts."""
     columns: dict[str, Any] = Field(default_factory=dict)
     """Other columns of the dataset's row, for example the reference solution."""
+
+    @field_validator("prompt", "completion")
+    @classmethod
+    def _has_text(cls, text: Text) -> Text:
+        try:
+            flatten(text)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return text
 
     @field_validator("columns")
     @classmethod
@@ -241,23 +254,15 @@ class StateResponse(_Response):
     """Update whose meta step is running now."""
 
 
-def flatten(content: str | Sequence[WireMessage]) -> str:
+def flatten(content: Text) -> str:
     """Text of a prompt or completion, as the reward model reads it.
 
-    A single message is its content; several are prefixed with their roles.
+    Raises:
+        DataError: The messages hold an image or the like and no text.
     """
     if isinstance(content, str):
         return content
-    texts = [(message.role, _text(message.content)) for message in content]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text}" for role, text in texts)
-
-
-def _text(content: str | Sequence[Mapping[str, Any]] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(str(part["text"]) for part in content if "text" in part)
+    return flatten_messages([message.model_dump(exclude_none=True) for message in content])
 
 
 def _depth(value: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import typer
 
 from ...chat import Price
-from ...config import Chats, Config, compose, read_records, read_rubric_file
+from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
@@ -25,14 +25,14 @@ from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash
 from ...reward import EvolvingReward
-from ...task import load_task
+from ...task import Task, load_task
 from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
 from ..plan import make_plan
 from ..runs import RUNS, create_store
 from .options import OfflineOptions
-from .rows import FileRow, file_judgements, read_rows
+from .rows import FileRow, FileRows, file_judgements, read_file_rows
 
 __all__ = [
     "OfflineSession",
@@ -40,10 +40,13 @@ __all__ = [
     "open_session",
     "print_estimate",
     "score_in_chunks",
+    "task_or_generic",
 ]
 
 T = TypeVar("T")
 
+GENERIC = "generic"
+"""The task of files of which nobody says what they are: responses to prompts."""
 CHUNK = 32
 """Rollouts per update of the progress bar; they are scored at once."""
 
@@ -55,10 +58,15 @@ class OfflineSession:
     options: OfflineOptions
     reward: EvolvingReward
     chats: Chats
-    rows: list[FileRow]
+    file: FileRows
     price: list[float] | None
     """US dollars per million prompt, completion and cached tokens; None if it is not known."""
     sandbox: bool
+
+    @property
+    def rows(self) -> list[FileRow]:
+        """The file's completions, each once."""
+        return self.file.rows
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work; at its end, save the ledger and close the connections."""
@@ -121,16 +129,18 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
     Raises:
         MPOError: One of them cannot be used; no model was called.
     """
-    rows = read_rows(options.file, read_records(options.file))
-    task = load_task(options.task)
+    task = task_or_generic(options.task)
+    file = read_file_rows(options.file, task, options.reading)
+    if file.remark:
+        typer.echo(f"{options.file}: {file.remark}", err=True)
     rubric = read_rubric_file(options.rubric) if options.rubric is not None else task.rubric
     price = read_price("--price", options.price)
     client = endpoint(options.chat, options.model, options.api_key_env, options.concurrency, seed)
     path = options.store
     if path is None:
-        texts = [row.rollout.id for row in rows]
+        texts = [row.rollout.id for row in file.rows]
         # Other scores in the file are other evidence.
-        scores = [[row.score, row.rationale] for row in rows]
+        scores = [[row.score, row.rationale] for row in file.rows]
         key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
@@ -149,7 +159,18 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         seed=seed,
     )
     sandbox = _is_simulated(options.chat, options.model)
-    return OfflineSession(options, reward, chats, rows, [0.0, 0.0] if sandbox else price, sandbox)
+    return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
+
+
+def task_or_generic(named: str) -> Task:
+    """The task that an option names, or else `generic`, which is said on stderr.
+
+    Raises:
+        TaskError: There is no such task, or its folder is faulty.
+    """
+    if not named:
+        typer.echo(f"task: {GENERIC} (built in; --task names another)", err=True)
+    return load_task(named or GENERIC)
 
 
 def _is_simulated(chat: str, model: str) -> bool:
@@ -205,7 +226,7 @@ def estimate_cost(session: OfflineSession, judgements: int, samples: int = 0) ->
     options = session.options
     config = Config.model_validate(
         {
-            "task": options.task,
+            "task": str(session.reward.task.folder),
             "model": "none",
             "chat": {"plugin": "sandbox"},
             "rubric": str(options.rubric) if options.rubric is not None else None,
