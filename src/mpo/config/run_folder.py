@@ -45,7 +45,7 @@ _OURS = frozenset(
     "config.yaml store.id mpo.db mpo.db-wal mpo.db-shm blind.db blind.db-wal blind.db-shm blind.md "
     "rubrics checkpoints report.html".split()
 )
-"""What a start leaves in a folder. A folder with anything else in it is not removed."""
+"""Names that a start leaves in a folder. One with anything else in it is not removed."""
 
 
 def write_text(path: Path, text: str) -> None:

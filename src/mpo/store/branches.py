@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -33,6 +31,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import NewerStoreError, StoreError
 from ..records import Decision, Judgement, ScaleMap, Usage
 from ..rubric import Rubric
+from .account import Account, Amount
 from .database import Database
 from .schema import SCHEMA
 
@@ -46,15 +45,6 @@ _MOMENT_S = 0.05
 _CROWD = 256
 """So many answers do not wait for more."""
 _END = 2**63 - 1
-
-_ADD_SPENDING = """
-INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (role) DO UPDATE SET
-    calls = calls + excluded.calls,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    cached_tokens = cached_tokens + excluded.cached_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    usd = usd + excluded.usd
-"""
 
 CHAIN = f"""
 WITH RECURSIVE chain(branch, upto) AS (
@@ -207,8 +197,7 @@ class Branches:
         self._secret = bytes.fromhex(self._db.identity["secret"])
         # Single operations on the dict only: no lock that a fork could leave taken.
         self._waiting: dict[str, str] = {}
-        # Amounts, each with the process that spent it: a forked child must not enter them again.
-        self._spent: deque[tuple[int, str, Usage, float]] = deque()
+        self._account = Account()
         self._due: float | None = None
 
     @property
@@ -269,16 +258,14 @@ class Branches:
         Raises:
             StoreError: The file cannot be written.
         """
-        spent: list[tuple[int, str, Usage, float]] = []
+        spent: list[Amount] = []
         try:
             with self._db.write() as connection:
                 writer = Writer(connection)
                 yield writer
                 writer.execute("UPDATE counter SET seq = ?", (writer.seq,))
                 self._due = None
-                while self._spent:
-                    spent.append(self._spent.popleft())
-                writer.executemany(_ADD_SPENDING, _by_role(spent))
+                spent = self._account.write(connection)
                 taken = list(self._waiting.items())
                 if taken:
                     writer.executemany(
@@ -287,7 +274,7 @@ class Branches:
                         taken,
                     )
         except BaseException:
-            self._spent.extendleft(reversed(spent))
+            self._account.give_back(spent)
             raise
         for key, _ in taken:
             self._waiting.pop(key, None)
@@ -408,10 +395,10 @@ class Branches:
 
         Args:
             role: `rm`, `mrm`, `audit`.
-            usage: What the call used.
+            usage: Usage of the call.
             usd: US dollars; 0 without a price.
         """
-        self._spent.append((os.getpid(), role, usage, usd))
+        self._account.add(role, usage, usd)
         with suppress(StoreError):  # the call has its answer; the next commit raises the same
             self._commit_soon()
 
@@ -423,20 +410,7 @@ class Branches:
         that was filled without `mpo.chat.Budget`.
         """
         with self._db.read() as connection:
-            rows = connection.execute("SELECT * FROM spending ORDER BY rowid").fetchall()
-        for row in _by_role(list(self._spent)):
-            rows.append(row)
-        account: dict[str, tuple[Usage, float]] = {}
-        for role, calls, prompt, cached, completion, usd in rows:
-            usage, dollars = account.get(role, (Usage(), 0.0))
-            more = Usage(
-                calls=calls,
-                prompt_tokens=prompt,
-                cached_tokens=cached,
-                completion_tokens=completion,
-            )
-            account[role] = (usage + more, dollars + usd)
-        return account
+            return self._account.read(connection)
 
     def _commit_soon(self) -> None:
         now = time.monotonic()
@@ -447,7 +421,7 @@ class Branches:
             except RuntimeError:  # no loop runs: nothing would come back to commit it
                 self.flush()
         # The timer died with its loop, or has much to do.
-        elif now > self._due + _MOMENT_S or len(self._waiting) + len(self._spent) >= _CROWD:
+        elif now > self._due + _MOMENT_S or len(self._waiting) + len(self._account) >= _CROWD:
             self.flush()
 
     def flush(self) -> None:
@@ -456,7 +430,7 @@ class Branches:
         Raises:
             StoreError: The file cannot be written; they go on waiting.
         """
-        if self._waiting or self._spent:
+        if self._waiting or self._account:
             with self.writing():  # takes them along
                 pass
 
@@ -482,26 +456,6 @@ class Branches:
             return
         with suppress(StoreError):  # nobody would see it; the next commit raises the same
             self.flush()
-
-
-def _by_role(spent: Iterable[tuple[int, str, Usage, float]]) -> list[tuple[Any, ...]]:
-    """Rows of the account: the sums of the amounts that this process has spent."""
-    sums: dict[str, tuple[Usage, float]] = {}
-    for process, role, usage, usd in spent:
-        if process == os.getpid():
-            before = sums.get(role, (Usage(), 0.0))
-            sums[role] = (before[0] + usage, before[1] + usd)
-    return [
-        (
-            role,
-            usage.calls,
-            usage.prompt_tokens,
-            usage.cached_tokens,
-            usage.completion_tokens,
-            usd,
-        )
-        for role, (usage, usd) in sums.items()
-    ]
 
 
 def _stands_at(view: View, branch: int, seq: int) -> bool:
