@@ -10,7 +10,8 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "mpo"
 
 LEVELS = [
-    "errors operational",
+    "redaction operational",
+    "errors",
     "records rubric",
     "sanitize data",
     "chat task store",

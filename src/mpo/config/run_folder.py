@@ -43,7 +43,7 @@ STORE_ID = "store.id"
 
 _OURS = frozenset(
     "config.yaml store.id mpo.db mpo.db-wal mpo.db-shm blind.db blind.db-wal blind.db-shm blind.md "
-    "rubrics checkpoints report.html".split()
+    "rubrics checkpoints tensorboard report.html".split()
 )
 """Names that a start leaves in a folder. One with anything else in it is not removed."""
 
