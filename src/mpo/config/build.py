@@ -10,6 +10,7 @@ from typing import Any
 
 from ..chat import Chat
 from ..errors import ChatTransportError, ConfigError, RubricError
+from ..evaluation.simulated import keep_simulated
 from ..evolve.options import Evolve
 from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
@@ -105,6 +106,7 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
     rows = _fitting(checked, model, say)
     dropped, checked = len(checked.rows) - len(rows), dataclasses.replace(checked, rows=rows)
     store = open_run_store(folder)
+    keep_simulated(store, config.simulated)
     chats = _compose(config, checked, store)
     if ARMS[config.arm].blind:
         try:
@@ -157,6 +159,7 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
         except ChatTransportError as error:
             down[role] = str(error)
     store = open_run_store(folder)
+    keep_simulated(store, config.simulated_models)
     chats = _compose(config, checked, store)
     # Only the engine can stop its run; it learns of each item that is unscored.
     scoring = config.reward.model_copy(update={"max_unscored": 1.0})
