@@ -33,6 +33,6 @@ trainer = GRPOTrainer(
     args=GRPOConfig("checkpoints", max_steps=int(os.environ.get("STEPS", "100")), **settings),
 )
 trainer.train()
-metrics = [line for line in trainer.state.log_history if "mpo/unscored" in line]
-print("\n".join(f"{name}: {metrics[-1][name]:g}" for name in metrics[-1] if "mpo/" in name))
+for line in [line for line in trainer.state.log_history if "mpo/unscored" in line][-1:]:
+    print({name: value for name, value in line.items() if name.startswith("mpo/")})
 print(reward.rubric().to_markdown())
