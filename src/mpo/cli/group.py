@@ -24,7 +24,7 @@ COMMANDS = {
     "train": "Train a policy with one arm.",
     "compare": "Train several arms and seeds side by side, and compare them.",
     "plan": "Say what a run will ask and cost.",
-    "score": "Score the completions of a JSONL file, without a trainer.",
+    "score": "Score the completions of a file, without a trainer.",
     "evolve": "Propose a better rubric from the completions of a JSONL file.",
     "rubric": "Show, compare, check and roll back rubrics.",
     "evaluate": "Measure policies and judges.",
