@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import typer
-from rich.console import Console
 
 from ..config import (
     ARMS,
@@ -25,13 +24,13 @@ from ..config import (
     write_text,
 )
 from ..config.plugins import Plugin, find_plugin
-from ..config.schema import BudgetConfig
 from ..errors import ConfigError
 from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
 from .results import gather, next_commands, report_or_why, results_table
 from .runs import run_path
+from .tables import in_brackets, print_table
 
 __all__ = ["app", "given_rubrics"]
 
@@ -56,16 +55,18 @@ def compare(
 ) -> None:
     """Train several arms and seeds side by side, and compare them.
 
-    Runs that are finished are not run again: the same command continues a comparison, and another
-    arm or more seeds can be added to it. With the arm autoprompt, rubric=FILE is that arm's alone:
-    the others start from the task's own.
+    Runs that are finished are not run again: the same command continues a comparison, also with
+    another endpoint, other limits or more updates, and another arm or more seeds can be added. With
+    the arm autoprompt, rubric=FILE is that arm's alone: the others start from the task's own.
 
     Example: mpo compare sandbox/essay --arms fixed,mpo --seeds 2 --name demo
     """
     loaded = load_config(config, overrides or [])
     chosen = _arms(arms)
     path = run_path(name or _default_name(config))
-    with RunFolder(path, loaded, ignore=("arm", "seed", "budget")) as folder:
+    with RunFolder(path, loaded, ignore=("arm", "seed")) as folder:
+        for note in folder.notes:
+            typer.echo(note, err=True)
         failed, seconds = _run_missing(loaded, folder.path, chosen, range(seeds), jobs, progress)
         result = _write(loaded, folder.path, chosen, range(seeds), failed, seconds)
         paths = [folder.path / f"{arm}-{seed}" for arm in chosen for seed in range(seeds)]
@@ -76,7 +77,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
-        Console().print(results_table(result))
+        print_table(results_table(result))
         typer.echo(report)
         typer.echo(next_commands(path, compared=True))
     if failed:
@@ -110,7 +111,8 @@ def _run_missing(
     """Run what is not finished. Returns the failures by label, and the seconds that it took."""
     # Seed by seed, so that a comparison that is stopped has whole seeds.
     labels = [f"{arm}-{seed}" for seed in seeds for arm in arms]
-    missing = [label for label in labels if finished(folder / label) is None]
+    steps = config.trainer.steps
+    missing = [label for label in labels if finished(folder / label, steps) is None]
     if not missing:
         return {}, 0.0
     rubrics = given_rubrics(config, arms)
@@ -122,7 +124,7 @@ def _run_missing(
         if path is not None:
             task.check_rubric(read_rubric_file(path))
     started = time.monotonic()
-    title = f"mpo compare {folder.name}{' (sandbox)' if config.is_sandbox else ''}"
+    title = f"mpo compare {folder.name}{in_brackets(config.simulated)}"
     plugin = find_plugin(config.model)
     first = [POLICY] if plugin is not None else []
     with open_board(progress, [*first, *labels], title) as board:
@@ -132,7 +134,7 @@ def _run_missing(
         if plugin is not None:
             _make_policy(board, plugin, task.name)
         failed = run_jobs(
-            [_job(folder, label, config.budget, rubrics) for label in missing],
+            [_job(folder, label, rubrics) for label in missing],
             jobs or min(2, os.cpu_count() or 1),
             board.take,
         )
@@ -159,14 +161,12 @@ def given_rubrics(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
     return {arm: config.rubric if arm in takers else None for arm in arms}
 
 
-def _job(folder: Path, label: str, budget: BudgetConfig, rubrics: dict[str, str | None]) -> Job:
+def _job(folder: Path, label: str, rubrics: dict[str, str | None]) -> Job:
     arm, _, seed = label.rpartition("-")
     name = str((folder / label).relative_to(run_path("x").parent))
     arguments = [
         *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
         f"rubric={json.dumps(rubrics[arm])}",
-        # It may be larger than when the comparison began; each run has its own.
-        f"budget={json.dumps(budget.model_dump())}",
         *("--name", name, "--progress", "json"),
     ]
     return Job(label, arguments, folder / "logs" / f"{label}.txt")
@@ -186,7 +186,7 @@ def _write(
     except (OSError, ValueError, KeyError, TypeError):
         before = 0.0  # the first time, or a file that somebody has edited: only the total suffers
     result = {
-        "sandbox": config.is_sandbox,
+        "simulated": config.simulated,
         "arms": gather(folder, arms, seeds),
         "seconds": round(before + seconds, 1),
         **({"failed": failed} if failed else {}),

@@ -14,6 +14,7 @@ from ..service.health import Health
 from ..service.server import serve as run_server
 from ..service.service import RewardService
 from .runs import default_name, run_path
+from .tables import in_brackets
 
 __all__ = ["app"]
 
@@ -40,8 +41,11 @@ def serve(
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
-    # The service and the engine may change between two starts of one run, the reward may not.
-    with RunFolder(run_path(label), loaded, ignore=("service", "model", "data", "trainer")) as run:
+    # The engine may change between two starts of one run, the reward may not.
+    engine = ("model", "data", "trainer")
+    with RunFolder(run_path(label), loaded, ignore=engine, started_by=0) as run:
+        for note in run.notes:
+            typer.echo(note, err=True)
         served = build_served(loaded, run.path)
         service = RewardService(
             served.reward,
@@ -55,10 +59,11 @@ def serve(
                 served.down,
             ),
         )
-        sandbox = " (sandbox)" if loaded.is_sandbox else ""
+        # Policy and data are the engine's: nobody here knows of them.
+        mark = in_brackets(loaded.simulated_models)
 
         def ready(url: str) -> None:
-            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
+            typer.echo(f"mpo serve{mark}: run {label!r} at {url}, documented at {url}/docs")
             for role, message in served.down.items():
                 typer.echo(
                     f"warning: the model of role {role!r} does not answer yet: {message}. Known "

@@ -17,18 +17,21 @@ from ..chat import StructuredOutput
 from ..errors import ConfigError
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
+from ..operational import Operational, is_marked
 from ..redaction import find_secret, is_variable_name
 from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
-from .plugins import find_plugin
+from .plugins import is_simulated
 
 __all__ = [
     "BudgetConfig",
     "ChatConfig",
     "Config",
     "DataConfig",
+    "is_operational",
     "leaf_keys",
+    "operational_keys",
 ]
 
 
@@ -86,19 +89,19 @@ class ChatConfig(_Part):
     options: dict[str, Any] = {}
     """Options of the plugin's chat. The sandbox has one, `judge`: `biased`, `unbiased` or
     `bad_mrm`."""
-    base_url: str | None = None
+    base_url: Operational[str | None] = None
     """URL of an OpenAI-compatible endpoint, with the version: `http://localhost:8000/v1`."""
     model: str | None = None
     """Name by which the endpoint knows the model."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Operational[str] = "OPENAI_API_KEY"
     """Environment variable that holds the API key. The key itself never stands in a config."""
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: Operational[float] = Field(default=120.0, gt=0)
     """Time limit of one attempt, in seconds."""
-    retries: int = Field(default=5, ge=0)
+    retries: Operational[int] = Field(default=5, ge=0)
     """Number of attempts after the first."""
-    concurrency: int = Field(default=64, ge=1)
+    concurrency: Operational[int] = Field(default=64, ge=1)
     """Most requests in flight at once."""
-    structured_output: StructuredOutput | Literal["auto"] = "auto"
+    structured_output: Operational[StructuredOutput | Literal["auto"]] = "auto"
     """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
     `lines`; `auto` detects what it enforces."""
 
@@ -177,10 +180,10 @@ class Config(_Part):
     reward: Scoring = Scoring()
     meta: Evolve = Evolve()
     trainer: TrainerSettings = TrainerSettings.model_validate({})
-    budget: BudgetConfig = BudgetConfig()
-    cache: bool = True
+    budget: Operational[BudgetConfig] = BudgetConfig()
+    cache: Operational[bool] = True
     """Keep the answers of real endpoints in the store, so that no call is paid for twice."""
-    service: ServiceSettings = ServiceSettings()
+    service: Operational[ServiceSettings] = ServiceSettings()
 
     @field_validator("arm")
     @classmethod
@@ -190,11 +193,29 @@ class Config(_Part):
         return arm
 
     @property
-    def is_sandbox(self) -> bool:
-        """True if any number of this run is simulated: all that it prints then says "sandbox"."""
-        chats = (self.chat, self.meta_chat, self.second_judge)
-        names = (self.model, self.data.path, *(chat.plugin for chat in chats if chat is not None))
-        return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)
+    def simulated(self) -> dict[str, bool]:
+        """True for each part of the run that is simulated, False for each real one; all that the
+        run prints says so."""
+        return {
+            "policy": is_simulated(self.model),
+            "data": is_simulated(self.data.path),
+            **self.simulated_models,
+        }
+
+    @property
+    def simulated_models(self) -> dict[str, bool]:
+        """The same for the models that are asked: all there is of a run that another engine
+        trains."""
+        chats = {
+            "judge": self.chat,
+            "meta-reward model": self.meta_chat,
+            "second judge": self.second_judge,
+        }
+        return {
+            role: is_simulated(chat.plugin, chat.model or "")
+            for role, chat in chats.items()
+            if chat is not None
+        }
 
     @property
     def evolve(self) -> Evolve:
@@ -216,6 +237,33 @@ def leaf_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
         part = part_of(field.annotation)
         keys += [prefix + name] if part is None else leaf_keys(part, f"{prefix}{name}.")
     return keys
+
+
+def is_operational(key: str) -> bool:
+    """True for a key that may change while a run goes on.
+
+    Args:
+        key: Dotted name; it may go on into a value (`budget.prices.qwen`).
+    """
+    model: type[BaseModel] | None = Config
+    for name in key.split("."):
+        field = model.model_fields.get(name) if model is not None else None
+        if field is None:
+            return False
+        if is_marked(field):
+            return True
+        model = part_of(field.annotation)
+    return False
+
+
+def operational_keys() -> list[str]:
+    """Keys that may change while a run goes on; a part of which all may, by its own name. Those of
+    `meta_chat` and `second_judge`, which are the keys of `chat`, are not repeated."""
+    keys = [key for key in leaf_keys() if is_operational(key)]
+    parts = {key.partition(".")[0]: None for key in leaf_keys() if "." in key}
+    whole = [part for part in parts if is_operational(part)]
+    one_by_one = [k for k in keys if k.partition(".")[0] not in (*whole, *LIKE_CHAT)]
+    return [*one_by_one, *(f"{part}.*" for part in whole)]
 
 
 def part_of(annotation: object) -> type[BaseModel] | None:
