@@ -190,9 +190,11 @@ class ControlStrings:
 def control_strings_of(tokenizer: Any) -> list[str]:
     """The strings that a Hugging Face tokenizer turns into one special token, sorted.
 
-    Those that it was given as special, and those that it was given in brackets (`<think>`).
+    Those that it was given as special, and those that it was given in brackets (`<think>`). Of a
+    processor its tokenizer's; none where there is no tokenizer.
     """
-    strings = set(map(str, tokenizer.all_special_tokens))
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    strings = set(map(str, getattr(tokenizer, "all_special_tokens", ())))
     for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
         text = str(getattr(token, "content", token))
         if getattr(token, "special", False) or _BRACKETED.fullmatch(text):

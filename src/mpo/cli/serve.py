@@ -9,6 +9,7 @@ from functools import partial
 import typer
 
 from ..config import RunFolder, build_served, load_config, reachable
+from ..redaction import redact_record
 from ..service.guard import TOKEN_ENV, limits_for
 from ..service.health import Health
 from ..service.server import serve as run_server
@@ -38,6 +39,8 @@ def serve(
     """
     # For the log of the meta steps; access logs would hide it.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:  # for the log of the server, too
+        handler.addFilter(redact_record)
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
