@@ -15,6 +15,7 @@
     ├── MetaStepError            a meta step that ended without a rubric
     ├── UnscoredError            too many rollouts of one step stayed unscored
     └── StoreError               the store cannot be read or written
+        ├── StoreFileError       its file is the cause: full disk, damage, deleted or replaced
         └── NewerStoreError      it was written by a newer version of this package
 
 A message says what is wrong, which value, and what to do. No exception of another
@@ -36,6 +37,7 @@ __all__ = [
     "NewerStoreError",
     "RubricError",
     "StoreError",
+    "StoreFileError",
     "TaskError",
     "TemplateError",
     "UnscoredError",
@@ -120,6 +122,11 @@ class UnscoredError(MPOError):
 
 class StoreError(MPOError):
     """The store cannot be read or written."""
+
+
+class StoreFileError(StoreError):
+    """The store's file cannot be used: the disk is full, or the file is damaged, locked, deleted or
+    replaced. No other write would fare better, until somebody has repaired it."""
 
 
 class NewerStoreError(StoreError):

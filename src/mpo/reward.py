@@ -168,6 +168,17 @@ class EvolvingReward:
         """
         return await self._scorer.score(rollouts)
 
+    def flush(self) -> None:
+        """Write what was paid for while the store could not be written: judgements and answers.
+
+        They are written with the next batch too; call it before the process ends.
+
+        Raises:
+            StoreFileError: They still cannot be written.
+        """
+        self._scorer.flush()
+        self.store.flush()
+
     # ------------------------------------------------------------------ step
 
     async def step(self, n: int) -> Decision | None:
@@ -332,6 +343,7 @@ class EvolvingReward:
         Raises:
             StoreError: The snapshot belongs to another store.
         """
+        self.flush()  # what belongs to the branch that is left
         plain = dict(snapshot)
         monitor = plain.pop("monitor", None)
         self.store.restore(plain)

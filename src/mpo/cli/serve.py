@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 import typer
 
-from ..config import RunFolder, build_served, load_config
+from ..config import RunFolder, build_served, load_config, reachable
 from ..service.guard import TOKEN_ENV, limits_for
+from ..service.health import Health
 from ..service.server import serve as run_server
 from ..service.service import RewardService
 from .runs import default_name, run_path
@@ -47,11 +49,22 @@ def serve(
             settings=loaded.service,
             concurrency=served.concurrency,
             save=served.chats.keep,
+            health=Health(
+                served.reward,
+                {role: partial(reachable, chat) for role, chat in served.clients.items()},
+                served.down,
+            ),
         )
         sandbox = " (sandbox)" if loaded.is_sandbox else ""
 
         def ready(url: str) -> None:
             typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
+            for role, message in served.down.items():
+                typer.echo(
+                    f"warning: the model of role {role!r} does not answer yet: {message}. Known "
+                    "judgements are served; the others are unscored until it does",
+                    err=True,
+                )
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
     typer.echo(f"stopped; the same command continues {run.path}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat import Chat
-from ..errors import ConfigError, RubricError
+from ..errors import ChatTransportError, ConfigError, RubricError
 from ..evolve.options import Evolve
 from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
@@ -69,6 +69,10 @@ class Served:
     """The models that the reward asks, with the ledger of what they have cost."""
     concurrency: int
     """Calls that the RM's chat makes at once."""
+    clients: dict[str, Chat]
+    """The clients behind `chats` by role, each once."""
+    down: dict[str, str]
+    """Messages about those that nobody answers for now, by role."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +136,31 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
         chat: Chat to ask instead of the config's models.
 
     Raises:
-        MPOError: Task, rubric or endpoint cannot be used; nothing was called.
+        MPOError: Task, rubric or endpoint cannot be used; nothing was called. An endpoint that is
+            down is no such error: what was judged before can be served.
     """
     if ARMS[config.arm].blind:
         raise ConfigError("arm 'blind' rewrites its rubric before training: it cannot be served")
     task = load_task(config.task)
     checked = Checked(task, _rubric(config, task), [], *_chats(config, chat))
+    roles = {"rm": checked.chat, "mrm": checked.meta_chat, "audit": checked.second_judge}
+    clients: dict[str, Chat] = {}
+    down: dict[str, str] = {}
+    for role, client in roles.items():
+        if client is None or client in clients.values():
+            continue
+        clients[role] = client
+        try:
+            reachable(client)
+        except ChatTransportError as error:
+            down[role] = str(error)
     store = Store(folder / "mpo.db")
     chats = _compose(config, checked, store)
     # Only the engine can stop its run; it learns of each item that is unscored.
     scoring = config.reward.model_copy(update={"max_unscored": 1.0})
     lenient = config.model_copy(update={"reward": scoring})
     reward = _reward(lenient, store, checked, chats, config.evolve)
-    return Served(reward, chats, config.chat.concurrency)
+    return Served(reward, chats, config.chat.concurrency, clients, down)
 
 
 def check(config: Config) -> Checked:
@@ -156,7 +172,10 @@ def check(config: Config) -> Checked:
     task = task_of(config)
     rubric = _rubric(config, task)
     rows = load_rows(config, task)
-    return Checked(task, rubric, rows, *_chats(config))
+    chats = _chats(config)
+    for client in dict.fromkeys(chat for chat in chats if chat is not None):
+        reachable(client)
+    return Checked(task, rubric, rows, *chats)
 
 
 def task_of(config: Config) -> Task:
@@ -179,7 +198,6 @@ def _chats(config: Config, chat: Chat | None = None) -> tuple[Chat, Chat, Chat |
 
     Raises:
         ConfigError: A price is missing.
-        ChatTransportError: Nothing listens at an endpoint.
     """
     endpoints = Endpoints()
     rm = chat or make_chat(config.chat, config.seed, endpoints)
@@ -189,10 +207,7 @@ def _chats(config: Config, chat: Chat | None = None) -> tuple[Chat, Chat, Chat |
     if chat is None and config.second_judge is not None:
         # A simulated second judge has biases of its own.
         second = make_chat(config.second_judge, config.seed + 1, endpoints)
-    clients = [rm, mrm, *([second] if second is not None else [])]
-    check_prices(config.budget, *clients)
-    for client in clients:
-        reachable(client)
+    check_prices(config.budget, rm, mrm, *([second] if second is not None else []))
     return rm, mrm, second
 
 

@@ -11,10 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
-from ..errors import UnscoredError
+from ..errors import StoreFileError, UnscoredError
 from ..records import Case, CriterionScore, Judgement, Mode, Rollout, ScaleMap, content_hash
 from ..rubric import Rubric
 from ..sanitize import Cleaned, clean
@@ -94,6 +93,8 @@ class Scorer:
         self.max_unscored = max_unscored
         self.seed = seed
         self.deadline_s = deadline_s
+        # Paid for, and kept out of the store by a full disk; by the judgement's key.
+        self._unwritten: dict[str, Case] = {}
         # An id is the hash of its rubric's content, so this can never be out of date.
         self._rubrics = {seed_rubric.id: seed_rubric}
 
@@ -119,6 +120,25 @@ class Scorer:
             scale_map = view.scale_map(rubric.id)
             assigned = [self._assign(view, r, rubric, scale_map) for r in rollouts]
         return await self._score(assigned)
+
+    def flush(self) -> None:
+        """Write the judgements that could not be written when they were made.
+
+        Raises:
+            StoreFileError: They still cannot be written.
+        """
+        self._append([])
+
+    def _append(self, cases: Sequence[Case]) -> None:
+        """Store cases, after those that wait. If it fails they wait too: they were paid for."""
+        waiting = self._unwritten | {case.judgement.key: case for case in cases}
+        try:
+            self.store.append(list(waiting.values()))
+        except StoreFileError:
+            self._unwritten |= waiting
+            raise
+        for key in waiting:
+            self._unwritten.pop(key, None)
 
     # ------------------------------------------------------------------ assign
 
@@ -174,20 +194,40 @@ class Scorer:
             if judgement.reward is not None:
                 return _Assignment(rollout, rubric, scale_map, judgement.key, judgement)
         key = f"{key}~{len(attempts)}" if attempts else key
-        return _Assignment(rollout, rubric, scale_map, key, None)
+        waiting = self._unwritten.get(key)
+        known = waiting.judgement if waiting is not None else None
+        return _Assignment(rollout, rubric, scale_map, key, known)
 
     # ------------------------------------------------------------------ judge
 
     async def _score(self, assigned: Sequence[_Assignment]) -> list[Judgement]:
-        """Judgements in order; asks for what is missing, all at once, and stores it."""
+        """Judgements in order; asks for what is missing, all at once, and stores it.
+
+        Once the store cannot be written nothing more is asked. Calls in flight come to their end,
+        and what they bring waits in memory: it was paid for.
+        """
         judgements: dict[str, Judgement] = {}
         missing: dict[str, _Assignment] = {}
         known: list[Case] = []
+        faults: list[StoreFileError] = []
 
-        def commit(cases: Sequence[Case]) -> None:
-            self.store.append(cases)
-            for case in cases:
+        def commit(cases: Sequence[Case | None]) -> None:
+            made = [case for case in cases if case is not None]
+            try:
+                self._append(made)
+            except StoreFileError as error:
+                faults.append(error)
+            for case in made:
                 judgements[case.rollout.id] = case.judgement
+
+        async def judge(one: _Assignment) -> Case | None:
+            if faults:
+                return None
+            try:
+                return await self._judge(one, ends)
+            except StoreFileError as error:  # of the chat's cache, which keeps the answer
+                faults.append(error)
+                return None
 
         for one in assigned:
             if one.known is None:
@@ -199,7 +239,9 @@ class Scorer:
         ends = None
         if self.deadline_s is not None:
             ends = asyncio.get_running_loop().time() + self.deadline_s
-        await commit_as_they_come(list(missing.values()), partial(self._judge, ends=ends), commit)
+        await commit_as_they_come(list(missing.values()), judge, commit)
+        if faults:
+            raise faults[0]
         return [judgements[one.rollout.id] for one in assigned]
 
     async def _judge(self, one: _Assignment, ends: float | None) -> Case:

@@ -6,8 +6,8 @@
     POST /openrlhf/get_reward                  OpenRLHF's own dialect
 
 Statuses: 401 no token, 402 budget spent, 404 not found, 408 body too slow, 409 conflict with the
-run, 413 too large, 422 invalid, 424 unscored and the client takes no null, 429 too many at once.
-5xx is for faults of the service itself.
+run, 413 too large, 422 invalid, 424 unscored and the client takes no null, 429 too many at once,
+503 the store cannot be written. Other 5xx are for faults of the service itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ..errors import BudgetError, MissingExtraError, MPOError
+from ..errors import BudgetError, MissingExtraError, MPOError, StoreFileError
 from .guard import App, Guard, ServerLimits
 from .metrics import CONTENT_TYPE
 from .openrlhf import Query, Rewards, score_query
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 __all__ = ["make_app"]
+
+_RETRY_AFTER_S = {429: "1", 503: "5"}
 
 
 def make_app(service: RewardService, limits: ServerLimits) -> App:
@@ -78,7 +80,7 @@ def _json(content: Any, status: int = 200) -> Any:
 
     plain = content.model_dump(by_alias=True) if isinstance(content, BaseModel) else content
     text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
-    headers = {"Retry-After": "1"} if status == 429 else None
+    headers = {"Retry-After": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else None
     return Response(text, status, headers=headers, media_type="application/json")
 
 
@@ -97,6 +99,8 @@ def _add_errors(app: FastAPI) -> None:
             return _error(error.status, "refused", str(error))
         if isinstance(error, BudgetError):
             return _error(402, "budget", str(error))
+        if isinstance(error, StoreFileError):
+            return _error(503, "store", str(error))
         return _error(500, type(error).__name__, str(error))
 
     @app.exception_handler(RequestValidationError)
@@ -127,8 +131,9 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         422: "The request is invalid.",
         424: "An item is unscored, and the client takes no null: send it again.",
         429: "Too many at once: send it again.",
+        503: "The store cannot be written, so nothing is asked: repair it, and send it again.",
     }
-    always = (401, 408, 413, 421, 422, 429, 400)
+    always = (400, 401, 408, 413, 421, 422, 429, 503)
     return {status: {"description": reasons[status]} for status in sorted({*always, *statuses})}
 
 
@@ -186,12 +191,14 @@ def _add_reading(app: FastAPI, service: RewardService) -> None:
         return _json({"decisions": service.rubrics.lineage(cohort)})
 
     @app.get("/healthz")
-    async def healthz() -> Any:
-        """Health check; it needs no token."""
-        return _json({"status": "ok", "run_id": service.run_id})
+    def healthz() -> Any:
+        """Health check; it needs no token. A fault of the store or of a model is no reason to
+        restart the service, so the status is 200 all the same."""
+        problems = service.health.problems()
+        status = "degraded" if problems else "ok"
+        return _json({"status": status, "run_id": service.run_id, "problems": problems})
 
     @app.get("/metrics", responses=_documented())
     def metrics() -> Any:
         """Metrics for Prometheus."""
-        text = service.metrics.render(service.stats(), service.reward.store.usage())
-        return Response(text, media_type=CONTENT_TYPE)
+        return Response(service.render_metrics(), media_type=CONTENT_TYPE)

@@ -12,9 +12,10 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import BudgetError, MPOError
+from ..errors import BudgetError, MPOError, StoreError, StoreFileError
 from ..records import Judgement, Rollout
 from ..reward import EvolvingReward
+from .health import Health
 from .wire import Refusal
 
 __all__ = ["InFlight", "Outcome"]
@@ -43,6 +44,7 @@ class InFlight:
 
     Args:
         reward: Scores and commits.
+        health: Says whether the store can be written; nothing is asked while it cannot.
         capacity: Number of rollouts that may be with the reward model at once, at least 32.
         max_items: Number of rollouts that may wait or be judged; more are refused.
         on_judged: Called with each new judgement.
@@ -55,11 +57,13 @@ class InFlight:
         self,
         reward: EvolvingReward,
         *,
+        health: Health,
         capacity: int,
         max_items: int,
         on_judged: Callable[[Rollout, Judgement], None],
     ) -> None:
         self._reward = reward
+        self._health = health
         self._on_judged = on_judged
         self._max_items = max_items
         # An error is a value here: there may be nobody left who awaits the future.
@@ -76,6 +80,7 @@ class InFlight:
         Raises:
             Refusal: Too many rollouts are in flight.
             BudgetError: The budget is spent.
+            StoreFileError: The store cannot be written.
         """
         futures = self._submit(rollouts)
         await asyncio.wait(set(futures.values()), timeout=deadline_s)
@@ -118,6 +123,7 @@ class InFlight:
     async def _judge(self, rollouts: Sequence[Rollout]) -> None:
         results: dict[str, Judgement | MPOError] = {}
         try:
+            self._health.check_store()  # they may have waited long
             judgements = await self._reward.score(rollouts)
             results = {r.id: j for r, j in zip(rollouts, judgements, strict=True)}
         except Exception as error:
@@ -125,6 +131,8 @@ class InFlight:
             known = error if isinstance(error, MPOError) else MPOError(f"failed: {error!r}")
             if known is not error:
                 _log.exception("a batch of %d could not be scored", len(rollouts))
+            if isinstance(error, StoreFileError):
+                self._health.note_fault(error)
             results = {r.id: self._committed(r) or known for r in rollouts}
         finally:
             # On cancellation too: nobody may wait for a result that never comes.
@@ -142,7 +150,10 @@ class InFlight:
 
     def _committed(self, rollout: Rollout) -> Judgement | None:
         """The last judgement in the store that gives a reward, else the last one."""
-        stored = self._reward.store.judgements_of(rollout.id)
+        try:
+            stored = self._reward.store.judgements_of(rollout.id)
+        except StoreError:
+            return None
         scored = [judgement for judgement in stored if judgement.reward is not None]
         return scored[-1] if scored else stored[-1] if stored else None
 
@@ -156,7 +167,7 @@ class InFlight:
         result = future.result()
         if isinstance(result, Judgement):
             return Outcome(rollout, result, error=result.unscored)
-        if isinstance(result, BudgetError):
+        if isinstance(result, BudgetError | StoreFileError):
             raise result
         return Outcome(rollout, error=str(result))
 

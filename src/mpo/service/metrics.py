@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ..errors import MissingExtraError
 from ..records import Judgement, Mode, Usage
+from .health import PLACES
 from .steps import StepDecisions
 from .wire import Result
 
@@ -70,6 +71,10 @@ class Metrics:
                 ("joined", "Items that were already in flight when they arrived."),
             )
         }
+        self._alarms = Gauge(
+            "mpo_alarm", "1 while the store cannot be written, or a model cannot be reached.",
+            ["place"], registry=registry,
+        )  # fmt: skip
         self._spent = Gauge(
             "mpo_spent", "Usage and cost of the run's model calls.", ["role", "unit"],
             registry=registry,
@@ -95,17 +100,22 @@ class Metrics:
         self._requests.labels(path, str(code)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def render(self, stats: ServiceStats, usage: Mapping[str, Usage]) -> bytes:
+    def render(
+        self, stats: ServiceStats, usage: Mapping[str, Usage], problems: Collection[str] = ()
+    ) -> bytes:
         """All metrics as text.
 
         Args:
             stats: State of the service.
             usage: Usage of the run's model calls, by role.
+            problems: Places with a fault: `store`, `rm`, `mrm`, `audit`.
         """
         from prometheus_client import generate_latest
 
         for name, gauge in self._stats.items():
             gauge.set(getattr(stats, name))
+        for place in PLACES:
+            self._alarms.labels(place).set(place in problems)
         for role, spent in usage.items():
             for unit, amount in spent.model_dump().items():
                 self._spent.labels(role, unit).set(amount)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,10 +21,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreFileError
 from ..evolve.schedule import Every
 from ..records import Judgement, Mode, Rollout
 from ..reward import EvolvingReward
+from .health import Health
 from .in_flight import InFlight, Outcome
 from .items import FallbackRewards, RolloutAssigner, item_result
 from .metrics import Metrics, ServiceStats
@@ -44,6 +46,8 @@ from .wire import (
 )
 
 __all__ = ["RewardService", "ServiceSettings"]
+
+_log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 8192
 """Largest number of items that may wait or be judged at once, over all clients."""
@@ -79,6 +83,7 @@ class RewardService:
         concurrency: Number of calls that the chat makes at once.
         save: Called after each meta step and at the end, to save state outside the store (the
             ledger).
+        health: Watches the store and the models; made for the store alone if None.
 
     Raises:
         MissingExtraError: `prometheus-client` is not installed.
@@ -92,12 +97,14 @@ class RewardService:
         settings: ServiceSettings | None = None,
         concurrency: int = 64,
         save: Callable[[], None] = lambda: None,
+        health: Health | None = None,
     ) -> None:
         self.reward = reward
         self.run_id = run_id
         self.settings = settings if settings is not None else ServiceSettings()
         self.metrics = Metrics()
         self.rubrics = RubricHistory(reward.store)
+        self.health = health if health is not None else Health(reward)
         self._save = save
         every = reward.schedule.k if isinstance(reward.schedule, Every) else 1
         self._assigner = RolloutAssigner(
@@ -108,6 +115,7 @@ class RewardService:
         # here, where requests take turns.
         self._in_flight = InFlight(
             reward,
+            health=self.health,
             capacity=max(64, 2 * concurrency),
             max_items=MAX_IN_FLIGHT,
             on_judged=self._on_judged,
@@ -129,9 +137,10 @@ class RewardService:
         Raises:
             Refusal: It is meant for another run or task, or too many items are in flight.
             BudgetError: The budget is spent.
-            StoreError: The store cannot be read or written.
+            StoreFileError: The store cannot be written: nothing is asked until it can.
         """
         self._check_run(request.run_id)
+        self.health.check_store()
         effective = self._effective()
         results = []
         if request.items:
@@ -194,6 +203,7 @@ class RewardService:
     def _on_judged(self, rollout: Rollout, judgement: Judgement) -> None:
         self._fallbacks.add(rollout, judgement)
         self._last_unscored.append(judgement.reward is None)
+        self.health.note_judgement(judgement)
         self.metrics.add_judgement(judgement)
 
     # ------------------------------------------------------------------ meta steps
@@ -204,10 +214,15 @@ class RewardService:
         Raises:
             Refusal: It is meant for another run, or a later one is already decided.
             BudgetError: The budget is spent.
+            StoreFileError: The store cannot be written.
         """
         self._check_run(request.run_id)
         await self._until_open(self.settings.deadline_s)
-        result = await self._meta_steps.step(request.step)
+        try:
+            result = await self._meta_steps.step(request.step)
+        except StoreFileError as error:
+            self.health.note_fault(error)
+            raise
         self._assigner.advance_to(request.step)
         return MetaStepResponse(
             **self._effective(),
@@ -218,6 +233,7 @@ class RewardService:
         )
 
     async def _before_step(self, n: int) -> None:
+        self.health.check_store()
         timeout_s = min(SETTLE_S, self.settings.deadline_s)
         await self._in_flight.wait_for_steps_below(n, timeout_s)
 
@@ -256,6 +272,15 @@ class RewardService:
             step=self._assigner.clock,
             joined=self._in_flight.joined,
         )
+
+    def render_metrics(self) -> bytes:
+        """All metrics as text. It looks again at what was faulty: call it from a thread."""
+        problems = self.health.problems()
+        try:
+            usage = self.reward.store.usage()
+        except StoreError:
+            usage = {}  # the store's alarm says it; the other metrics are needed all the more
+        return self.metrics.render(self.stats(), usage, problems)
 
     def _effective(self) -> dict[str, Any]:
         """The run and its rubric in effect: the fields that every response has."""
@@ -356,5 +381,9 @@ class RewardService:
         await self._in_flight.close(1.0)  # requests that arrived meanwhile
         await self._meta_steps.aclose(max(1.0, self._stop_by - time.monotonic()))
         await self.reward.aclose()
-        self._save()
+        try:
+            self.reward.flush()
+            self._save()
+        except StoreFileError as error:
+            _log.error("what waited for the store is lost, and will be paid for again: %s", error)
         self.reward.store.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..chat.event_loop import hand_over
-from ..errors import MPOError
+from ..errors import MPOError, StoreFileError
 from ..records import Decision
 from ..reward import EvolvingReward
 from .wire import Refusal
@@ -46,7 +46,8 @@ class StepQueue:
 
     Args:
         reward: Its `step` is called in the shared event loop.
-        before_step: Awaited before a meta step that is due, for judgements that it should see.
+        before_step: Awaited before a meta step that is due, for judgements that it should see. An
+            error that it raises is the step's.
         on_decided: Called after each update that brought a decision.
 
     Attributes:
@@ -105,6 +106,8 @@ class StepQueue:
             n = max(self.last + 1, self._clock - _LONGEST_JUMP)
             try:
                 await self.step(n)
+            except StoreFileError:
+                return  # the next items that are taken bring it up again
             except MPOError as error:
                 _log.error("the meta step of update %d failed: %s", n, error)
             self.last = max(self.last, n)  # after a failure the next one gets its turn

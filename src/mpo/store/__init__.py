@@ -15,6 +15,8 @@ It promises:
   decisions, pins, choices, external scores) belong to the branch they happened on; see
   `branches.py`.
 - A chat's answers are kept by the key of their question (`get`, `put`): `mpo.chat.Cache`.
+- A file that is deleted, moved, emptied, cut short or replaced while it is open is an error at the
+  next write (StoreFileError), and stays one: nothing is written to what is not the store.
 - Every error is a StoreError that names the file and what to do.
 
 The file is in WAL mode: `mpo.db-wal` and `mpo.db-shm` belong to it while it is open, and it must

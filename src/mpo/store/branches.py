@@ -187,12 +187,12 @@ class Writer(View):
 class Branches:
     """The open file: its identity, its branches and a chat's answers. Base of `Store`."""
 
-    def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self._db = Database(Path(path), create=create)
-        with self._db.read() as connection:
-            identity = dict(connection.execute("SELECT name, value FROM identity"))
-        self._uuid: str = identity["uuid"]
-        self._secret = bytes.fromhex(identity["secret"])
+    def __init__(self, path: str | Path, *, create: bool = True, uuid: str | None = None) -> None:
+        # A store that is known by its uuid exists: a new, empty one in its place would look like
+        # a run without a past.
+        self._db = Database(Path(path), create=create and uuid is None, uuid=uuid)
+        self._uuid = self._db.identity["uuid"]
+        self._secret = bytes.fromhex(self._db.identity["secret"])
         # Single operations on the dict only: no lock that a fork could leave taken.
         self._waiting: dict[str, str] = {}
         self._due: float | None = None
@@ -228,9 +228,8 @@ class Branches:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process opens the file again. It must exist: a new, empty store in its place
-        # would look like a run without a past.
-        return _reopen, (type(self), str(self.path))
+        # Another process opens the file again, and no other one.
+        return _reopen, (type(self), str(self.path), self.uuid)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -400,6 +399,23 @@ class Branches:
             with self.writing():  # takes them along
                 pass
 
+    def check_writable(self) -> None:
+        """Write a page that changes nothing, together with the answers that wait.
+
+        Raises:
+            StoreFileError: The file cannot be written.
+        """
+        with self.writing():
+            pass
+
+    def check_file(self) -> None:
+        """Check that the path still leads to this store. Reads and writes nothing.
+
+        Raises:
+            StoreFileError: The file or its log was deleted, moved, cut short or replaced.
+        """
+        self._db.check_file()
+
     def _flush_due(self, due: float) -> None:
         if due != self._due:  # another commit took them along; those since then have their own time
             return
@@ -417,5 +433,5 @@ def _stands_at(view: View, branch: int, seq: int) -> bool:
     return bool((parent, fork) == (branch, seq) and view.seq == born)
 
 
-def _reopen(kind: type[Branches], path: str) -> Branches:
-    return kind(path, create=False)
+def _reopen(kind: type[Branches], path: str, uuid: str) -> Branches:
+    return kind(path, uuid=uuid)

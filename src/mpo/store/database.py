@@ -5,6 +5,10 @@ child would hold no lock of its own. So before a fork all operations of other th
 and all connections closed; parent and child open new ones when they need them.
 
 No exception of sqlite3 leaves: it becomes a StoreError that names the file and what to do.
+
+SQLite notices nothing when a file is deleted, moved, cut short or copied over while it is open: it
+goes on writing to what has no name any more, or to a mixture of two files. So every write first
+looks for the files that its connection has open (`_check_paths`).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import MPOError, NewerStoreError, StoreError
+from ..errors import MPOError, NewerStoreError, StoreError, StoreFileError
 from .schema import APPLICATION_ID, SCHEMA, migrate
 
 __all__ = ["Database"]
@@ -47,6 +51,28 @@ _REMEDIES = {
 }
 
 
+_STOP = "stop what uses it, put the run's own file back, and start again"
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that remembers which files it has open."""
+
+    files: tuple[tuple[int, int] | None, ...] = ()
+
+
+def _files(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Device and inode of the file, its log and the log's index; None for one that is missing."""
+    return tuple(_inode(f"{path}{suffix}") for suffix in ("", "-wal", "-shm"))
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _explain(path: Path, error: Exception) -> StoreError:
     """The StoreError for an error of sqlite3."""
     code = getattr(error, "sqlite_errorcode", None)  # absent where SQLite itself was not reached
@@ -63,7 +89,8 @@ def _explain(path: Path, error: Exception) -> StoreError:
             remedy = "check that the file and its folder can be read and written"
     else:
         remedy = _REMEDIES.get(code & 0xFF, "this should not happen; please report it")
-    return StoreError(f"store {str(path)!r}: {error} ({error.sqlite_errorname}): {remedy}")  # type: ignore[attr-defined]
+    name = error.sqlite_errorname  # type: ignore[attr-defined]
+    return StoreFileError(f"store {str(path)!r}: {error} ({name}): {remedy}")
 
 
 class _ForkGate:
@@ -121,19 +148,30 @@ class Database:
     Args:
         path: Path of the file; made absolute.
         create: Make the file if it is missing or empty.
+        uuid: Identity that the file must have; None takes any.
+
+    Attributes:
+        identity: Facts that were written when the file was made: `uuid` and `secret`.
 
     Raises:
         StoreError: The file cannot be opened, or is not a store.
+        StoreFileError: It cannot be used now, or is another one than `uuid`.
         NewerStoreError: It was written by a newer version of this package.
     """
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    def __init__(self, path: Path, *, create: bool, uuid: str | None = None) -> None:
         self.path = path.absolute()
-        self._idle: list[sqlite3.Connection] = []
+        self.identity: dict[str, str] = {} if uuid is None else {"uuid": uuid}
+        self._idle: list[_Connection] = []
+        self._open_now: set[_Connection] = set()
         self._closed = False
+        # Of the file, as of the last write. Only checkpoints change them, and rarely.
+        self._size = self._changed_ns = 0
         _GATE.enter()
         try:
             self._idle.append(self._open(create=create))
+            status = os.stat(self.path)
+            self._size, self._changed_ns = status.st_size, status.st_mtime_ns
             _OPEN.add(self)
         finally:
             _GATE.leave()
@@ -148,7 +186,7 @@ class Database:
         while (connection := self._take()) is not None:
             # Closing tidies up the log; if the disk is full then, nothing is lost.
             with suppress(sqlite3.Error):
-                connection.close()
+                self._discard(connection)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -166,8 +204,13 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that excludes all other writers; nothing is written if the block raises."""
+        """A transaction that excludes all other writers; nothing is written if the block raises.
+
+        Raises:
+            StoreFileError: The file, or its log, is no longer the one that was opened.
+        """
         with self._connection() as connection:
+            self._check_file(connection)
             # IMMEDIATE: a transaction that reads first and then writes would fail, not wait, when
             # another process wrote in between.
             connection.execute("BEGIN IMMEDIATE")
@@ -175,7 +218,7 @@ class Database:
             connection.execute("COMMIT")
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[_Connection]:
         _GATE.enter()
         try:
             if self._closed:
@@ -192,19 +235,70 @@ class Database:
         finally:
             _GATE.leave()
 
-    def _take(self) -> sqlite3.Connection | None:
+    # ------------------------------------------------------------------ is it still the file?
+
+    def check_file(self) -> None:
+        """Check what every write checks.
+
+        Raises:
+            StoreFileError: The file, or its log, is no longer the one that was opened.
+        """
+        with self._connection() as connection:
+            self._check_file(connection)
+
+    def _check_file(self, connection: _Connection) -> None:
+        """Raises an error where the path no longer leads to this store.
+
+        Raises:
+            StoreFileError: The file or its log is gone, cut short, or another one.
+        """
+        self._check_paths(connection)
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise self._lost(f"cannot be found ({error.strerror})") from error
+        if status.st_size < self._size:
+            raise self._lost("was cut short or overwritten while it was in use")
+        if status.st_mtime_ns != self._changed_ns:
+            # A checkpoint, or another file was copied over this one. A new connection has nothing
+            # of it in its memory: it reads the identity that is there now.
+            self._discard(self._open(create=False))
+        self._size, self._changed_ns = status.st_size, status.st_mtime_ns
+
+    def _check_paths(self, connection: _Connection) -> None:
+        """Raises an error where a file that the connection has open is no longer at its path."""
+        there = _files(self.path)
+        if there == connection.files:
+            return
+        if there[0] != connection.files[0]:
+            raise self._lost("was deleted, moved or replaced while it was in use")
+        raise self._lost("lost its log (the -wal or -shm file beside it) while it was in use")
+
+    def _lost(self, what: str) -> StoreFileError:
+        return StoreFileError(
+            f"store {str(self.path)!r} {what}: {_STOP}; nothing is written until then"
+        )
+
+    # ------------------------------------------------------------------ connections
+
+    def _take(self) -> _Connection | None:
         try:
             return self._idle.pop()  # not "if idle: pop": another thread may be faster
         except IndexError:
             return None
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: _Connection) -> None:
         if self._closed:
-            connection.close()
+            self._discard(connection)
         else:
             self._idle.append(connection)
 
-    def _abandon(self, connection: sqlite3.Connection, *, keep: bool) -> None:
+    def _discard(self, connection: _Connection) -> None:
+        # Before it is closed: the last one takes the log with it.
+        self._open_now.discard(connection)
+        connection.close()
+
+    def _abandon(self, connection: _Connection, *, keep: bool) -> None:
         """Roll back; after an error of SQLite the connection is not used again."""
         try:
             if connection.in_transaction:
@@ -212,15 +306,17 @@ class Database:
             if keep:
                 self._give_back(connection)
             else:
-                connection.close()
+                self._discard(connection)
         except sqlite3.Error:
             pass  # the first error is the one to report; an unfinished transaction never counts
 
-    def _open(self, *, create: bool) -> sqlite3.Connection:
+    def _open(self, *, create: bool) -> _Connection:
         uri = f"{self.path.as_uri()}?mode={'rwc' if create else 'rw'}"
         deadline = time.monotonic() + BUSY_SECONDS
+        for other in list(self._open_now):
+            self._check_paths(other)  # a second log beside the first would be the end of both
         while True:
-            connection: sqlite3.Connection | None = None
+            connection: _Connection | None = None
             try:
                 # check_same_thread: connections move between threads, one at a time.
                 connection = sqlite3.connect(
@@ -229,8 +325,11 @@ class Database:
                     timeout=BUSY_SECONDS,
                     isolation_level=None,
                     check_same_thread=False,
+                    factory=_Connection,
                 )
                 self._prepare(connection, create=create)
+                connection.files = _files(self.path)
+                self._open_now.add(connection)
                 return connection
             except BaseException as error:
                 if connection is not None:
@@ -243,13 +342,15 @@ class Database:
                     raise _explain(self.path, error) from error
                 time.sleep(0.01)
 
-    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> None:
+    def _prepare(self, connection: _Connection, *, create: bool) -> None:
         connection.execute("BEGIN")  # one state: another process may be creating the file
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         connection.execute("COMMIT")
         fresh = (application, version, tables) == (0, 0, 0)
+        if fresh and self.identity:
+            raise self._lost("is empty, and it was not")
         if fresh and not create:
             raise StoreError(f"store {str(self.path)!r} is empty; name the file of a run")
         if not fresh and application != APPLICATION_ID:
@@ -272,3 +373,15 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             migrate(connection)
             connection.execute("COMMIT")
+            # The identity never changes. Once it is in the file itself, and not in the log, a new
+            # connection that reads it can tell this file from another in its place.
+            with suppress(sqlite3.Error):  # the disk may be full
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._check_identity(connection)
+
+    def _check_identity(self, connection: _Connection) -> None:
+        identity = dict(connection.execute("SELECT name, value FROM identity"))
+        wanted = self.identity.get("uuid")
+        if wanted not in (None, identity["uuid"]):
+            raise self._lost(f"is another one now, {identity['uuid']}, and not {wanted}")
+        self.identity = identity

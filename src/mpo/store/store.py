@@ -60,9 +60,13 @@ class Store(Cases):
     Args:
         path: Path of the file; its folder must exist.
         create: Make the file where it is missing. Without, a missing file is an error.
+        uuid: Identity that the store must have (`Store.uuid`): one that is missing, empty or
+            another one is an error then. None takes any.
 
     Raises:
         StoreError: The file cannot be opened, or is not a store.
+        StoreFileError: It cannot be used now: the disk is full, the file is damaged or locked, or
+            is not the store with this `uuid`.
         NewerStoreError: It was written by a newer version of this package.
     """
 
