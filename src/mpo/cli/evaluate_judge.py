@@ -34,7 +34,7 @@ from ..store import Store
 from ..task import Task, load_task
 from . import offline
 from .board import number
-from .endpoints import endpoint
+from .endpoints import CHAT_OPTION, endpoint
 from .evaluate_common import (
     AS_JSON,
     SEED,
@@ -72,6 +72,7 @@ def judge(
     model: str = offline.MODEL,
     api_key_env: str = offline.API_KEY_ENV,
     concurrency: int = offline.CONCURRENCY,
+    chat_option: list[str] = CHAT_OPTION,
     store: Path = offline.STORE,
     limit: int = typer.Option(
         0, min=0, help="For pairs: use only the first of each file; 0 for all."
@@ -112,7 +113,7 @@ def judge(
             raise ConfigError("say which reward model scores the pairs: --chat URL --model NAME")
         loaded = load_task(task)
         head = read_rubric_file(rubric) if rubric is not None else loaded.rubric
-        client = endpoint(chat, model, api_key_env, concurrency, seed)
+        client = endpoint(chat, model, api_key_env, concurrency, seed, chat_option)
         name = chat if find_plugin(chat) is not None else client.name
         body, tables = _judge_pairs(name, pairs, loaded, head, client, store, seed)
     elif other:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -141,4 +142,6 @@ takes a seventh of the processor time of a judgement (`benchmarks/judge.py`)."""
 def main() -> None:
     """The entry point of `mpo` and `python -m mpo`."""
     gc.set_threshold(*GC_THRESHOLD)
+    # A library is silent unless its user wants to hear it; who calls a command does.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     app(prog_name="mpo")
