@@ -10,9 +10,10 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "mpo"
 
 LEVELS = [
+    "redaction",
     "errors",
     "records rubric",
-    "sanitize",
+    "sanitize data",
     "chat task store",
     "judge",
     "evolve",

@@ -114,15 +114,19 @@ DOWN = ["--chat", "http://127.0.0.1:9/v1", "--model", "m"]
         (GOOD, ["--chat", "sandbox", "--rubric", "a.jsonl"], "no criterion found"),
         (GOOD, ["--chat", "sandbox", "--task", "esay"], "unknown task 'esay'"),
         ([], ["--chat", "sandbox"], "is empty"),
-        ([{"prompt": "p"}], ["--chat", "sandbox"], "row 1: 'completion' is missing"),
-        ([{"prompt": "p", "completion": 3}], ["--chat", "sandbox"], "'completion' must be text"),
+        ([{"prompt": "p"}], ["--chat", "sandbox"], "a.jsonl:1: 'completion' is missing"),
+        ([{"prompt": "p", "completion": [3]}], ["--chat", "sandbox"], "'completion' must be text"),
         (
             [*GOOD, {**GOOD[0], "human_score": "good"}],
             ["--chat", "sandbox"],
-            "row 2: 'human_score' must be a number or null, not 'good'",
+            "a.jsonl:2: 'human_score' must be a number or null, not 'good'",
         ),
-        ([{**GOOD[0], "score": True}], ["--chat", "sandbox"], "row 1: 'score' must be a number"),
-        ([{**GOOD[0], "rationale": 3}], ["--chat", "sandbox"], "'rationale' must be text"),
+        (
+            [{**GOOD[0], "score": True}],
+            ["--chat", "sandbox"],
+            "a.jsonl:1: 'score' must be a number",
+        ),
+        ([{**GOOD[0], "rationale": [3]}], ["--chat", "sandbox"], "'rationale' must be text"),
         (
             GOOD,
             ["--chat", "sandbox", "--price", "cheap"],
@@ -160,14 +164,16 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run: Mpo, endpoint: Endpoint)
     assert resource.RLIMIT_FSIZE is not None
     file = run.write("a.jsonl", rollouts(120))
     program = [sys.executable, "-c", textwrap.dedent(LIMITED.format(limit=300_000))]
-    done: subprocess.CompletedProcess[str] = run("score", file, *http(endpoint), program=program)
+    done: subprocess.CompletedProcess[str] = run(
+        "score", file, "--task", "essay", *http(endpoint), program=program
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr, done.stderr
     _, line = done.stderr.splitlines()  # after what it would cost
     assert line.startswith("error: ")
     assert "mpo.db" in line
     paid = endpoint.asked["judgement"]
-    printed = run.ok("score", file, *http(endpoint), "--json")
+    printed = run.ok("score", file, "--task", "essay", *http(endpoint), "--json")
     assert len(printed.splitlines()) == 120
     asked = endpoint.asked["judgement"] - paid
     assert asked < 120, "what was stored before the disk was full is still there"

@@ -133,7 +133,7 @@ def test_overrides_are_typed_as_in_yaml_and_the_last_one_wins() -> None:
 def test_an_endpoint_takes_the_place_of_the_simulated_model() -> None:
     config = load_config(PRESET, ["chat.base_url=http://h:1/v1", "chat.model=m"])
     assert config.chat.plugin is None
-    assert config.is_sandbox, "its policy and its prompts still are"
+    assert config.simulated == {"policy": True, "data": True, "judge": False}
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,8 @@ def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path: Path) -> None
         ("", ["is empty"]),
         ('{"prompt": "a"}\n{"prompt": \n', [":2", "not JSON"]),
         ('{"prompt": "a"}\n[1]\n', [":2", "must be a JSON object"]),
-        ('{"text": "a"}\n', ["row 1", "'prompt' is missing", "columns are text"]),
-        ('{"prompt": "a"}\n{"prompt": ["b"]}\n', ["row 2", "must be text"]),
-        ('{"prompt": "a", "x": NaN}\n', ["'x'", "JSON"]),
+        ('{"text": "a"}\n', [":1", "'prompt' is missing", "columns are text", "prompt=text"]),
+        ('{"prompt": "a"}\n{"prompt": ["b"]}\n', [":2", "must be text", "data.skip_bad=true"]),
     ],
 )
 def test_faulty_rows_are_named(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from mpo.data import read_rows
 from mpo.errors import DataError
 from mpo.evaluation.games import Game, check_connected, models_of, read_games
 from mpo.evaluation.ranking import elo, merge, swap_consistency
-from mpo.evaluation.rows import read_rows
 from shared_data import shared_data
 
 
@@ -126,7 +126,7 @@ def test_forms_of_a_file(tmp_path: Path, form: str) -> None:
     ("content", "words"),
     [
         (b'{"a": 1}\n{"a": \n', "f:2: not JSON"),
-        (b"[1, 2]", "entry 1: must be a JSON object"),
+        (b"[1, 2]", "row 1: must be a JSON object"),
         (b"\xff\xfe\x00", "cannot be read as UTF-8"),
         (b"\x1f\x8b\x08nothing", "cannot be read"),
     ],

@@ -13,12 +13,13 @@ import pytest
 
 from fakes import make_reward
 from mpo.chat import Message, Schema, ScriptedChat
+from mpo.data import read_table
 from mpo.errors import ChatTransportError, DataError
 from mpo.evaluation.judge_accuracy import (
     JudgedPair,
     PreferencePair,
     accuracy,
-    read_pairs,
+    read_pair,
     score_pairs,
 )
 from mpo.reward import EvolvingReward
@@ -30,27 +31,33 @@ LLMBAR = [
 ]
 
 
-def test_two_forms_of_pairs() -> None:
-    assert read_pairs(LLMBAR, "f", "Natural") == [
+def pairs_of(rows: list[dict[str, Any]], folder: Path, subset: str = "") -> list[PreferencePair]:
+    path = folder / "f.json"
+    path.write_text(json.dumps(rows))
+    return read_table(path, lambda row: read_pair(row, subset)).rows
+
+
+def test_two_forms_of_pairs(tmp_path: Path) -> None:
+    assert pairs_of(LLMBAR, tmp_path, "Natural") == [
         PreferencePair("Say A.", "A", "A, gladly, as you ask", "Natural"),
         PreferencePair("Say B.", "B", "C", "Natural"),
     ]
     rows = [{"prompt": "p", "chosen": "c", "rejected": "r", "subset": "hard"}]
-    assert read_pairs(rows, "f", "other") == [PreferencePair("p", "c", "r", "hard")]
+    assert pairs_of(rows, tmp_path, "other") == [PreferencePair("p", "c", "r", "hard")]
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "f is empty: it has no preference pairs"),
-        ([{"prompt": "p", "chosen": "c"}], "row 1: has no column 'rejected'"),
+        ([], "f.json is empty"),
+        ([{"prompt": "p", "chosen": "c"}], "row 1: 'rejected' is missing"),
         ([LLMBAR[0], {**LLMBAR[1], "label": 0}], "row 2: label 0 is neither 1 nor 2"),
         ([{**LLMBAR[0], "label": None}], "label None is neither"),
     ],
 )
-def test_bad_pairs(rows: list[dict[str, Any]], words: str) -> None:
+def test_bad_pairs(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        read_pairs(rows, "f")
+        pairs_of(rows, tmp_path)
 
 
 def reward_with(path: Path, score: Any) -> tuple[EvolvingReward, ScriptedChat]:

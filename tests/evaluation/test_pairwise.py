@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mpo.chat import Message, Price, Schema, ScriptedChat
+from mpo.data import read_rows
 from mpo.errors import (
     BudgetError,
     ChatError,
@@ -22,7 +23,7 @@ from mpo.errors import (
 from mpo.evaluation.games import read_games
 from mpo.evaluation.pairwise import SCHEMA, PairwiseJudge, Played, plan_games, read_pairwise_prompt
 from mpo.evaluation.ranking import rank
-from mpo.evaluation.rows import JsonlLog, Outputs, common_prompts, read_outputs, read_rows
+from mpo.evaluation.rows import JsonlLog, Outputs, common_prompts, read_outputs
 from mpo.sanitize import find_fences
 
 Compare = Callable[[str, str, str], str]

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from mpo.data import read_rows
 from mpo.errors import DataError
 from mpo.evaluation.games import Game, models_of, read_games
 from mpo.evaluation.intervals import mean_interval
@@ -22,7 +23,6 @@ from mpo.evaluation.ranking import (
     rank,
     unbounded,
 )
-from mpo.evaluation.rows import read_rows
 from shared_data import shared_data
 
 MODELS = [f"m{n}" for n in range(6)]

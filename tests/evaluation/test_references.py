@@ -10,9 +10,10 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import balanced_accuracy_score
 
+from mpo.data import read_rows
 from mpo.errors import DataError, StoreError
 from mpo.evaluation.references import math_accuracy, read_verdict, rouge, verdict_accuracy
-from mpo.evaluation.rows import read_rows, rows_of_run
+from mpo.evaluation.rows import rows_of_run
 from mpo.records import Case, Decision, Judgement, Rollout
 from mpo.rubric import parse_rubric
 from mpo.store import Store

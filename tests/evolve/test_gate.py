@@ -430,15 +430,15 @@ def test_pairs_are_read_in_the_form_of_llmbar(tmp_path: Path) -> None:
     path.write_text(json.dumps(entries))
     assert load_pairs(path) == (Pair("p", "good", "bad"), Pair("q", "good", "bad"))
     for broken, fault in (
-        ([], "at least one"),
-        ([{"input": "p", "output_1": "a", "label": 1}], "pair 0 needs"),
-        ([{**entries[0], "label": 3}], "label must be 1 or 2"),
-        ([7], "pair 0 needs"),
+        ([], "is empty"),
+        ([{"input": "p", "output_1": "a", "label": 1}], "row 1: 'output_2' is missing"),
+        ([{**entries[0], "label": 3}], "row 1: 'label' must be 1 or 2"),
+        ([7], "row 1: must be a JSON object"),
     ):
         path.write_text(json.dumps(broken))
         with pytest.raises(DataError, match=fault):
             load_pairs(path)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         load_pairs(tmp_path / "missing.json")
 
 

@@ -19,7 +19,7 @@ from mpo.task.answers import final_answer, same_answer
 from mpo.task.template import write_task_template
 from mpo.task.verdicts import read_verdict
 
-TASKS = ("essay", "ethics", "math", "summarization")
+TASKS = ("essay", "ethics", "generic", "math", "summarization")
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_there_are_four() -> None:
+def test_the_papers_four_and_one_for_any_file() -> None:
     assert builtin_tasks() == TASKS
 
 

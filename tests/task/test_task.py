@@ -240,11 +240,13 @@ def test_a_task_needs_the_prompts_of_its_protocol_only(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_is_refused_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="unknown task 'esay'.*essay, ethics, math, summarization"):
+    with pytest.raises(
+        TaskError, match="unknown task 'esay'.*essay, ethics, generic, math, summarization"
+    ):
         load_task("esay")
     with pytest.raises(TaskError, match="unknown task"):
         load_task("_template")
-    assert builtin_tasks() == ("essay", "ethics", "math", "summarization")
+    assert builtin_tasks() == ("essay", "ethics", "generic", "math", "summarization")
 
 
 class TestWithRM:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from mpo.data import read_rows
 from mpo.errors import ConfigError, DataError
-from mpo.evaluation.rows import JsonlLog, read_rows
+from mpo.evaluation.rows import JsonlLog
 from mpo.training.completions import CompletionSettings, complete_test_set
 from training.tiny import WORDS, make_model
 

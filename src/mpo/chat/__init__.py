@@ -1,6 +1,7 @@
 """Calling models: the `Chat` protocol, the OpenAI-compatible client, and public fakes.
 
     base.py         Chat, ChatRequest, Completion: the interface that all other code uses
+    identity.py     who answered: part of every key under which an answer is used again
     openai.py       OpenAIChat; with limiter, sessions, proxy, replies (retries), refusals, thinking
     dialect.py      how one endpoint wants its requests, as found out
     structured.py   ways to request an answer of a given shape; probe.py finds the endpoint's best
@@ -23,7 +24,9 @@ from .base import (
     Metered,
     Schema,
     SharedSchema,
+    identity_of,
     require_complete,
+    same_model,
 )
 from .cache import Cache, CachedChat, MemoryCache
 from .dialect import Dialect
@@ -58,5 +61,7 @@ __all__ = [
     "Spent",
     "StructuredOutput",
     "Timing",
+    "identity_of",
     "require_complete",
+    "same_model",
 ]

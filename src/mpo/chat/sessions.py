@@ -112,7 +112,7 @@ class Sessions:
         if proxy is None:
             return Failure(f"unreachable: {text}", True)
         cause = f"status {status}" if status else text
-        login = f"It wants a user and a password: {proxy.variable}=http://USER:PASSWORD@HOST:PORT"
+        login = f"Put user and password into {proxy.variable}, before the host and an @"
         return Failure(
             f"unreachable: the proxy {proxy.url} gave no connection: {cause}",
             not 400 <= status < 500 or is_retryable(status),

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..config import read_records
-from ..evaluation.rows import Row, read_rows, rows_of_run
-from .runs import open_store
+from ..data import (
+    COMPLETION,
+    PROMPT,
+    ReadOptions,
+    SourceRow,
+    is_data,
+    looks_local,
+    plain,
+    read_table,
+    suffix_of,
+)
+from ..evaluation.rows import Row, rows_of_run
+from ..store import STORE
+from .runs import RUNS, is_store, open_store
+from .tables import print_table
 
 __all__ = [
     "AS_JSON",
@@ -26,20 +37,23 @@ __all__ = [
     "Mode",
     "Output",
     "bounds",
+    "completion_row",
     "is_file",
     "percent",
+    "plain_row",
     "progress_bar",
     "rows_of_file",
     "rows_of_source",
     "show",
-    "table",
 ]
+
+T = TypeVar("T")
 
 Mode = Literal["auto", "train", "eval"]
 Output = Sequence[Table | str]
 """Tables and lines for a person."""
 
-SOURCE: Any = typer.Argument(..., help="A generations file (JSONL, JSON, Parquet), or a run.")
+SOURCE: Any = typer.Argument(..., help="Completions: a file, a saved data set, a hub id; or a run.")
 MODE: Any = typer.Option(
     "auto",
     help="Rollouts of a run: eval, the last evaluation; train, the last 10 steps; auto, the "
@@ -50,33 +64,68 @@ AS_JSON: Any = typer.Option(False, "--json", help="Print JSON.")
 
 
 def is_file(text: str) -> bool:
-    """True if a person means a file of rows, not a run."""
+    """True if a person means rows in a file, a folder or on the hub, not a run."""
     path = Path(text)
-    if path.is_dir() or path.suffix == ".db":
-        return False
+    if path.is_file():
+        return not is_store(path) and path.suffix not in (".yaml", ".yml")
+    if path.exists() or (RUNS / text).exists():
+        return not (path / STORE).is_file() and is_data(path)
     # A name with a dot is a file that may be missing; one without may be a run in runs/.
-    return path.is_file() or path.suffix in (".jsonl", ".json", ".gz", ".parquet")
+    return bool(suffix_of(text)) or (
+        "/" in text and not looks_local(text) and RUNS not in path.parents
+    )
 
 
-def rows_of_file(path: Path) -> list[Row]:
-    """The rows of a JSONL, JSON or Parquet file.
+def plain_row(row: SourceRow) -> Row:
+    """A row's values as JSON, under the names that are asked for."""
+    return {name: plain(value) for name, value in row.named().items()}
+
+
+def completion_row(row: SourceRow) -> Row:
+    """A row with a text under `completion`, and one under `prompt` where it has a prompt.
 
     Raises:
-        DataError: The file cannot be read.
+        DataError: It has no completion.
     """
-    return read_records(path) if path.suffix == ".parquet" else read_rows(path)
+    values = {**plain_row(row), "completion": row.completion(*COMPLETION)}
+    if any(row.has(name) for name in PROMPT):
+        values["prompt"] = row.prompt(*PROMPT)
+    return values
 
 
-def rows_of_source(text: str, mode: Mode) -> list[Row]:
+def rows_of_file(
+    source: str | Path,
+    reading: ReadOptions = ReadOptions(),
+    make: Callable[[SourceRow], T] = plain_row,  # type: ignore[assignment]
+) -> list[T]:
+    """The rows of a file, a folder or a hub data set; on stderr, how many were left out.
+
+    Args:
+        source: Path or hub id.
+        reading: Which rows, and under which names.
+        make: Turns a row into what the command needs; it raises `DataError` for a bad row.
+
+    Raises:
+        MPOError: As `read_table`.
+    """
+    read = read_table(source, make, reading)
+    if read.bad:
+        typer.echo(f"{source}: {read.remark}", err=True)
+    return read.rows
+
+
+def rows_of_source(
+    text: str, mode: Mode, reading: ReadOptions, make: Callable[[SourceRow], Row]
+) -> list[Row]:
     """The rows of a file, or the rollouts of a run.
 
     Raises:
-        MPOError: There is no such file or run, or the run has no rollouts.
+        MPOError: There is no such file or run, a row is bad, or the run has no rollouts.
     """
     if is_file(text):
-        return rows_of_file(Path(text))
+        return rows_of_file(text, reading, make)
     with open_store(text) as store:
-        return rows_of_run(store, mode)
+        return rows_of_run(store, mode)[: reading.limit]
 
 
 @contextmanager
@@ -106,32 +155,7 @@ def show(body: Mapping[str, Any], output: Output, as_json: bool) -> None:
         if isinstance(part, str):
             typer.echo(part)
         else:
-            Console().print(part)
-
-
-def table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str] | None], words: str = ""
-) -> Table:
-    """A plain table. The cells may hold a user's words: rich reads no `[red]` in them as markup.
-
-    Args:
-        title: Title of the table.
-        heads: Heads of the columns of figures.
-        rows: Text of the first column, then one cell for each head. None begins a new section.
-        words: Head of a last column of words; empty for none.
-    """
-    new = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    new.add_column("", no_wrap=True)
-    for name in heads:
-        new.add_column(escape(name), justify="right", no_wrap=True)
-    if words:
-        new.add_column(escape(words))
-    for row in rows:
-        if row is None:
-            new.add_section()
-        else:
-            new.add_row(*map(escape, row))
-    return new
+            print_table(part)
 
 
 def percent(value: float | None) -> str:

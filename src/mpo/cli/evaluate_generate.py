@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import typer
 
+from ..config import policy_row
 from ..config.plugins import find_plugin
-from ..errors import ConfigError, DataError
+from ..data import PROMPT, ReadOptions, SourceRow
+from ..errors import ConfigError
 from ..evaluation.rows import JsonlLog, Row
 from ..task import Task, load_task
 from ..training.completions import CompletionSettings, check_packages, complete_test_set
 from ..training.files import newest_checkpoint
-from .evaluate_common import AS_JSON, progress_bar, rows_of_file
+from . import offline
+from .evaluate_common import AS_JSON, plain_row, progress_bar, rows_of_file
 
 __all__ = ["app"]
 
@@ -27,8 +31,8 @@ MAX_TOKENS = 400
 
 @app.command()
 def generate(
-    test_set: Path = typer.Argument(
-        ..., help="File with a prompt in each row: JSONL, JSON, Parquet."
+    test_set: str = typer.Argument(
+        ..., help="Prompts: a file, a saved data set's folder, or a hub id."
     ),
     checkpoints: list[str] = typer.Argument(
         ...,
@@ -39,7 +43,10 @@ def generate(
         Path("outputs"), help="Folder for the completions, one file per checkpoint."
     ),
     task: str = typer.Option("", help="A task whose prompt template wraps the rows."),
-    limit: int = typer.Option(0, min=0, help="Use only the first rows; 0 for all."),
+    columns: str = offline.COLUMNS,
+    limit: int = offline.LIMIT,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
     max_tokens: int = typer.Option(
         0, min=0, help=f"Longest completion; 0 for the task's own, else {MAX_TOKENS}."
     ),
@@ -62,7 +69,8 @@ def generate(
     Example: mpo evaluate generate test.jsonl base=Qwen/Qwen2.5-1.5B runs/essay-mpo-0 --task essay
     """
     loaded = load_task(task) if task else None
-    rows = _test_rows(test_set, loaded, limit)
+    reading = offline.read_options(columns, limit, skip_bad, split)
+    rows = _test_rows(test_set, loaded, reading)
     named = _named(checkpoints, loaded.name if loaded else "essay")
     check_packages()
     # Before transformers is imported: its notices would tear the bar apart.
@@ -95,13 +103,15 @@ def generate(
         typer.echo(json.dumps(files, indent=2))
 
 
-def _test_rows(path: Path, task: Task | None, limit: int) -> list[Row]:
-    rows = rows_of_file(path)[: limit or None]
-    if not rows:
-        raise DataError(f"{path} is empty: it has no row with a prompt")
+def _test_rows(source: str, task: Task | None, reading: ReadOptions) -> list[Row]:
     if task is None:
-        return rows
+        return rows_of_file(source, reading, _prompt_row)
+    rows = rows_of_file(source, reading, partial(policy_row, task))
     return [{**row, "prompt": task.policy_prompt(row)} for row in rows]
+
+
+def _prompt_row(row: SourceRow) -> Row:
+    return {**plain_row(row), "prompt": row.prompt(*PROMPT)}
 
 
 def _named(checkpoints: list[str], task: str) -> dict[str, str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.table import Table
 
-from ..chat import Chat
+from ..chat import Chat, identity_of
 from ..config import read_rubric_file
 from ..config.plugins import find_plugin
+from ..data import ReadOptions, SourceRow
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.agreement import Agreement, agreement, case_agreement
 from ..evaluation.criteria import Criteria, criteria_figures
@@ -22,7 +24,7 @@ from ..evaluation.judge_accuracy import (
     PairAccuracy,
     PreferencePair,
     accuracy,
-    read_pairs,
+    read_pair,
     score_pairs,
 )
 from ..evolve.options import Evolve
@@ -31,9 +33,8 @@ from ..records import Case, content_hash
 from ..reward import EvolvingReward
 from ..rubric import Rubric
 from ..store import Store
-from ..task import Task, load_task
+from ..task import Task
 from . import offline
-from .board import number
 from .endpoints import CHAT_OPTION, endpoint
 from .evaluate_common import (
     AS_JSON,
@@ -45,9 +46,11 @@ from .evaluate_common import (
     progress_bar,
     rows_of_file,
     show,
-    table,
 )
+from .offline.session import task_or_generic
+from .rubric_choice import WHICH, choose_rubric
 from .runs import RUNS, create_store, open_store
+from .tables import number, table
 
 __all__ = ["app"]
 
@@ -74,14 +77,14 @@ def judge(
     concurrency: int = offline.CONCURRENCY,
     chat_option: list[str] = CHAT_OPTION,
     store: Path = offline.STORE,
-    limit: int = typer.Option(
-        0, min=0, help="For pairs: use only the first of each file; 0 for all."
-    ),
+    columns: str = offline.COLUMNS,
+    limit: int = offline.LIMIT,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
     other: str = typer.Option("", help="For a run: a second run, by the judge to compare with."),
     which: str = typer.Option(
         "",
-        help="For a run: the rubric to analyse: head, seed, or an id's first digits; the one last "
-        "used if empty.",
+        help=f"For a run: the rubric to analyse: {WHICH}; the one last used if left out.",
     ),
     compare: str = typer.Option("", help="For a JSONL file: two columns of scores, ONE,OTHER."),
     seed: int = SEED,
@@ -102,16 +105,17 @@ def judge(
 
     mpo evaluate judge scored.jsonl --compare score,human_score
     """
+    reading = offline.read_options(columns, limit, skip_bad, split)
     files = [is_file(source) for source in sources]
     if len(sources) > 1 and (compare or not all(files)):
         raise ConfigError("only files of preference pairs may be several: give one run or file")
     if compare:
-        body, tables = _columns(sources[0], compare)
+        body, tables = _columns(sources[0], compare, reading)
     elif all(files):
-        pairs = _read_pair_files(sources, limit)
+        pairs = _read_pair_files(sources, reading)
         if not chat:
             raise ConfigError("say which reward model scores the pairs: --chat URL --model NAME")
-        loaded = load_task(task)
+        loaded = task_or_generic(task)
         head = read_rubric_file(rubric) if rubric is not None else loaded.rubric
         client = endpoint(chat, model, api_key_env, concurrency, seed, chat_option)
         name = chat if find_plugin(chat) is not None else client.name
@@ -150,15 +154,7 @@ def _cases(store: Store) -> list[Case]:
 def _rubric(store: Store, cases: list[Case], which: str) -> Rubric:
     if not which:
         return store.rubric(cases[-1].judgement.rubric_id)
-    if which not in ("head", "seed"):
-        return store.rubric(which)
-    lineage = store.lineage()
-    seed = next((d.proposed for d in lineage if d.kind == "seed"), None)
-    head = next((d.head for d in reversed(lineage)), None)
-    named = seed if which == "seed" else head
-    if named is None:
-        raise StoreError(f"{store.path} has no rubric yet")
-    return store.rubric(named)
+    return choose_rubric(store, which)
 
 
 def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
@@ -171,12 +167,12 @@ def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
     heads = ["mean", "highest", "lowest", "discrimination", "most similar", "gold"]
     rows = [
         [
-            one.name[:32],
+            one.name,
             number(one.mean),
             percent(one.at_highest),
             percent(one.at_lowest),
             number(one.discrimination),
-            f"{number(one.similarity)} {(one.most_similar or '')[:24]}".strip(),
+            f"{number(one.similarity)} {one.most_similar or ''}".strip(),
             number(one.gold),
             ", ".join(one.faults),
         ]
@@ -200,31 +196,27 @@ def _two_runs(run: str, other: str) -> Shown:
     return asdict(result), [_agreement_table(title, {"reward": result.reward, **criteria})]
 
 
-def _columns(source: str, compare: str) -> Shown:
+def _columns(source: str, compare: str, reading: ReadOptions) -> Shown:
     names = [name.strip() for name in compare.split(",")]
     if len(names) != 2 or not all(names):
         raise ConfigError(f"--compare {compare!r}: write two columns, e.g. score,human_score")
-    rows = list(enumerate(rows_of_file(Path(source)), start=1))
-    one, other = ([_score(row, name, f"{source}, row {n}") for n, row in rows] for name in names)
-    result = agreement(one, other)
+    rows = rows_of_file(source, reading, lambda row: [_score(row, name) for name in names])
+    result = agreement([one for one, _ in rows], [other for _, other in rows])
     title = f"agreement of {names[0]} and {names[1]} in {source}"
     return asdict(result), [_agreement_table(title, {compare: result})]
 
 
-def _score(row: Mapping[str, Any], name: str, where: str) -> float | None:
-    if name not in row:
-        raise DataError(f"{where}: has no column {name!r}; its columns are {', '.join(row)}")
-    value = row[name]
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise DataError(f"{where}: {name!r} must be a number or null, not {value!r:.40}")
-    return None if value is None else float(value)
+def _score(row: SourceRow, name: str) -> float | None:
+    if not row.has(name):
+        raise row.fault(name, f"is missing; the columns are {', '.join(row.values)}")
+    return row.number(name)
 
 
 def _agreement_table(title: str, agreements: Mapping[str, Agreement]) -> Table:
     heads = ["n", "unscored", "equal", "α nominal", "α ordinal", "κ quadratic", "ρ", "τ"]
     rows = [
         [
-            name[:32],
+            name,
             str(one.n),
             str(one.unscored),
             percent(one.exact),
@@ -243,7 +235,7 @@ def _agreement_table(title: str, agreements: Mapping[str, Agreement]) -> Table:
 # ---------------------------------------------------------------------- preference pairs
 
 
-def _read_pair_files(sources: Sequence[str], limit: int) -> list[PreferencePair]:
+def _read_pair_files(sources: Sequence[str], reading: ReadOptions) -> list[PreferencePair]:
     """The pairs of all files, each with its file's name as the subset.
 
     Raises:
@@ -252,18 +244,21 @@ def _read_pair_files(sources: Sequence[str], limit: int) -> list[PreferencePair]
     pairs: list[PreferencePair] = []
     for source in sources:
         path = Path(source)
-        rows = rows_of_file(path)
-        stem = path.name.partition(".json")[0]
+        stem = path.name.partition(".")[0]
         # LLMBar keeps each subset as dataset.json in a folder of its own.
         subset = path.resolve().parent.name if stem == "dataset" else stem
-        if rows and "chosen" not in rows[0] and "output_1" not in rows[0]:
-            raise DataError(
-                f"{path} holds no preference pairs (prompt, chosen, rejected; or input, output_1, "
-                f"output_2, label): its columns are {', '.join(rows[0])}. To compare two columns "
-                "of scores give --compare ONE,OTHER"
-            )
-        pairs += read_pairs(rows, source, subset)[: limit or None]
+        pairs += rows_of_file(source, reading, partial(_pair, subset=subset))
     return pairs
+
+
+def _pair(row: SourceRow, subset: str) -> PreferencePair:
+    if not (row.has("chosen") or row.has("output_1")):
+        raise DataError(
+            f"{row.where}: holds no preference pair (prompt, chosen, rejected; or input, output_1, "
+            f"output_2, label): its columns are {', '.join(row.values)}. Name them with --columns, "
+            "or to compare two columns of scores give --compare ONE,OTHER"
+        )
+    return read_pair(row, subset)
 
 
 def _judge_pairs(
@@ -283,7 +278,7 @@ def _judge_pairs(
     if path is None:
         texts = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
         wording = sorted(prompt.hash for prompt in task.prompts.values())
-        key = [texts, rubric.id, wording, client.name, seed]
+        key = [texts, rubric.id, wording, identity_of(client), seed]
         path = RUNS / f"judge-{content_hash(key, 12)}" / "mpo.db"
     reward = EvolvingReward(
         task,

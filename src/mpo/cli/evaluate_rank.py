@@ -12,8 +12,9 @@ from typing import Any, Literal
 import typer
 from rich.table import Table
 
-from ..chat import Chat, Price
+from ..chat import Chat, Price, identity_of
 from ..config.plugins import find_plugin
+from ..data import PROMPT, ReadOptions, SourceRow
 from ..errors import ConfigError, DataError
 from ..evaluation.games import Game, check_connected, read_games
 from ..evaluation.intervals import Interval
@@ -24,8 +25,19 @@ from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outpu
 from ..records import content_hash
 from . import offline
 from .endpoints import CHAT_OPTION, endpoint, read_price
-from .evaluate_common import AS_JSON, SEED, bounds, percent, progress_bar, rows_of_file, show, table
+from .evaluate_common import (
+    AS_JSON,
+    SEED,
+    bounds,
+    completion_row,
+    percent,
+    plain_row,
+    progress_bar,
+    rows_of_file,
+    show,
+)
 from .runs import RUNS, open_store
+from .tables import table
 
 __all__ = ["app"]
 
@@ -42,6 +54,9 @@ def rank(
         ...,
         help="Verdict files; or generations files, one per model, as FILE or NAME=FILE.",
     ),
+    columns: str = offline.COLUMNS,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
     method: Method = typer.Option(
         "all", help="Ratings that --json prints, and that order the table."
     ),
@@ -86,7 +101,9 @@ def rank(
 
     mpo evaluate rank base.jsonl mpo=a.jsonl --chat http://localhost:8000/v1 --model judge --yes
     """
-    sources = [_source(text) for text in files]
+    # `limit` counts prompts here.
+    reading = offline.read_options(columns, None, skip_bad, split)
+    sources = [_source(text, reading) for text in files]
     judged: dict[str, Any] = {}
     if any("winner" in source.rows[0] for source in sources):
         games, unjudged = _verdicts(sources)
@@ -101,7 +118,7 @@ def rank(
         judge = endpoint(chat, model, api_key_env, concurrency, options=chat_option)
         _warn_if_rm(judge.name, run)
         # Named after the judge and the test set, so that one more model pays only for itself.
-        name = content_hash([judge.name, wording.hash, common], 12)
+        name = content_hash([identity_of(judge), wording.hash, common], 12)
         path = verdicts or RUNS / "verdicts" / f"{name}.jsonl"
         with JsonlLog(path) as log:
             pairwise = PairwiseJudge(judge, log, prompt=wording, concurrency=concurrency, seed=seed)
@@ -152,17 +169,20 @@ class _Source:
     @property
     def stem(self) -> str:
         """The file's name without its ending."""
-        return self.path.name.partition(".json")[0]
+        return self.path.name.partition(".")[0]
 
 
-def _source(text: str) -> _Source:
+def _source(text: str, reading: ReadOptions) -> _Source:
     name, equals, place = text.partition("=")
     if not equals or Path(text).is_file():
         name, place = "", text
-    source = _Source(name, Path(place), rows_of_file(Path(place)))
-    if not source.rows:
-        raise DataError(f"{place} is empty: model {name or source.stem!r} has no outputs in it")
-    return source
+    return _Source(name, Path(place), rows_of_file(place, reading, _made))
+
+
+def _made(row: SourceRow) -> Row:
+    if row.has("winner"):
+        return plain_row(row)
+    return {**completion_row(row), "prompt": row.prompt(*PROMPT)}
 
 
 def _verdicts(sources: Sequence[_Source]) -> tuple[dict[str, list[Game]], int]:

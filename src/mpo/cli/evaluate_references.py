@@ -7,10 +7,12 @@ from typing import Any
 
 import typer
 
+from ..data import SourceRow
 from ..evaluation import references
 from ..evaluation.references import Accuracy, MathAccuracy, VerdictAccuracy
+from ..evaluation.rows import Row
 from ..task.answers import BoxedAnswers, final_answer
-from .board import number
+from . import offline
 from .evaluate_common import (
     AS_JSON,
     MODE,
@@ -19,12 +21,13 @@ from .evaluate_common import (
     Mode,
     Output,
     bounds,
+    completion_row,
     percent,
     progress_bar,
     rows_of_source,
     show,
-    table,
 )
+from .tables import number, table
 
 __all__ = ["app"]
 
@@ -33,7 +36,14 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command()
 def math(
-    source: str = SOURCE, mode: Mode = MODE, seed: int = SEED, as_json: bool = AS_JSON
+    source: str = SOURCE,
+    columns: str = offline.COLUMNS,
+    limit: int = offline.LIMIT,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
+    mode: Mode = MODE,
+    seed: int = SEED,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Measure how many final answers are right, by subject and level.
 
@@ -42,7 +52,14 @@ def math(
 
     Example: mpo evaluate math outputs/mpo.jsonl --json
     """
-    rows = rows_of_source(source, mode)
+
+    def made(row: SourceRow) -> Row:
+        values = completion_row(row)
+        references.reference_answer(values, row.where, final_answer)
+        return values
+
+    reading = offline.read_options(columns, limit, skip_bad, split)
+    rows = rows_of_source(source, mode, reading, made)
     answers = BoxedAnswers()
     try:
         with progress_bar("grading") as progress:
@@ -76,6 +93,10 @@ def _math_output(source: str, result: MathAccuracy) -> Output:
 @app.command()
 def verdict(
     source: str = SOURCE,
+    columns: str = offline.COLUMNS,
+    limit: int = offline.LIMIT,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
     label: str = typer.Option(
         "", help="Column of the label, RIGHT or WRONG; binarized_label or label if left out."
     ),
@@ -90,7 +111,14 @@ def verdict(
 
     Example: mpo evaluate verdict outputs/mpo.jsonl --label binarized_label
     """
-    rows = rows_of_source(source, mode)
+
+    def made(row: SourceRow) -> Row:
+        values = completion_row(row)
+        references.verdict_label(values, row.where, label or None)
+        return values
+
+    reading = offline.read_options(columns, limit, skip_bad, split)
+    rows = rows_of_source(source, mode, reading, made)
     result = references.verdict_accuracy(rows, source, label=label or None, seed=seed)
     show(asdict(result), _verdict_output(source, result), as_json)
 
@@ -118,6 +146,10 @@ def _verdict_output(source: str, result: VerdictAccuracy) -> Output:
 @app.command()
 def rouge(
     source: str = SOURCE,
+    columns: str = offline.COLUMNS,
+    limit: int = offline.LIMIT,
+    skip_bad: bool = offline.SKIP_BAD,
+    split: str = offline.SPLIT,
     reference: str = typer.Option(
         "", help="Column of the reference; reference, summary or clean_summary if left out."
     ),
@@ -131,7 +163,14 @@ def rouge(
 
     Example: mpo evaluate rouge outputs/mpo.jsonl --reference clean_summary
     """
-    rows = rows_of_source(source, mode)
+
+    def made(row: SourceRow) -> Row:
+        values = completion_row(row)
+        references.reference_text(values, row.where, reference or None)
+        return values
+
+    reading = offline.read_options(columns, limit, skip_bad, split)
+    rows = rows_of_source(source, mode, reading, made)
     with progress_bar("comparing") as progress:
         scores = references.rouge(
             rows, source, reference=reference or None, progress=progress, seed=seed

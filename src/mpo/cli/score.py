@@ -10,17 +10,16 @@ from statistics import fmean
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from ..config import write_text
+from ..data import plain
 from ..records import Judgement
 from ..rubric import Rubric
-from .board import number
-from .evaluate_common import table
 from .offline.options import OfflineOptions, offline_command
 from .offline.rows import FROM_FILE
 from .offline.session import estimate_cost, open_session, print_estimate, score_in_chunks
 from .results import cost_lines
+from .tables import number, print_table, table
 
 __all__ = ["app"]
 
@@ -33,7 +32,10 @@ def score(
     out: Path = typer.Option(None, help="Write the rows with their scores to this JSONL."),
     as_json: bool = typer.Option(False, "--json", help="Print the rows with their scores."),
 ) -> None:
-    """Score the completions of a JSONL file, without a trainer.
+    """Score the completions of a file, without a trainer.
+
+    The file is JSONL, JSON, CSV or Parquet, with texts or conversations; --columns says which of
+    its columns are prompt and completion.
 
     A row without a usable answer is unscored: its reward is null, never 0. The same command, run
     again, pays only for rows without a score; --estimate prints what that would cost.
@@ -52,10 +54,11 @@ def score(
     if options.estimate:
         return
     rollouts = [row.rollout for row in session.rows]
-    judgements = session.run(score_in_chunks(session.reward.score, rollouts))
+    distinct = session.run(score_in_chunks(session.reward.score, rollouts))
+    judgements = [distinct[place] for place in session.file.places]
     lines = [
-        json.dumps(_scored(row.columns, judgement), ensure_ascii=False)
-        for row, judgement in zip(session.rows, judgements, strict=True)
+        json.dumps(_scored(columns, judgement), ensure_ascii=False)
+        for columns, judgement in zip(session.file.columns, judgements, strict=True)
     ]
     if out is not None:
         write_text(out, "\n".join(lines) + "\n")
@@ -63,9 +66,12 @@ def score(
         typer.echo("\n".join(lines))
         return
     rubric = session.reward.rubric()
-    sandbox = "sandbox: " if session.sandbox else ""
-    typer.echo(f"{sandbox}{len(judgements)} completions under {rubric.title!r} ({rubric.id})")
-    Console().print(table("", ("mean", "low", "high"), _rows(rubric, judgements)))
+    sandbox = "sandbox judge: " if session.sandbox else ""
+    task = session.reward.task.name
+    typer.echo(
+        f"{sandbox}{len(judgements)} completions, task {task}, under {rubric.title!r} ({rubric.id})"
+    )
+    print_table(table("", ("mean", "low", "high"), _rows(rubric, judgements)))
     typer.echo(cost_lines(session.chats.costs()))
     typer.echo(f"store: {session.reward.store.path}")
     if out is not None:
@@ -74,7 +80,7 @@ def score(
 
 def _scored(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     return {
-        **row,
+        **plain(row),
         "reward": judgement.reward,
         "scores": {s.criterion: s.score for s in judgement.scores},
         "rationales": {s.criterion: s.rationale for s in judgement.scores},

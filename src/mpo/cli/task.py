@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from ..config import read_records
+from ..data import read_rows
 from ..errors import ConfigError, TaskError
 from ..task import BUILTIN, builtin_tasks, check_task, load_task
 from ..task.cohorts import Cohorts, Method, cohorts_path
@@ -73,7 +73,7 @@ def new(
 
 @app.command()
 def cohorts(
-    data: Path = typer.Argument(..., help="The dataset: .jsonl, .json or .parquet."),
+    data: Path = typer.Argument(..., help="The dataset's file."),
     task: str = typer.Option(..., "--task", help="A built-in task, or a task folder."),
     clusters: int = typer.Option(
         None, min=1, help="Clusters for each value of the column; the task's number if left out."
@@ -98,7 +98,7 @@ def cohorts(
         raise ConfigError(f"task {task!r} names no cohorts: give --column")
     if clusters is None:
         clusters = spec.cohorts.clusters if spec.cohorts else DEFAULT_CLUSTERS
-    rows = read_records(data)
+    rows = read_rows(data)
     text = spec.dataset.prompt_column
     built = Cohorts.build(
         rows, column=by, text_column=text, clusters=clusters, seed=seed, method=method

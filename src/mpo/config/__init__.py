@@ -12,7 +12,7 @@ other packages bring, and `build` joins the parts.
 from .arms import ARMS, Arm, arm_rubric
 from .build import Parts, Served, build, build_served, check, read_rubric_file
 from .chats import Chats, Endpoints, compose, make_chat, reachable
-from .data import load_rows, read_records
+from .data import load_rows, policy_row
 from .load import (
     PRESETS,
     config_hash,
@@ -52,9 +52,9 @@ __all__ = [
     "load_plugin",
     "load_rows",
     "make_chat",
+    "policy_row",
     "preset_names",
     "reachable",
-    "read_records",
     "read_rubric_file",
     "read_run_config",
     "to_yaml",

@@ -14,12 +14,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..chat import StructuredOutput
+from ..errors import ConfigError
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
+from ..redaction import find_secret, is_variable_name
 from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
-from .plugins import find_plugin
+from .plugins import is_simulated
 
 __all__ = [
     "BudgetConfig",
@@ -35,19 +37,42 @@ LIKE_CHAT = ("meta_chat", "second_judge")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error of pydantic's would repeat the values, and one of them may be a key.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret(cls, data: Any) -> Any:
+        """A config is written into the run's folder, the store and the report: no key enters it.
+
+        Raises a `ConfigError` instead of a `ValueError`, which would carry the value along.
+        """
+        secret = find_secret(data)
+        if secret is not None:
+            where, what = secret
+            raise ConfigError(
+                f"{where} holds {what}, and a config is no place for one: it is written into the "
+                "run's folder. Put the key into an environment variable, and name the variable in "
+                "api_key_env"
+            )
+        return data
 
 
 class DataConfig(_Part):
     """Where the prompts come from; what is left out comes from the task."""
 
     path: str | None = None
-    """Local JSONL, JSON or Parquet file, a hub id, `sample` (the rows that ship with the task), or
-    a plugin such as `sandbox`; the task's own dataset if None."""
+    """JSONL, JSON, CSV, TSV or Parquet file, also with `.gz`; a folder that `save_to_disk` wrote; a
+    hub id (`owner/name`, `owner/name:subset`), `sample` (the rows that ship with the task), or a
+    plugin such as `sandbox`; the task's own dataset if None."""
     split: str | None = None
-    """Split of a hub dataset; the task's own if None."""
+    """Split of a hub dataset, or of a saved one; the task's own if None."""
+    columns: dict[str, str] = {}
+    """The dataset's column by the name that the task uses: `{prompt: instruction}`."""
     limit: int | None = Field(default=None, gt=0)
     """Number of rows to use; all if None."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used and say how many, instead of refusing the dataset."""
     shuffle: bool = False
     """Shuffle the rows, in an order that follows from the run's seed, before `limit` cuts them."""
 
@@ -85,6 +110,16 @@ class ChatConfig(_Part):
     extra_body: dict[str, Any] = {}
     """Fields added to each request, for options of one server:
     `{chat_template_kwargs: {enable_thinking: false}}`. The value null takes a field out."""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _variable(cls, name: str) -> str:
+        if not is_variable_name(name):  # most likely the key itself, so it is not repeated
+            raise ConfigError(
+                "api_key_env must be the name of an environment variable, like OPENAI_API_KEY, and "
+                "the value is no such name. Put the key into the variable, not here"
+            )
+        return name
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChatConfig:
@@ -164,11 +199,29 @@ class Config(_Part):
         return arm
 
     @property
-    def is_sandbox(self) -> bool:
-        """True if any number of this run is simulated: all that it prints then says "sandbox"."""
-        chats = (self.chat, self.meta_chat, self.second_judge)
-        names = (self.model, self.data.path, *(chat.plugin for chat in chats if chat is not None))
-        return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)
+    def simulated(self) -> dict[str, bool]:
+        """True for each part of the run that is simulated, False for each real one; all that the
+        run prints says so."""
+        return {
+            "policy": is_simulated(self.model),
+            "data": is_simulated(self.data.path),
+            **self.simulated_models,
+        }
+
+    @property
+    def simulated_models(self) -> dict[str, bool]:
+        """The same for the models that are asked: all there is of a run that another engine
+        trains."""
+        chats = {
+            "judge": self.chat,
+            "meta-reward model": self.meta_chat,
+            "second judge": self.second_judge,
+        }
+        return {
+            role: is_simulated(chat.plugin, chat.model or "")
+            for role, chat in chats.items()
+            if chat is not None
+        }
 
     @property
     def evolve(self) -> Evolve:

@@ -1,6 +1,6 @@
 """Quality of a rubric with a reward model: how often it prefers what people preferred.
 
-    pairs = read_pairs(rows, "llmbar.json", subset="Natural")
+    pairs = read_table("llmbar.json", lambda row: read_pair(row, "Natural")).rows
     outcomes = await score_pairs(reward, pairs)
     accuracy(outcomes)
 
@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..data import SourceRow
 from ..errors import ChatTransportError, DataError
 from ..records import Judgement, Rollout
 from ..reward import EvolvingReward
 from ..sanitize import count_words
 from .intervals import mean_interval
-from .rows import Row, text_column
 
-__all__ = ["JudgedPair", "PairAccuracy", "PreferencePair", "accuracy", "read_pairs", "score_pairs"]
+__all__ = ["JudgedPair", "PairAccuracy", "PreferencePair", "accuracy", "read_pair", "score_pairs"]
 
 CHUNK = 32
 """Pairs that are scored at once, and per progress update."""
@@ -74,34 +74,31 @@ class PairAccuracy:
     (`tie`), over all pairs."""
 
 
-def read_pairs(rows: Sequence[Row], where: str, subset: str = "") -> list[PreferencePair]:
-    """Preference pairs in either of two forms.
+def read_pair(row: SourceRow, subset: str = "") -> PreferencePair:
+    """A preference pair in either of two forms.
 
     Args:
-        rows: Rows with `prompt`, `chosen`, `rejected`; or, as in LLMBar, `input`, `output_1`,
-            `output_2` and `label` (1 or 2, the better one). `subset` is optional.
-        where: The file, for messages.
-        subset: Subset of the rows that name none.
+        row: It has `prompt`, `chosen`, `rejected`; or, as in LLMBar, `input`, `output_1`,
+            `output_2` and `label` (1 or 2, the better one). `subset` is optional. Conversations
+            under `chosen` and `rejected` may begin with the prompt.
+        subset: Subset of rows that name none.
 
     Raises:
-        DataError: There are no rows, a column is missing, or a label is neither 1 nor 2.
+        DataError: A column is missing or holds no text, or a label is neither 1 nor 2.
     """
-    if not rows:
-        raise DataError(f"{where} is empty: it has no preference pairs")
-    return [_pair(row, f"{where}, row {n}", subset) for n, row in enumerate(rows, start=1)]
-
-
-def _pair(row: Row, where: str, subset: str) -> PreferencePair:
-    named = str(row["subset"]) if row.get("subset") is not None else subset
-    if "output_1" not in row:
-        prompt, chosen = text_column(row, ("prompt",), where), text_column(row, ("chosen",), where)
-        return PreferencePair(prompt, chosen, text_column(row, ("rejected",), where), named)
-    outputs = [text_column(row, (name,), where) for name in ("output_1", "output_2")]
-    if row.get("label") not in (1, 2, "1", "2"):
-        raise DataError(f"{where}: label {row.get('label')!r:.40} is neither 1 nor 2")
-    better = int(row["label"]) - 1
-    prompt = text_column(row, ("input", "prompt"), where)
-    return PreferencePair(prompt, outputs[better], outputs[1 - better], named)
+    named = str(row.value("subset")) if row.value("subset") is not None else subset
+    if not row.has("output_1"):
+        chosen, rejected = row.completion("chosen"), row.completion("rejected")
+        asked = row.prompt("prompt") if row.has("prompt") else row.opening("chosen")
+        return PreferencePair(asked, chosen, rejected, named)
+    outputs = [row.completion(name) for name in ("output_1", "output_2")]
+    label = row.value("label")
+    if label not in (1, 2, "1", "2"):
+        raise DataError(f"{row.where}: label {label!r:.40} is neither 1 nor 2")
+    better = int(label) - 1
+    return PreferencePair(
+        row.prompt("input", "prompt"), outputs[better], outputs[1 - better], named
+    )
 
 
 async def score_pairs(

@@ -22,8 +22,11 @@ __all__ = [
     "VerdictAccuracy",
     "math_accuracy",
     "read_verdict",
+    "reference_answer",
+    "reference_text",
     "rouge",
     "verdict_accuracy",
+    "verdict_label",
 ]
 
 Extract = Callable[[str], str | None]
@@ -100,7 +103,9 @@ def math_accuracy(
     """
     rows = completed_rows(rows, where)
     # All references first: a fault in the last row should not cost the grading of the others.
-    references = [_reference(row, f"{where}, row {n}", extract) for n, row in enumerate(rows, 1)]
+    references = [
+        reference_answer(row, f"{where}, row {n}", extract) for n, row in enumerate(rows, 1)
+    ]
     right: list[bool] = []
     no_answer = 0
     for row, reference in zip(rows, references, strict=True):
@@ -123,7 +128,12 @@ def math_accuracy(
     )
 
 
-def _reference(row: Row, where: str, extract: Extract) -> str:
+def reference_answer(row: Row, where: str, extract: Extract) -> str:
+    """The reference answer of a row.
+
+    Raises:
+        DataError: It has none.
+    """
     if row.get("answer") is not None:
         # A bare answer is the rule; some sets keep it in its box.
         text = str(row["answer"])
@@ -195,8 +205,7 @@ def verdict_accuracy(
         DataError: There are no rows, or one has no completion or no usable label.
     """
     rows = completed_rows(rows, where)
-    columns = (label,) if label is not None else LABEL
-    labels = [_label(row, columns, f"{where}, row {n}") for n, row in enumerate(rows, start=1)]
+    labels = [verdict_label(row, f"{where}, row {n}", label) for n, row in enumerate(rows, start=1)]
     verdicts = [read_verdict(row["completion"]) for row in rows]
     right = [verdict == wanted for verdict, wanted in zip(verdicts, labels, strict=True)]
     prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
@@ -228,7 +237,13 @@ def verdict_accuracy(
     )
 
 
-def _label(row: Row, columns: Sequence[str], where: str) -> str:
+def verdict_label(row: Row, where: str, label: str | None = None) -> str:
+    """The label of a row, RIGHT or WRONG.
+
+    Raises:
+        DataError: It has none, or another.
+    """
+    columns = (label,) if label is not None else LABEL
     for column in columns:
         if column in row:
             value = str(row[column]).strip().upper()
@@ -274,9 +289,8 @@ def rouge(
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     rows = completed_rows(rows, where)
-    columns = (reference,) if reference is not None else REFERENCE
     targets = [
-        _reference_text(row, columns, f"{where}, row {n}") for n, row in enumerate(rows, start=1)
+        reference_text(row, f"{where}, row {n}", reference) for n, row in enumerate(rows, start=1)
     ]
     scorer = RougeScorer(list(ROUGE), use_stemmer=True)
     scores: dict[str, list[float]] = {name: [] for name in ROUGE}
@@ -289,7 +303,13 @@ def rouge(
     return {name: mean_interval(values, prompts, seed=seed) for name, values in scores.items()}
 
 
-def _reference_text(row: Row, columns: Sequence[str], where: str) -> str:
+def reference_text(row: Row, where: str, reference: str | None = None) -> str:
+    """The reference summary of a row.
+
+    Raises:
+        DataError: It has none.
+    """
+    columns = (reference,) if reference is not None else REFERENCE
     for column in columns:
         if isinstance(row.get(column), str):
             return str(row[column])

@@ -1,20 +1,16 @@
-"""Rows of evaluation files and of runs, files that grow row by row, and what models wrote.
-
-A file may be JSONL or one JSON list, compressed with gzip or not, whatever its name says.
-"""
+"""Rows of runs, files that grow row by row, and what models wrote."""
 
 from __future__ import annotations
 
 import fcntl
-import gzip
 import json
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from ..data import COMPLETION, PROMPT
 from ..errors import ConfigError, DataError, StoreError
 from ..records import Case
 from ..store import Store
@@ -26,51 +22,20 @@ __all__ = [
     "common_prompts",
     "completed_rows",
     "read_outputs",
-    "read_rows",
     "rows_of_run",
     "text_column",
 ]
 
 Row = dict[str, Any]
 
-PROMPT = ("prompt", "query")
-COMPLETION = ("completion", "model_response", "response")
-"""Columns, of which the first that a row has counts; the later ones are the published code's."""
 LAST_STEPS = 10
 """Steps at a run's end that count where the run has no evaluation rollouts."""
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The objects of a file.
-
-    Raises:
-        DataError: The file is missing, cannot be read, or holds something else than JSON objects.
-    """
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    if text.lstrip()[:1] == "[":
-        return _list(path, text)
-    return _lines(path, text)
 
 
 def _lines(path: Path, text: str) -> list[Row]:
     # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
     lines = [(f"{path}:{n}", line) for n, line in enumerate(text.split("\n"), start=1)]
     return [_object(where, _parse(where, line)) for where, line in lines if line.strip()]
-
-
-def _list(path: Path, text: str) -> list[Row]:
-    try:
-        value = _parse(str(path), text)
-    except DataError:
-        # Several lists, one per line, are no JSON: the line is what has to be named.
-        value = [_parse(f"{path}:{n}", line) for n, line in enumerate(text.split("\n"), start=1)]
-    return [_object(f"{path}: entry {n}", row) for n, row in enumerate(value, start=1)]
 
 
 def _parse(where: str, text: str) -> Any:

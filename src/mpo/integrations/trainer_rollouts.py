@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ..data import plain
 from ..records import Judgement, Mode, Rollout, content_hash
 from ..reward import EvolvingReward
 
@@ -43,7 +44,7 @@ def make_rollout(
         index: Position within the step, over all ranks.
         mode: `eval` keeps the rollout out of every meta step.
     """
-    others = {name: _jsonable(value) for name, value in columns.items()}
+    others = {name: plain(value) for name, value in columns.items()}
     cohort = str(others.pop("cohort", None) or "")
     return Rollout(
         prompt=prompt,
@@ -72,12 +73,3 @@ async def score_rollouts(
         distinct = list({rollout.id: rollout for rollout in rollouts}.values())
         reward.store.add_external_scores(gold_scorer.score(distinct), name=GOLD)
     return judgements
-
-
-def _jsonable(value: Any) -> Any:
-    """The value if JSON can express it as it is, otherwise its text."""
-    try:
-        content_hash(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return value

@@ -31,6 +31,7 @@ from verl.experimental.reward_loop.reward_manager.base import (  # type: ignore[
     RewardManagerBase,
 )
 
+from ..data import plain
 from ..errors import ConfigError
 from ..service.client import RewardClient
 from ..service.wire import METRICS
@@ -180,30 +181,23 @@ def _mode(row: Mapping[str, Any]) -> str:
 
 
 def _prompt(row: Mapping[str, Any]) -> Any:
-    messages = _plain(row.get("raw_prompt", ""))
+    messages = plain(row.get("raw_prompt", ""))
     if not isinstance(messages, list):
         return str(messages)
-    return [{"role": m.get("role", ""), "content": m.get("content")} for m in messages]
+    keys = ("content", "tool_calls", "function_call", "refusal")
+    return [
+        {"role": m.get("role", ""), **{key: m[key] for key in keys if m.get(key) is not None}}
+        for m in messages
+    ]
 
 
 def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """The dataset's columns, as JSON values."""
-    extra = _plain(row.get("extra_info") or {})
+    extra = plain(row.get("extra_info") or {})
     columns = dict(extra) if isinstance(extra, dict) else {}
     truth = row.get("reward_model")
     if isinstance(truth, Mapping) and "ground_truth" in truth:
-        columns["ground_truth"] = _plain(truth["ground_truth"])
+        columns["ground_truth"] = plain(truth["ground_truth"])
     if row.get("data_source") is not None:
         columns["data_source"] = str(row["data_source"])
     return columns
-
-
-def _plain(value: Any) -> Any:
-    """The value with numpy's types replaced by JSON's."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

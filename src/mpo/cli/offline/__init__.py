@@ -5,6 +5,32 @@ rows.py      the rows of the file
 session.py   the file with its reward and store, and the cost of scoring it
 """
 
-from .options import API_KEY_ENV, CHAT, CONCURRENCY, MODEL, RUBRIC, STORE, TASK
+from .options import (
+    API_KEY_ENV,
+    CHAT,
+    COLUMNS,
+    CONCURRENCY,
+    LIMIT,
+    MODEL,
+    RUBRIC,
+    SKIP_BAD,
+    SPLIT,
+    STORE,
+    TASK,
+    read_options,
+)
 
-__all__ = ["API_KEY_ENV", "CHAT", "CONCURRENCY", "MODEL", "RUBRIC", "STORE", "TASK"]
+__all__ = [
+    "API_KEY_ENV",
+    "CHAT",
+    "COLUMNS",
+    "CONCURRENCY",
+    "LIMIT",
+    "MODEL",
+    "RUBRIC",
+    "SKIP_BAD",
+    "SPLIT",
+    "STORE",
+    "TASK",
+    "read_options",
+]

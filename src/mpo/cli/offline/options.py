@@ -10,22 +10,40 @@ from typing import Any, get_type_hints
 
 import typer
 
+from ...data import ReadOptions, parse_columns
 from ..endpoints import CHAT_OPTION
 
 __all__ = [
     "API_KEY_ENV",
     "CHAT",
+    "COLUMNS",
     "CONCURRENCY",
+    "LIMIT",
     "MODEL",
     "RUBRIC",
+    "SKIP_BAD",
+    "SPLIT",
     "STORE",
     "TASK",
     "OfflineOptions",
     "offline_command",
+    "read_options",
 ]
 
-FILE: Any = typer.Argument(..., help="With prompt and completion: .jsonl, .json or .parquet.")
-TASK: Any = typer.Option("essay", "--task", help="A built-in task, or a task folder.")
+FILE: Any = typer.Argument(
+    ..., help="Prompts with completions: a file, a saved data set's folder, or a hub id."
+)
+TASK: Any = typer.Option("", "--task", help="A built-in task, or a task folder; else generic.")
+COLUMNS: Any = typer.Option(
+    "",
+    "--columns",
+    help="The file's columns by name: prompt=instruction+input,completion=output,score=rating.",
+)
+LIMIT: Any = typer.Option(None, "--limit", min=1, help="Read only the first usable rows.")
+SKIP_BAD: Any = typer.Option(
+    False, "--skip-bad", help="Leave out rows that cannot be used, and say how many."
+)
+SPLIT: Any = typer.Option("train", "--split", help="Split of a saved data set, or of the hub's.")
 RUBRIC: Any = typer.Option(None, "--rubric", help="Rubric file; the task's own if left out.")
 CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or a plugin such as sandbox.")
 MODEL: Any = typer.Option("", "--model", help="Name of the model at that endpoint.")
@@ -45,6 +63,10 @@ class OfflineOptions:
     """The options that both commands have."""
 
     file: Path = FILE
+    columns: str = COLUMNS
+    limit: int | None = LIMIT
+    skip_bad: bool = SKIP_BAD
+    split: str = SPLIT
     task: str = TASK
     rubric: Path | None = RUBRIC
     chat: str = CHAT
@@ -55,6 +77,20 @@ class OfflineOptions:
     price: str = PRICE
     store: Path | None = STORE
     estimate: bool = ESTIMATE
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the file is read."""
+        return read_options(self.columns, self.limit, self.skip_bad, self.split)
+
+
+def read_options(columns: str, limit: int | None, skip_bad: bool, split: str) -> ReadOptions:
+    """The choice of rows that a command's options make.
+
+    Raises:
+        ConfigError: `columns` has another form than NAME=COLUMN,….
+    """
+    return ReadOptions(parse_columns(columns), limit, skip_bad, split, asked_by="command")
 
 
 def offline_command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -2,76 +2,123 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from ...errors import DataError
+from ...data import COMPLETION, PROMPT, ReadOptions, SourceRow, read_table
 from ...records import CriterionScore, Judgement, Rollout, content_hash
 from ...rubric import Rubric
+from ...task import Task
 
-__all__ = ["FROM_FILE", "FileRow", "file_judgements", "read_rows"]
+__all__ = ["FROM_FILE", "FileRow", "FileRows", "file_judgements", "read_file_rows"]
 
 FROM_FILE = "given"
 """`Judgement.protocol` and `model` of a score that came with the file."""
 
-_HIDDEN = ("prompt", "completion", "score", "rationale", "human_score")
-"""Texts, and scores that the RM must not see among the columns."""
-
 
 @dataclass(frozen=True)
 class FileRow:
-    """A row of the file."""
+    """A completion of the file, which may stand in several of its rows."""
 
     rollout: Rollout
     columns: dict[str, Any]
-    """All columns, unchanged."""
+    """All columns of the first such row, unchanged."""
     score: float | None
-    """The row's own score, on an unknown scale."""
+    """The row's own score, on an unknown scale; the mean where several rows have one."""
     rationale: str
     human: float | None
-    """A person's score, on an unknown scale."""
+    """A person's score, on an unknown scale; the mean where several rows have one."""
 
 
-def read_rows(file: Path, rows: Sequence[dict[str, Any]]) -> list[FileRow]:
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of a file."""
+
+    rows: list[FileRow]
+    """Each completion once, in the file's order."""
+    places: list[int]
+    """For each usable row of the file, in order, its place in `rows`."""
+    columns: list[dict[str, Any]]
+    """For each usable row of the file, in order, all its columns, unchanged."""
+    bad: list[str]
+    """Rows that were left out, each with its place and its fault."""
+    remark: str
+    """A line on rows that were left out or stand several times; empty if there are none."""
+
+
+def read_file_rows(file: Path, task: Task, reading: ReadOptions = ReadOptions()) -> FileRows:
     """Check all rows, before anything is paid.
+
+    Columns that neither the task nor the command uses may hold anything: they are no part of a
+    rollout, so that they cannot make two of one completion.
 
     Raises:
         DataError: There are no rows, or a row has no text or a score that is no number.
+        MissingExtraError: The file needs the extra `train`.
     """
-    if not rows:
-        raise DataError(f"{file} is empty: it has no row with a prompt and a completion")
-    return [_read(f"{file}, row {n}", n - 1, row) for n, row in enumerate(rows, start=1)]
+    table = read_table(file, lambda row: _read(row, task), reading)
+    found: dict[str, list[FileRow]] = {}
+    for row in table.rows:
+        found.setdefault(_same(row.rollout), []).append(row)
+    rows = [_merged(n, same) for n, same in enumerate(found.values())]
+    order = {key: n for n, key in enumerate(found)}
+    again = len(table.rows) - len(rows)
+    remarks = [table.remark] if table.bad else []
+    if again:
+        remarks.append(f"{again} of {len(table.rows)} rows repeat an earlier one: each counts once")
+    return FileRows(
+        rows,
+        [order[_same(row.rollout)] for row in table.rows],
+        [row.columns for row in table.rows],
+        table.bad,
+        "; ".join(remarks),
+    )
 
 
-def _read(where: str, index: int, row: dict[str, Any]) -> FileRow:
-    for column in ("prompt", "completion"):
-        if not isinstance(row.get(column), str):
-            fault = "is missing" if column not in row else "must be text"
-            names = ", ".join(row) or "none"
-            raise DataError(f"{where}: {column!r} {fault}; its columns are {names}")
-    rationale = row.get("rationale")
-    if rationale is not None and not isinstance(rationale, str):
-        raise DataError(f"{where}: 'rationale' must be text or null, not {rationale!r:.40}")
+def _same(rollout: Rollout) -> str:
+    return content_hash([rollout.prompt, rollout.completion, rollout.columns], 32)
+
+
+def _merged(index: int, rows: Sequence[FileRow]) -> FileRow:
+    """One row for all that have the same texts."""
+    first = rows[0]
     rollout = Rollout(
-        prompt=row["prompt"],
-        completion=row["completion"],
-        columns={key: value for key, value in row.items() if key not in _HIDDEN},
+        prompt=first.rollout.prompt,
+        completion=first.rollout.completion,
+        columns=first.rollout.columns,
         index=index,
     )
-    score, human = (_number(where, row, name) for name in ("score", "human_score"))
-    return FileRow(rollout, row, score, rationale or "", human)
+    return FileRow(
+        rollout,
+        first.columns,
+        _mean([row.score for row in rows]),
+        next((row.rationale for row in rows if row.rationale), ""),
+        _mean([row.human for row in rows]),
+    )
 
 
-def _number(where: str, row: dict[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: {name!r} must be a number or null, not {value!r:.40}")
-    return float(value)
+def _mean(values: Sequence[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
+
+
+def _read(row: SourceRow, task: Task) -> FileRow:
+    data = task.spec.dataset
+    needed = [data.reference_column, data.answer_column]
+    needed += [task.spec.cohorts.column] if task.spec.cohorts else []
+    columns = {name: row.text(name) for name in needed if name}
+    columns |= {name: row.value(name) for name in data.hidden_columns if row.has(name)}
+    score, human = row.number("score"), row.number("human_score")
+    rationale = row.text("rationale") if row.value("rationale") is not None else ""
+    rollout = Rollout(
+        prompt=row.text(*PROMPT, data.prompt_column),
+        completion=row.text(*COMPLETION),
+        columns=columns,
+    )
+    return FileRow(rollout, row.values, score, rationale, human)
 
 
 def file_judgements(rows: Sequence[FileRow], rubric: Rubric) -> list[Judgement]:

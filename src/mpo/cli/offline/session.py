@@ -15,24 +15,25 @@ from typing import Any, TypeVar
 
 import typer
 
-from ...chat import Price
-from ...config import Chats, Config, compose, read_records, read_rubric_file
-from ...config.plugins import find_plugin, plugin_names
+from ...chat import Price, identity_of
+from ...config import Chats, Config, compose, read_rubric_file
+from ...config.plugins import is_simulated
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
 from ...evolve.options import Evolve
+from ...judge import judge_identity
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash
 from ...reward import EvolvingReward
-from ...task import load_task
+from ...task import Task, load_task
 from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
 from ..plan import make_plan
 from ..runs import RUNS, create_store
 from .options import OfflineOptions
-from .rows import FileRow, file_judgements, read_rows
+from .rows import FROM_FILE, FileRow, FileRows, file_judgements, read_file_rows
 
 __all__ = [
     "OfflineSession",
@@ -40,10 +41,13 @@ __all__ = [
     "open_session",
     "print_estimate",
     "score_in_chunks",
+    "task_or_generic",
 ]
 
 T = TypeVar("T")
 
+GENERIC = "generic"
+"""The task of files of which nobody says what they are: responses to prompts."""
 CHUNK = 32
 """Rollouts per update of the progress bar; they are scored at once."""
 
@@ -55,10 +59,15 @@ class OfflineSession:
     options: OfflineOptions
     reward: EvolvingReward
     chats: Chats
-    rows: list[FileRow]
+    file: FileRows
     price: list[float] | None
     """US dollars per million prompt, completion and cached tokens; None if it is not known."""
     sandbox: bool
+
+    @property
+    def rows(self) -> list[FileRow]:
+        """The file's completions, each once."""
+        return self.file.rows
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work; at its end, save the ledger and close the connections."""
@@ -73,9 +82,11 @@ class OfflineSession:
         return asyncio.run(run())
 
     def judgements(self) -> dict[str, Judgement]:
-        """The last judgement of each of the file's rollouts, by rollout id."""
+        """The last judgement of each of the file's rollouts, by rollout id; of this model or of the
+        file itself, as the store may hold another model's too."""
         cases = self.reward.store.window(cohort=None, scored=None)
-        return {case.rollout.id: case.judgement for case in cases}
+        mine = (FROM_FILE, judge_identity(self.reward.reward_model))
+        return {c.rollout.id: c.judgement for c in cases if c.judgement.answered_by in mine}
 
     def use_file_scores(self) -> None:
         """Store the file's own scores for rows that have no judgement yet."""
@@ -121,8 +132,10 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
     Raises:
         MPOError: One of them cannot be used; no model was called.
     """
-    rows = read_rows(options.file, read_records(options.file))
-    task = load_task(options.task)
+    task = task_or_generic(options.task)
+    file = read_file_rows(options.file, task, options.reading)
+    if file.remark:
+        typer.echo(f"{options.file}: {file.remark}", err=True)
     rubric = read_rubric_file(options.rubric) if options.rubric is not None else task.rubric
     price = read_price("--price", options.price)
     client = endpoint(
@@ -135,10 +148,10 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
     )
     path = options.store
     if path is None:
-        texts = [row.rollout.id for row in rows]
+        texts = [row.rollout.id for row in file.rows]
         # Other scores in the file are other evidence.
-        scores = [[row.score, row.rationale] for row in rows]
-        key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
+        scores = [[row.score, row.rationale] for row in file.rows]
+        key = [texts, scores, rubric.id, task.prompts["rm"].hash, identity_of(client), seed]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
     budget = BudgetConfig(prices={} if price is None else {client.name: price})
@@ -155,15 +168,19 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
-    sandbox = _is_simulated(options.chat, options.model)
-    return OfflineSession(options, reward, chats, rows, [0.0, 0.0] if sandbox else price, sandbox)
+    sandbox = is_simulated(options.chat, options.model)
+    return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
 
 
-def _is_simulated(chat: str, model: str) -> bool:
-    """True for a simulated model; it may also be served over HTTP under its own name."""
-    name = model.partition("-")[0]
-    plugin = find_plugin(chat) or (find_plugin(name) if name in plugin_names() else None)
-    return plugin is not None and plugin.simulated
+def task_or_generic(named: str) -> Task:
+    """The task that an option names, or else `generic`, which is said on stderr.
+
+    Raises:
+        TaskError: There is no such task, or its folder is faulty.
+    """
+    if not named:
+        typer.echo(f"task: {GENERIC} (built in; --task names another)", err=True)
+    return load_task(named or GENERIC)
 
 
 async def score_in_chunks(
@@ -212,7 +229,7 @@ def estimate_cost(session: OfflineSession, judgements: int, samples: int = 0) ->
     options = session.options
     config = Config.model_validate(
         {
-            "task": options.task,
+            "task": str(session.reward.task.folder),
             "model": "none",
             "chat": {"plugin": "sandbox"},
             "rubric": str(options.rubric) if options.rubric is not None else None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import DataError
+from ...data import SourceRow, read_table
 from ...judge import RewardModel
 from ...records import Case, Refinement, Rollout
 from ...rubric import Rubric
@@ -29,34 +28,24 @@ class Pair:
 
 
 def load_pairs(path: str | Path) -> tuple[Pair, ...]:
-    """Read pairs in the form of LLMBar: `[{"input", "output_1", "output_2", "label"}]`.
-
-    `label` is 1 or 2: the better output.
+    """Read pairs from any file that `mpo.data` reads: `prompt`, `chosen` and `rejected`; or as in
+    LLMBar, `input`, `output_1`, `output_2` and `label`, 1 or 2, the better output.
 
     Raises:
-        DataError: The file cannot be read, or an entry lacks a field; the message names it.
+        DataError: The file cannot be read, or a row lacks a field; the message names it.
     """
-    try:
-        entries = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: must be a JSON list of pairs, with at least one")
-    pairs: list[Pair] = []
-    for number, entry in enumerate(entries):
-        texts = [entry.get(k) if isinstance(entry, dict) else None for k in _TEXTS]
-        if not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{path}: pair {number} needs the texts {', '.join(_TEXTS)}")
-        if entry.get("label") not in (1, 2, "1", "2"):
-            label = entry.get("label")
-            raise DataError(f"{path}: pair {number}: label must be 1 or 2, not {label!r}")
-        prompt, first, second = (str(text) for text in texts)
-        better, worse = (first, second) if str(entry["label"]) == "1" else (second, first)
-        pairs.append(Pair(prompt, better, worse))
-    return tuple(pairs)
+    return tuple(read_table(path, _pair).rows)
 
 
-_TEXTS = ("input", "output_1", "output_2")
+def _pair(row: SourceRow) -> Pair:
+    if not row.has("output_1") and row.has("chosen"):
+        return Pair(row.prompt("prompt"), row.completion("chosen"), row.completion("rejected"))
+    first, second = row.text("output_1"), row.text("output_2")
+    label = row.value("label")
+    if label not in (1, 2, "1", "2"):
+        raise row.fault("label", f"must be 1 or 2, not {label!r:.40}")
+    better, worse = (first, second) if str(label) == "1" else (second, first)
+    return Pair(row.prompt("input", "prompt"), better, worse)
 
 
 class Pairs:

@@ -25,6 +25,7 @@ from typing import Any
 from ...chat.event_loop import submit
 from ...errors import ConfigError
 from ...integrations.meta_steps import MetaSteps, run_on_all
+from ...integrations.trainer_figures import keep_figures
 from ...integrations.trainer_rollouts import GoldScorer, make_rollout, score_rollouts
 from ...judge.scale import Scale
 from ...records import CriterionScore, Judgement, Rollout, ScaleMap
@@ -120,7 +121,7 @@ class _Run:
         meta_steps = MetaSteps(self.reward, on_step=reporter.note_decision)
         done = self._resume(meta_steps)
         reports = self.settings if main else self.settings.model_copy(update={"report_to": []})
-        trackers = LoopTrackers(reports, self.folder, self.reward.store)
+        trackers = LoopTrackers(reports, self.folder, meta_steps.log)
         trackers.begin(self.engine.ac.policy)
         if main:
             _remove_parts(self.folder / "checkpoints")
@@ -128,10 +129,14 @@ class _Run:
         for step in range(done, self.settings.steps):
             figures, kl = self.step(step)
             self.history.append({**figures, "step": step + 1})
+            if main:  # before the snapshot: a run that continues from it has them, too
+                known = {} if kl is None else {"kl": kl}
+                keep_figures(self.reward.store, step + 1, {**figures, **known})
             meta_steps.hold(step + 1)
             state = meta_steps.state() if self._checkpoint_due(step + 1) else None
             if main:
-                trackers.log(step + 1, figures)
+                if trackers.callbacks:
+                    trackers.log(step + 1, figures | meta_steps.log.metrics(step + 1))
                 reporter.report(step + 1, kl)
             if state is not None:
                 self._save(step + 1, state)
