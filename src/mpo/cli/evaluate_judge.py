@@ -291,10 +291,10 @@ def _judge_pairs(
         seed=seed,
     )
     outcomes = asyncio.run(_score_pairs(reward, pairs))
-    whole = accuracy(outcomes, seed)
+    whole = accuracy(outcomes)
     subsets = dict.fromkeys(outcome.pair.subset for outcome in outcomes)
     parts = {
-        subset: accuracy([one for one in outcomes if one.pair.subset == subset], seed)
+        subset: accuracy([one for one in outcomes if one.pair.subset == subset])
         for subset in subsets
     }
     rubric = reward.rubric()

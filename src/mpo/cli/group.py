@@ -24,7 +24,7 @@ COMMANDS = {
     "train": "Train a policy with one arm.",
     "compare": "Train several arms and seeds side by side, and compare them.",
     "plan": "Say what a run will ask and cost.",
-    "score": "Score the completions of a JSONL file, without a trainer.",
+    "score": "Score the completions of a file, without a trainer.",
     "evolve": "Propose a better rubric from the completions of a JSONL file.",
     "rubric": "Show, compare, check and roll back rubrics.",
     "evaluate": "Measure policies and judges.",
@@ -74,11 +74,11 @@ class CommandGroup(LazyGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo(
-                "interrupted; what was scored and decided is stored: the same command continues",
-                err=True,
+        except KeyboardInterrupt as interrupt:
+            stored = (
+                "interrupted; what was scored and decided is stored: the same command continues"
             )
+            typer.echo(str(interrupt) or stored, err=True)
             raise SystemExit(130) from None
         except MPOError as error:
             _fail(str(error))
