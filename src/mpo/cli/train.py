@@ -32,9 +32,10 @@ from ..training.files import newest_checkpoint
 from ..training.model import is_main, processes
 from ..training.reporting import StepReport
 from ..training.start import train as run_training
+from ..training.trackers import tensorboard_folder
 from ..training.untrained_arms import score_untrained
 from .board import Board, Spending, open_board
-from .results import cost_lines, next_commands, report_or_why
+from .results import cost_lines, next_commands, report_or_why, tensorboard_command
 from .runs import default_name, run_path
 from .tables import in_brackets
 
@@ -62,6 +63,8 @@ def train(
 
     The same command continues a run that was stopped, also with another endpoint, other limits or
     more updates (`mpo config keys` marks the keys that may change). Another config is refused.
+
+    With trainer.report_to=[tensorboard]: tensorboard --logdir runs/NAME/tensorboard
 
     On several GPUs or CPUs: torchrun --nproc-per-node 2 -m mpo train CONFIG, or accelerate launch
     with a config of examples/accelerate.
@@ -111,7 +114,8 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
     def on_meta(due: list[int]) -> None:
         board.take(label, {"kind": "meta", "due": due})
 
-    say("loading the policy")
+    curves = tensorboard_folder(config.trainer, run.path)
+    say(f"loading the policy{f'; curves: {tensorboard_command(curves)}' if curves else ''}")
     try:
         with PendingStepsWatch(parts.reward, on_meta):
             outcome = _start(parts, run.path, on_step)

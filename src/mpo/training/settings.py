@@ -131,7 +131,7 @@ class TrainerSettings(_Settings):
     save_every: Operational[int] = Field(50, ge=0)
     """Updates between checkpoints; 0 for one at the end only. There is always one at the end."""
     report_to: Operational[list[str]] = []
-    """Trackers that transformers knows: `wandb`, `tensorboard`, `trackio`, …"""
+    """Trackers that transformers knows: `wandb`, `tensorboard` (into the run's folder), …"""
     lora: LoraSettings | None = None
     """Adapters; None trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
