@@ -39,7 +39,9 @@ def serve(
     Example: mpo serve config.yaml service.every_items=640 --name a --port 8000
     """
     # For the log of the meta steps; access logs would hide it.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        force=True, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
