@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MPOError
-from ..redaction import find_secret, redact, traceback_text
+from ..redaction import find_secret, redact, redact_record, traceback_text
 
 __all__ = ["COMMANDS", "GC_THRESHOLD", "LazyGroup", "main"]
 
@@ -159,4 +159,17 @@ def main() -> None:
                 "shell remembers it. Put it into an environment variable, and name the variable "
                 "(--api-key-env, or api_key_env in a config)"
             )
+    _show_endpoint_warnings()
     app(prog_name="mpo")
+
+
+def _show_endpoint_warnings() -> None:
+    """Print the warnings about endpoints, which no board shows: a field that was refused, a prompt
+    that was cut, a server that is slow."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(redact_record)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.addFilter(lambda _: not logging.root.handlers)  # `serve` has a log of its own
+    package = (__package__ or "").partition(".")[0]
+    logging.getLogger(f"{package}.chat").addHandler(handler)
