@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..chat import TIMINGS
+from ..data import load_yaml
 from ..errors import DataError, StoreError
 from ..evaluation.run_metrics import arm_seed_summary, curves
 from ..records import Decision, Judgement, Rollout, Usage
@@ -264,7 +265,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = (folder / "config.yaml").read_text("utf-8")
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return "", {}
     return text, value if isinstance(value, dict) else {}
