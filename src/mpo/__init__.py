@@ -19,7 +19,6 @@ Names are loaded on first use, so that `import mpo` stays fast and pulls in no t
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,8 +90,6 @@ __all__ = [
     "parse_rubric",
     "read_rubric",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

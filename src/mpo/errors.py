@@ -24,6 +24,8 @@ package crosses a public function: it is wrapped at the boundary, with `raise ..
 
 from __future__ import annotations
 
+from .redaction import redact
+
 __all__ = [
     "BudgetError",
     "ChatError",
@@ -46,7 +48,14 @@ __all__ = [
 
 
 class MPOError(Exception):
-    """Base of all errors of this package; catch it at a program's edge."""
+    """Base of all errors of this package; catch it at a program's edge.
+
+    Args:
+        message: The fault, the value, and the remedy. Secrets in it are redacted.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(MPOError):

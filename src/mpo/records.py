@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .rubric import Rubric
 
@@ -31,6 +32,8 @@ __all__ = [
     "ScaleMap",
     "Usage",
     "content_hash",
+    "to_json",
+    "without_nan",
 ]
 
 Mode = Literal["train", "eval", "canary"]
@@ -48,6 +51,47 @@ def content_hash(value: Any, length: int = 16) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     # "surrogatepass": a policy may emit a lone surrogate, which must not stop the run.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON text that every reader takes: null for NaN and infinities, which JSON does not have, and
+    escapes for lone surrogates, which UTF-8 does not have.
+
+    Args:
+        value: JSON values; NaN and infinities among them are allowed.
+        indent: Blanks per level; None for one line without blanks.
+
+    Raises:
+        TypeError: It holds something else.
+    """
+    separators = (",", ":") if indent is None else None
+
+    def encode(plain: Any, ascii: bool) -> str:
+        return json.dumps(
+            plain, indent=indent, separators=separators, ensure_ascii=ascii, allow_nan=False
+        )
+
+    try:
+        text = encode(value, ascii=False)
+    except ValueError:
+        value = without_nan(value)
+        text = encode(value, ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return encode(value, ascii=True)
+    return text
+
+
+def without_nan(value: Any) -> Any:
+    """JSON values with None in place of NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(part) for part in value]
+    return value
 
 
 class _Record(BaseModel):
@@ -85,7 +129,8 @@ class Rollout(_Record):
     """Text of the prompt as the task's template sees it (messages are flattened by the adapter)."""
     completion: str
     columns: Mapping[str, Any] = Field(default_factory=dict)
-    """The dataset's other columns for this prompt; JSON values only."""
+    """The dataset's other columns for this prompt; JSON values only. NaN and infinities, with which
+    tables fill gaps, become None."""
     step: int = Field(default=0, ge=0)
     """Trainer step (optimizer updates) at which the completion was sampled."""
     group: str = ""
@@ -102,6 +147,11 @@ class Rollout(_Record):
         if not isinstance(data, Mapping):
             return data
         filled = dict(data)
+        try:
+            if isinstance(filled.get("columns"), Mapping):
+                filled["columns"] = without_nan(filled["columns"])
+        except RecursionError as error:
+            raise ValueError("columns are nested too deeply") from error
         if not filled.get("group"):
             filled["group"] = content_hash(filled.get("prompt", ""))
         if not filled.get("id"):
@@ -133,7 +183,8 @@ class Judgement(_Record):
     """
 
     key: str
-    """Hash of rollout, rubric, prompt template, protocol and model: unique in a store."""
+    """Hash of rollout, rubric, prompt template, protocol and the model's identity: unique in a
+    store."""
     rollout_id: str
     rubric_id: str
     step: int = Field(default=0, ge=0)
@@ -152,9 +203,17 @@ class Judgement(_Record):
     protocol: str = "single"
     template_hash: str = ""
     model: str = ""
+    """Name of the model, for people."""
+    identity: str = ""
+    """Identity of the model (`mpo.chat.identity`), where its name does not say all of it."""
     usage: Usage = Usage()
     injection_flags: Mapping[str, int] = Field(default_factory=dict)
     """Signs of an injection in the response, counted by kind (`mpo.sanitize`)."""
+
+    @property
+    def answered_by(self) -> str:
+        """Identity of the model; empty where nobody knows (scores from a file or an import)."""
+        return self.identity or self.model
 
     @model_validator(mode="after")
     def _scored_or_not(self) -> Judgement:
@@ -216,6 +275,14 @@ class Refinement(_Record):
     prompts_hash: str = ""
     """Hash of the MRM's templates: they are data, and may themselves change one day."""
     model: str = ""
+    """Name of the MRM, for people."""
+    identity: str = ""
+    """Identity of the MRM (`mpo.chat.identity`), where its name does not say all of it."""
+
+    @property
+    def answered_by(self) -> str:
+        """Identity of the MRM."""
+        return self.identity or self.model
 
 
 class ScaleMap(_Record):
@@ -248,7 +315,8 @@ class Decision(_Record):
     accepted: bool
     reason: str
     figures: Mapping[str, float] = Field(default_factory=dict)
-    """Measurements for people, by name. Nothing is decided by them."""
+    """Measurements for people, by name. Nothing is decided by them. One that came out as no number
+    is left out."""
     scale_map: ScaleMap | None = None
     """Map of the accepted rubric; None where the scale needs none."""
     canary_failed: bool = False
@@ -263,6 +331,11 @@ class Decision(_Record):
     rollback. Equal to `step` unless meta steps run in the background."""
     findings: tuple[str, ...] = ()
     """Lint findings in the proposal, one line each."""
+
+    @field_validator("figures")
+    @classmethod
+    def _finite(cls, figures: Mapping[str, float]) -> Mapping[str, float]:
+        return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     @model_validator(mode="after")
     def _accepts_something(self) -> Decision:

@@ -24,8 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .chat import Chat
+from .chat import Chat, identity_of, same_model
 from .chat.event_loop import hand_over, submit
+from .errors import ConfigError
 from .evolve.evidence import log_choices, take_snapshot
 from .evolve.lineage import roll_back
 from .evolve.meta_reward_model import MetaRewardModel
@@ -60,10 +61,12 @@ class EvolvingReward:
         evolve: When and from what the rubric is rewritten, and what a proposal must pass. The
             defaults check proposals; `Evolve.paper()` is the published method.
         seed: Random seed for every choice; each choice is logged in the store with its result.
+        earlier_judges: Identities (`mpo.chat.identity_of`) of the chats that graded this run before
+            its endpoint changed: what they graded is not paid for again.
 
     Raises:
         TaskError: The task is unknown or has a fault.
-        ConfigError: The store continues another seed rubric.
+        ConfigError: The store continues another seed rubric, or the second judge is the RM.
         DataError: The gate's file of pairs cannot be read.
         StoreError: The store cannot be opened.
     """
@@ -80,7 +83,13 @@ class EvolvingReward:
         scoring: Scoring = Scoring(),  # noqa: B008 - frozen
         evolve: Evolve = Evolve(),  # noqa: B008 - frozen
         seed: int = 0,
+        earlier_judges: Sequence[str] = (),
     ) -> None:
+        if second_judge is not None and same_model(second_judge, chat):
+            raise ConfigError(
+                f"second_judge is the reward model itself ({identity_of(chat)}): it would repeat "
+                "the same answers. Name another model, or leave second_judge out"
+            )
         self.task = task if isinstance(task, Task) else load_task(task)
         self.store = store if isinstance(store, Store) else Store(store)
         self.chat = chat
@@ -116,6 +125,7 @@ class EvolvingReward:
             max_unscored=scoring.max_unscored,
             seed=seed,
             deadline_s=scoring.deadline_s,
+            earlier_judges=earlier_judges,
         )
         canaries = Canaries(self.store, self._scorer, seed) if evolve.reads_canaries else None
         self._canaries = canaries
@@ -323,6 +333,14 @@ class EvolvingReward:
         if result.evidence is not None:
             log_choices(self.store, pending.snapshot, result.evidence, self.seed)
         self.store.decide(decision, proposed)
+        if accepted:  # a warning: the objective of the training changes
+            _log.warning(
+                "new rubric after update %d: %s replaces %s: %s",
+                n,
+                decision.proposed,
+                head.id,
+                _one_line(reason),
+            )
         return decision
 
     def rollback(self, rubric_id: str, n: int, reason: str, cohort: str = "") -> Decision:
@@ -366,3 +384,9 @@ class EvolvingReward:
         for chat in dict.fromkeys([self.chat, self.meta_chat, self.second_judge]):
             if chat is not None:
                 await chat.aclose()
+
+
+def _one_line(text: str) -> str:
+    """At most 300 printable characters: a reason may quote a model."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split())[:300]

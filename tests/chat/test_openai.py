@@ -303,7 +303,7 @@ def test_the_key_is_sent_and_nowhere_else(
         seen += _locals(error)
         seen.append(pickle.dumps(error).decode("latin-1"))
     assert not [text for text in [*seen, caplog.text] if KEY in text]
-    assert "[API key]" in "".join(seen)
+    assert "[secret]" in "".join(seen)
 
 
 async def _respond(status: int, body: Any) -> Any:

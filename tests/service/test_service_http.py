@@ -79,18 +79,10 @@ def test_openrlhf_is_answered_in_its_own_dialect(node: Node) -> None:
         (b"[" * 100_000, "body"),
         (b'{"items": 1' + b"0" * 5000 + b"}", "body"),
         (b'{"items": [{"prompt": "a", "completion": "b", "setp": 1}]}', "setp"),
-        (b'{"items": [{"prompt": "a", "completion": "b", "step": -1}]}', "step"),
-        (b'{"items": [{"prompt": "a", "completion": "b", "step": 1e30}]}', "step"),
         (b'{"items": [], "schema": "mpo.reward/2"}', "mpo.reward/1"),
         (b'{"items": [], "mode": "test"}', "mode"),
-        (b'{"items": [{"prompt": "a", "completion": "b", "id": "\\ud800"}]}', "id"),
-        (
-            b'{"items": [{"prompt": "a", "completion": "b", "columns": {"x": '
-            + b"[" * 50
-            + b"]" * 50
-            + b"}}]}",
-            "deeper",
-        ),
+        (b'{"items": [17, null]}', "dictionary"),
+        (b'{"items": [], "options": {"deadline_s": NaN}}', "deadline_s"),
         (json.dumps({"items": [ITEM] * 1025}).encode(), "1024"),
     ],
 )
@@ -100,6 +92,56 @@ def test_what_cannot_be_understood_is_told_what_is_wrong(
     status, answer = node.post("/v1/score", None, raw=body)
     assert status in (400, 422), answer
     assert words in json.dumps(answer)
+
+
+def test_an_odd_value_spoils_its_own_item_and_no_other(node: Node) -> None:
+    odd = [
+        (b'{"step": -1}', "step"),
+        (b'{"step": 1e30}', "step"),
+        (b'{"step": NaN}', "step"),
+        (b'{"step": "soon"}', "step"),
+        (b'{"completion": null}', "completion"),
+        (b'{"completion": 7}', "completion"),
+        (b'{"completion": [{"role": "user", "content": 1}]}', "completion"),
+        (b'{"prompt": {"text": "a"}}', "prompt"),
+        (b'{"columns": {"score": NaN}}', "columns.score"),
+        (b'{"columns": {"a": [1, {"b": -Infinity}]}}', "columns.a[1].b"),
+        (b'{"columns": {"a": 1e999}}', "columns.a"),
+        (b'{"columns": {"a": 1' + b"0" * 5000 + b"}}", "columns.a"),
+        (b'{"columns": {"x": ' + b"[" * 50 + b"]" * 50 + b"}}", "deeper"),
+        (b'{"columns": ["a"]}', "columns"),
+        (b'{"id": {"a": 1}}', "id"),
+        (b'{"group_id": "' + b"x" * 300 + b'"}', "group_id"),
+        (b'{"setp": 1}', "setp"),
+        (b"null", "dictionary"),
+    ]
+    good = [
+        b'{"id": "\\ud800", "group_id": "\\udfff\\ud83d", "completion": "\\ud800"}',
+        b'{"columns": {"\\ud800": ["\\udfff", null, 1' + b"0" * 400 + b"]}}",
+        b'{"id": null, "group_id": null, "step": null, "task": null, "columns": null}',
+        b'{"id": 17, "group_id": 4.0, "step": "9"}',
+        b'{"completion": [{"role": null, "content": null, "tool_calls": []}]}',
+        b'{"completion": [{"content": ["a", {"text": null}, {"type": "image"}, {"text": "b"}]}]}',
+        b'{"completion": ""}',
+    ]
+    plain = b'{"prompt": "Write about odd values.", "completion": "%d values", '
+    rows = [b.replace(b"{", plain % i, 1) if b != b"null" else b for i, (b, _) in enumerate(odd)]
+    rows += [b.replace(b"{", plain % (99 + i), 1) for i, b in enumerate(good)]
+    status, answer = node.post("/v1/score", None, raw=b'{"items": [' + b", ".join(rows) + b"]}")
+    assert status == 200, answer
+    results = answer["results"]
+    for (text, words), result in zip(odd, results[: len(odd)], strict=True):
+        assert (result["status"], result["reward"]) == ("failed", None), text
+        assert result["error"].startswith("invalid: "), text
+        assert words in result["error"], text
+    assert [result["status"] for result in results[len(odd) :]] == ["ok"] * len(good)
+    assert results[len(odd)]["id"] == "\ufffd"
+
+    # Alone in its request it is no different, and an engine that takes no null gets the mean.
+    for on_failure, wanted in (("null", 200), ("group_mean", 200), ("error", 422)):
+        body = b'{"items": [%b], "options": {"on_failure": "%b"}}'
+        status, answer = node.post("/v1/score", None, raw=body % (rows[4], on_failure.encode()))
+        assert status == wanted, answer
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from mpo.integrations.run_log import DIFF, RUBRIC, RunLog
 from mpo.records import Decision, Refinement
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
 from mpo.training.settings import TrainerSettings
-from mpo.training.trackers import DIFF, PATIENCE, RUBRIC, LoopTrackers
+from mpo.training.trackers import PATIENCE, LoopTrackers
 from training.tiny import SETTINGS, tiny_reward, tiny_train
 
 PPO = TrainerSettings(algorithm="ppo", steps=6, batch_size=8)
@@ -68,7 +69,7 @@ class Tracker:
 
 
 def followed(tracker: Tracker, store: Store, folder: Path) -> LoopTrackers:
-    return LoopTrackers(PPO, folder, store, [tracker])
+    return LoopTrackers(PPO, folder, RunLog(store), [tracker])
 
 
 def test_each_rubric_once_with_what_changed(store: Store, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_failing_tracker_stops_nothing(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, fine = Tracker("on_log"), Tracker()
-    trackers = LoopTrackers(PPO, tmp_path, store, [broken, fine])
+    trackers = LoopTrackers(PPO, tmp_path, RunLog(store), [broken, fine])
     trackers.begin(None)
     with caplog.at_level(logging.WARNING):
         for step in range(1, 6):

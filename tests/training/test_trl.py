@@ -21,6 +21,7 @@ from fakes import make_reward
 from mpo.chat import ChatRequest, ScriptedChat
 from mpo.data import flatten
 from mpo.errors import ConfigError, StoreError
+from mpo.integrations.run_log import RunLog
 from mpo.integrations.trl import MPOCallback, TRLReward
 from mpo.store import Store
 from training.tiny import ROWS, Lengths, answer, history, tiny_reward, tiny_task
@@ -222,17 +223,22 @@ def test_metrics_have_no_false_zero(tmp_path: Path) -> None:
     caller = Caller()
     rewards = caller.call(TRLReward(reward), 3, completions=["quiet", "a song"])
     assert rewards == [None, pytest.approx(0.6)]
-    assert caller.logged == {
-        "mpo/reward_normalized": pytest.approx(0.6),
-        "mpo/unscored": 0.5,
-        "mpo/rubric_age": 3.0,
-    }
+    # Ranks of which one has a metric and another has none wait for each other in TRL before 1.14.
+    assert caller.logged == {}
+    log = RunLog(reward.store)
+    figures = log.metrics(4)
+    assert figures["mpo/reward_normalized"] == pytest.approx(0.6)
+    assert figures["mpo/criterion/discourse"] == pytest.approx(0.6)
+    assert figures["mpo/unscored"] == 0.5
     assert caller.columns["mpo_rubric"] == [reward.rubric().id] * 2
     assert [bool(reason) for reason in caller.columns["mpo_unscored"]] == [True, False]
 
     nothing = Caller()
     assert nothing.call(TRLReward(reward), 4, completions=["quiet", "quiet"]) == [None, None]
-    assert "mpo/reward_normalized" not in nothing.logged
+    figures = log.metrics(5)
+    assert figures["mpo/unscored"] == 1.0
+    assert not [name for name in figures if name.startswith(("mpo/reward", "mpo/criterion"))]
+    assert "mpo/unscored" not in log.metrics(6), "no rollouts, no share"
 
 
 def test_gold_is_kept_apart_from_what_models_see(tmp_path: Path) -> None:
@@ -260,8 +266,11 @@ def test_conversations_and_columns_of_any_kind(tmp_path: Path) -> None:
         step=[7, 8],
     )
     first, second = (case.rollout for case in reward.store.window(scored=None))
-    assert (first.prompt, first.completion) == ("system: Be brief.\n\nuser: Tea?", "Yes.")
-    assert (second.prompt, second.completion) == ("Tea?", "")
+    assert (first.prompt, first.completion) == (
+        "system: Be brief.\n\nuser: Tea?\n[image]",
+        "Yes.",
+    )
+    assert (second.prompt, second.completion) == ("Tea?\n[image]", "")
     assert first.columns == {"day": "2026-01-02", "tags": ["a"], "step": 7}
     assert first.step == 0
 

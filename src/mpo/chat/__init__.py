@@ -1,6 +1,7 @@
 """Calling models: the `Chat` protocol, the OpenAI-compatible client, and public fakes.
 
     base.py         Chat, ChatRequest, Completion: the interface that all other code uses
+    identity.py     who answered: part of every key under which an answer is used again
     openai.py       OpenAIChat; with retry, limiter, sessions, and reading of replies
     structured.py   ways to request an answer of a given shape; probe.py finds the endpoint's best
     ledger.py       Budget: usage, money and time by role, with caps
@@ -22,7 +23,9 @@ from .base import (
     Metered,
     Schema,
     SharedSchema,
+    identity_of,
     require_complete,
+    same_model,
 )
 from .cache import Cache, CachedChat, MemoryCache
 from .fakes import RecordedChat, Reply, ScriptedChat
@@ -55,5 +58,7 @@ __all__ = [
     "Spent",
     "StructuredOutput",
     "Timing",
+    "identity_of",
     "require_complete",
+    "same_model",
 ]

@@ -24,7 +24,9 @@ __all__ = [
     "Metered",
     "Schema",
     "SharedSchema",
+    "identity_of",
     "require_complete",
+    "same_model",
     "schema_json",
 ]
 
@@ -95,11 +97,15 @@ class Chat(Protocol):
 
     Implementations may be used from several event loops and must be picklable, since trainers copy
     the reward into every rank.
+
+    One more attribute is optional: `identity`, a text that differs where two chats of one name
+    answer differently (another server, other settings). Wherever an answer is used again, it is
+    part of the key; see `identity_of`.
     """
 
     @property
     def name(self) -> str:
-        """Model name for the record; part of a judgement's key."""
+        """Model name, for people and prices."""
         ...
 
     async def complete(self, request: ChatRequest) -> Completion:
@@ -114,6 +120,21 @@ class Chat(Protocol):
     async def aclose(self) -> None:
         """Close the running loop's connections. Safe to call twice."""
         ...
+
+
+def identity_of(chat: Chat) -> str:
+    """A chat's `identity`; its name where it has none."""
+    identity = getattr(chat, "identity", None)
+    return identity if isinstance(identity, str) and identity else chat.name
+
+
+def same_model(one: Chat, other: Chat) -> bool:
+    """True where two chats would give the same answer. Two objects that have a name only, as fakes
+    do, are two models."""
+    if one is other:
+        return True
+    named = hasattr(one, "identity") and hasattr(other, "identity")
+    return named and identity_of(one) == identity_of(other)
 
 
 def require_complete(completion: Completion) -> Completion:
@@ -135,7 +156,8 @@ def require_complete(completion: Completion) -> Completion:
 
 
 class ChatWrapper:
-    """Base of chats that pass calls on to another chat, and share its name and connections.
+    """Base of chats that pass calls on to another chat: it has that chat's name, identity and
+    connections.
 
     Args:
         inner: The chat that answers.
@@ -147,6 +169,10 @@ class ChatWrapper:
     @property
     def name(self) -> str:
         return self.inner.name
+
+    @property
+    def identity(self) -> str:
+        return identity_of(self.inner)
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -39,13 +39,13 @@ _FENCE_ID = re.compile(r'</?[A-Z][A-Z_]* id="([0-9a-f]{16})">')
 _ID = ' id="'
 
 
-def call_key(request: ChatRequest, name: str = "") -> str:
+def call_key(request: ChatRequest, identity: str = "") -> str:
     """Hash of everything that may change the answer.
 
     Args:
         request: The call. Fence ids do not count; the order of the schema's properties does, since
             models answer in that order.
-        name: Model name, if answers of several models are kept in one place.
+        identity: Identity of the model, where answers of several models are kept in one place.
     """
     turns = normalize_fence_ids(request.messages)
     # The texts are hashed as they are: escaping them as JSON costs more than the hash itself.
@@ -57,7 +57,7 @@ def call_key(request: ChatRequest, name: str = "") -> str:
         contents.append(content)
         shape.append((turn["role"], len(content)))
     options = [float(request.temperature), request.max_tokens, request.seed]
-    head = json.dumps([name, *options, shape])
+    head = json.dumps([identity, *options, shape])
     digest = hashlib.sha256(f"{head[:-1]}, {schema_json(request.schema)}]".encode("ascii"))
     for content in contents:
         digest.update(content)
@@ -193,7 +193,7 @@ class CachedChat(ChatWrapper):
     async def complete(self, request: ChatRequest) -> Completion:
         if request.temperature > 0 and request.seed is None:
             return await self.inner.complete(request)
-        key = call_key(request, self.name)
+        key = call_key(request, self.identity)
         if self.cache is not None:
             value = self.cache.get(key)
             known = _usable(value, request.schema) if value is not None else None

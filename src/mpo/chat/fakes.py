@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, UnseenPromptError
 from ..records import Usage
-from .base import Chat, ChatRequest, Completion, Message, Schema
+from .base import Chat, ChatRequest, Completion, Message, Schema, identity_of
 from .cache import call_key, completion_from_json, completion_to_json, normalize_fence_ids
 
 __all__ = ["RecordedChat", "Reply", "ScriptedChat"]
@@ -108,8 +108,9 @@ class RecordedChat:
 
     Args:
         path: The JSONL file.
-        inner: Chat that answers calls missing in the file; its answers are recorded. If None, a
-            missing call raises `UnseenPromptError`.
+        inner: Chat that answers calls missing in the file; its answers are recorded. Answers that
+            the file has from another model (by identity) are not used then. If None, all of them
+            are, and a missing call raises `UnseenPromptError`.
 
     Raises:
         DataError: The file cannot be read, or there is neither a file nor an inner chat.
@@ -120,6 +121,9 @@ class RecordedChat:
         self.inner = inner
         self._lock = threading.Lock()
         self._lines = self._load()
+        self._by_key: dict[str, list[dict[str, Any]]] = {}
+        for line in self._lines:
+            self._by_key.setdefault(line["key"], []).append(line)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "inner": self.inner}
@@ -131,12 +135,19 @@ class RecordedChat:
     def name(self) -> str:
         if self.inner is not None:
             return self.inner.name
-        first = next(iter(self._lines.values()), {})
+        first = next(iter(self._lines), {})
         return str(first.get("name", "recorded"))
+
+    @property
+    def identity(self) -> str:
+        if self.inner is not None:
+            return identity_of(self.inner)
+        first = next(iter(self._lines), {})
+        return str(first.get("identity") or self.name)
 
     async def complete(self, request: ChatRequest) -> Completion:
         key = call_key(request)
-        line = self._lines.get(key)
+        line = self._find(key)
         if line is not None:
             return completion_from_json(line["reply"])
         call = {
@@ -156,14 +167,21 @@ class RecordedChat:
             await self.inner.aclose()
 
     def _record(self, key: str, call: Mapping[str, Any], completion: Completion) -> Completion:
-        line = {"key": key, "name": self.name, **call, "reply": completion_to_json(completion)}
+        line = {
+            "key": key,
+            "name": self.name,
+            "identity": self.identity,
+            **call,
+            "reply": completion_to_json(completion),
+        }
         with self._lock:
-            if key in self._lines:
+            known = self._find(key)
+            if known is not None:
                 # Two equal calls were in flight: both callers get the answer that the file will
                 # replay, but the second one keeps its own usage.
-                first = completion_from_json(self._lines[key]["reply"])
-                return replace(first, usage=completion.usage)
-            self._lines[key] = line
+                return replace(completion_from_json(known["reply"]), usage=completion.usage)
+            self._lines.append(line)
+            self._by_key.setdefault(key, []).append(line)
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as file:
@@ -172,25 +190,36 @@ class RecordedChat:
                 raise DataError(f"cannot append to the recording {self.path}: {error}") from error
         return completion
 
-    def _load(self) -> dict[str, dict[str, Any]]:
+    def _find(self, key: str) -> dict[str, Any] | None:
+        """The call's line by the model that would answer it now; by any, where there is none."""
+        for line in self._by_key.get(key, ()):
+            # A line of an earlier version has a name only.
+            mine = self.identity if "identity" in line else self.name
+            if self.inner is None or line.get("identity", line.get("name")) == mine:
+                return line
+        return None
+
+    def _load(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             if self.inner is None:
                 raise DataError(
                     f"no recording at {self.path}: check the path, or pass an inner chat to record"
                 )
-            return {}
+            return []
         try:
             rows = self.path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the recording {self.path}: {error}") from error
-        lines: dict[str, dict[str, Any]] = {}
+        lines: list[dict[str, Any]] = []
         for number, row in enumerate(rows, 1):
             if not row.strip():
                 continue
             try:
                 line = json.loads(row)
                 completion_from_json(line["reply"])
-                lines[line["key"]] = line
+                if not isinstance(line["key"], str):
+                    raise TypeError("its key is no text")
+                lines.append(line)
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(rows):
                     raise DataError(
@@ -221,7 +250,7 @@ class RecordedChat:
         def shared(lines: list[str]) -> tuple[int, int]:
             return (Counter(lines) & wanted_counts).total(), -len(lines)
 
-        nearest = max((_as_lines(line) for line in self._lines.values()), key=shared)
+        nearest = max((_as_lines(line) for line in self._lines), key=shared)
         delta = list(
             difflib.unified_diff(nearest, wanted, "recorded", "requested", n=0, lineterm="")
         )

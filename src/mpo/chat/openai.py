@@ -25,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import socket
 import time
@@ -36,7 +35,9 @@ from urllib.parse import urlsplit
 
 from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
+from ..redaction import LEAST, find_secret, is_variable_name, read_secret, redact
 from .base import ChatRequest, Completion
+from .identity import endpoint_identity
 from .limiter import Limiter
 from .probe import FORMAT_REFUSED, Detector
 from .replies import (
@@ -115,13 +116,19 @@ class OpenAIChat:
         self.url = _endpoint(base_url)
         """URL of the requests."""
         self.model = model
+        # What `auto` detects is `json_schema` on most servers: the two are one setting.
+        form = None if structured_output in ("auto", "json_schema") else structured_output
+        self.identity = endpoint_identity(
+            self.url, model, {"extra_body": extra_body, "structured_output": form}
+        )
+        """The model that answers, as `mpo.chat.identity` writes it: part of every key."""
         self.api_key_env = api_key_env
         self.timeout_s = timeout_s
         self.deadline_s = deadline_s
         self.retry = Retry(retries, base_s=backoff_s)
         self.extra_body = dict(extra_body or {})
         self.max_tokens_field = max_tokens_field
-        if not api_key_env.isidentifier():
+        if not is_variable_name(api_key_env):
             raise ConfigError(  # most likely the key itself, so it is not repeated
                 "api_key_env must be the name of an environment variable, like OPENAI_API_KEY, and "
                 "the value is no such name. Put the key into the variable, not here"
@@ -130,8 +137,7 @@ class OpenAIChat:
             raise ConfigError(f"concurrency must be at least 1, not {concurrency!r}")
         self.limiter = limiter or Limiter(concurrency)
         self.structured_output = structured_output
-        endpoint = f"{self.shown_url} {model}"
-        self._detector = Detector(endpoint, detected if detected is not None else {})
+        self._detector = Detector(self.identity, detected if detected is not None else {})
         self._sessions = Sessions(self.url)
 
     def __repr__(self) -> str:
@@ -298,8 +304,9 @@ class OpenAIChat:
         except (aiohttp.ClientError, OSError) as error:
             cause = f"{type(error).__name__}: {self._error_text(error)}"
             return Failure(f"failed: the connection broke ({cause})", True)
-        if status != 200 or b'"choices"' not in raw or b'"error"' in raw:
-            raw = self._redact(raw)
+        # Some servers repeat the key.
+        if status != 200 or b'"choices"' not in raw or b'"error"' in raw or self._holds_key(raw):
+            raw = redact(raw.decode("utf-8", "replace")).encode("utf-8", "replace")
         return self._read(status, raw, headers)
 
     def _read(self, status: int, raw: bytes, headers: Mapping[str, str]) -> Completion | Failure:
@@ -332,24 +339,20 @@ class OpenAIChat:
         return headers
 
     def _key(self) -> str:
-        key = os.environ.get(self.api_key_env, "").strip()
+        key = read_secret(self.api_key_env)
         if not (key.isascii() and key.isprintable()):
             # aiohttp would refuse the header with a message that quotes it.
             raise ConfigError(f"the key in {self.api_key_env} has characters no header may have")
         return key
 
-    def _redact(self, raw: bytes) -> bytes:
-        """A server's error message without the key, which some servers repeat.
-
-        Answers and short keys are not redacted: `EMPTY` and `none` are usual keys for servers that
-        need none, and usual words too.
-        """
-        key = self._key().encode()
-        return raw.replace(key, b"[API key]") if len(key) >= 8 else raw
+    def _holds_key(self, raw: bytes) -> bool:
+        """True for an answer with the key in it. A key that is a word, as those for servers that
+        need none often are, may be a word of the answer."""
+        key = self._key()
+        return len(key) >= LEAST and any(map(str.isdigit, key)) and key.encode() in raw
 
     def _error_text(self, error: Exception) -> str:
-        message = self._redact(str(error).encode("utf-8", "replace")).decode()
-        return clip(message) or type(error).__name__
+        return clip(redact(str(error))) or type(error).__name__
 
     def _explain(self, failure: Failure, attempts: int, elapsed_s: float, wait_s: float) -> str:
         tried = "1 attempt" if attempts == 1 else f"{attempts} attempts in {elapsed_s:.1f} s"
@@ -379,6 +382,11 @@ def _endpoint(base_url: str) -> str:
         raise ConfigError(
             "base_url holds a user name or password. Put the key into the environment variable "
             "that api_key_env names"
+        )
+    if find_secret(base_url) is not None:
+        raise ConfigError(
+            "base_url holds a key in its query. Put the key into the environment variable that "
+            "api_key_env names: it is sent as `Authorization: Bearer`"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from ..chat import Chat
+from ..chat import Chat, identity_of
 from ..config import read_rubric_file
 from ..config.plugins import find_plugin
 from ..data import ReadOptions, SourceRow
@@ -286,7 +286,7 @@ def _judge_pairs(
     if path is None:
         texts = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
         wording = sorted(prompt.hash for prompt in task.prompts.values())
-        key = [texts, rubric.id, wording, client.name, seed]
+        key = [texts, rubric.id, wording, identity_of(client), seed]
         path = RUNS / f"judge-{content_hash(key, 12)}" / "mpo.db"
     reward = EvolvingReward(
         task,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import typer
 from rich.table import Table
 
-from ..chat import Chat, Price
+from ..chat import Chat, Price, identity_of
 from ..config.plugins import find_plugin
 from ..data import PROMPT, ReadOptions, SourceRow
 from ..errors import ConfigError, DataError
@@ -117,7 +117,7 @@ def rank(
         judge = endpoint(chat, model, api_key_env, concurrency)
         _warn_if_rm(judge.name, run)
         # Named after the judge and the test set, so that one more model pays only for itself.
-        name = content_hash([judge.name, wording.hash, common], 12)
+        name = content_hash([identity_of(judge), wording.hash, common], 12)
         path = verdicts or RUNS / "verdicts" / f"{name}.jsonl"
         with JsonlLog(path) as log:
             pairwise = PairwiseJudge(judge, log, prompt=wording, concurrency=concurrency, seed=seed)

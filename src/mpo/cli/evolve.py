@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from ..chat import identity_of
 from ..config import write_text
 from ..errors import MetaStepError
 from ..records import Decision, Rollout
@@ -76,9 +77,11 @@ def evolve(
 
 
 def _past_proposal(session: OfflineSession) -> Decision | None:
-    """The decision of an earlier call that brought a proposal."""
+    """The decision of an earlier call that brought a proposal by this very model."""
     past = [d for d in session.reward.store.lineage() if d.kind == "evolve"]
-    return past[-1] if past and past[-1].refinement is not None else None
+    refinement = past[-1].refinement if past else None
+    mine = identity_of(session.reward.meta_chat)
+    return past[-1] if refinement is not None and refinement.answered_by == mine else None
 
 
 def _missing_judgements(session: OfflineSession, past: Decision | None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -141,4 +142,6 @@ takes a seventh of the processor time of a judgement (`benchmarks/judge.py`)."""
 def main() -> None:
     """The entry point of `mpo` and `python -m mpo`."""
     gc.set_threshold(*GC_THRESHOLD)
+    # A board shows what a library's log lines say; a command that wants them sets up a handler.
+    logging.getLogger((__package__ or "").partition(".")[0]).addHandler(logging.NullHandler())
     app(prog_name="mpo")

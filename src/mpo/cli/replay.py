@@ -20,7 +20,7 @@ from ..config import check, compose, read_run_config
 from ..config.build import task_of
 from ..config.schema import BudgetConfig
 from ..errors import ConfigError
-from ..judge import RewardModel, make_reward_model
+from ..judge import RewardModel, judge_identity, make_reward_model
 from ..judge.injection_flags import OnInjection
 from ..judge.scale import Normalized
 from ..judge.scorer import Scorer
@@ -177,7 +177,11 @@ async def _replay(
             seed=grader.seed,
         )
         side.append(list(_paid(store, cases, rubric, model)))
-        known = {case.rollout.id for case in side.window(cohort=None)}
+        known = {
+            case.rollout.id
+            for case in side.window(cohort=None)
+            if case.judgement.answered_by == judge_identity(model)
+        }
         try:
             judgements = await score_in_chunks(scorer.score, [case.rollout for case in cases])
         finally:
@@ -196,7 +200,8 @@ def _paid(
             if (
                 judgement.rubric_id == rubric.id
                 and judgement.reward is not None
-                and (judgement.model, judgement.template_hash) == (model.model, model.template_hash)
+                and judgement.answered_by == judge_identity(model)
+                and judgement.template_hash == model.template_hash
             ):
                 yield Case(rollout=case.rollout, judgement=judgement)
 

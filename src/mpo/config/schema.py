@@ -14,8 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..chat import StructuredOutput
+from ..errors import ConfigError
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
+from ..redaction import find_secret, is_variable_name
 from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
@@ -35,7 +37,25 @@ LIKE_CHAT = ("meta_chat", "second_judge")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error of pydantic's would repeat the values, and one of them may be a key.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret(cls, data: Any) -> Any:
+        """A config is written into the run's folder, the store and the report: no key enters it.
+
+        Raises a `ConfigError` instead of a `ValueError`, which would carry the value along.
+        """
+        secret = find_secret(data)
+        if secret is not None:
+            where, what = secret
+            raise ConfigError(
+                f"{where} holds {what}, and a config is no place for one: it is written into the "
+                "run's folder. Put the key into an environment variable, and name the variable in "
+                "api_key_env"
+            )
+        return data
 
 
 class DataConfig(_Part):
@@ -81,6 +101,16 @@ class ChatConfig(_Part):
     structured_output: StructuredOutput | Literal["auto"] = "auto"
     """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
     `lines`; `auto` detects what it enforces."""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _variable(cls, name: str) -> str:
+        if not is_variable_name(name):  # most likely the key itself, so it is not repeated
+            raise ConfigError(
+                "api_key_env must be the name of an environment variable, like OPENAI_API_KEY, and "
+                "the value is no such name. Put the key into the variable, not here"
+            )
+        return name
 
     @model_validator(mode="after")
     def _one_kind(self) -> ChatConfig:

@@ -23,7 +23,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..chat import Chat, ChatRequest, Message, Metered, Price, Schema, require_complete
+from ..chat import (
+    Chat,
+    ChatRequest,
+    Message,
+    Metered,
+    Price,
+    Schema,
+    identity_of,
+    require_complete,
+)
 from ..errors import ChatError, ChatReplyError, DataError, TemplateError
 from ..judge import parse_json
 from ..records import Usage, content_hash
@@ -252,7 +261,7 @@ class PairwiseJudge:
 
     def _key(self, planned: Planned) -> str:
         texts = (planned.query, planned.first_response, planned.second_response)
-        return content_hash([self._chat.name, self._prompt.hash, *texts])
+        return content_hash([identity_of(self._chat), self._prompt.hash, *texts])
 
     def _verdicts(self) -> list[Row]:
         """The rows of the log that a `PairwiseJudge` wrote."""

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..chat import Chat, ChatRequest, Message, Schema, require_complete
+from ..chat import Chat, ChatRequest, Message, Schema, identity_of, require_complete
 from ..errors import ChatError, MetaStepError
 from ..judge import parse_json, render_criteria
 from ..records import Analysis, Case, Proposal, Refinement
@@ -331,6 +331,7 @@ class MetaRewardModel:
             skipped=evidence.skipped + skipped,
             prompts_hash=self.prompts_hash,
             model=self.model,
+            identity=identity if (identity := identity_of(self._chat)) != self.model else "",
         )
 
     async def _one(

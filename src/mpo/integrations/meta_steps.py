@@ -17,10 +17,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ..chat import Chat
 from ..chat.event_loop import run_in_loop
+from ..chat.ledger import Price
 from ..errors import ConfigError, MPOError, StoreError
 from ..records import Decision
 from ..reward import EvolvingReward
+from .run_log import RunLog
 
 __all__ = [
     "CALLBACK",
@@ -54,6 +57,9 @@ class MetaSteps:
         reward: The reward that scores the rollouts.
         on_step: Called on the main process after each update with its number (1-based), and with
             the decision where a meta step was decided.
+
+    Attributes:
+        log: Metrics and texts of the run, since `begin`.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class MetaSteps:
     ) -> None:
         self.reward = reward
         self.on_step = on_step
+        self.log = self._make_log(0)
         self._step = 0
 
     def begin(self, step: int = 0, saved: Mapping[str, Any] | None = None) -> None:
@@ -79,6 +86,7 @@ class MetaSteps:
         """
         self._step = step
         _run_on_main(lambda: self._restore(step, saved or {}))
+        self.log = self._make_log(step)
         self._check_ranks_agree(step)
 
     def hold(self, step: int) -> None:
@@ -120,8 +128,14 @@ class MetaSteps:
             _log.warning("%s: starting again from the seed rubric", store.path)
             store.restore(store.genesis())
 
+    def _make_log(self, step: int) -> RunLog:
+        reward = self.reward
+        chats = {"rm": reward.chat, "mrm": reward.meta_chat, "audit": reward.second_judge}
+        return RunLog(reward.store, step, {role: _price(chat) for role, chat in chats.items()})
+
     def _evolve(self, step: int) -> None:
         decision = run_in_loop(self.reward.step(step))
+        self.log.note(decision)
         if self.on_step is not None:
             self.on_step(step, decision)
 
@@ -136,6 +150,16 @@ class MetaSteps:
                     f"rank {rank} sees rubrics {heads} at step {step}, rank 0 sees {views[0]}: "
                     f"do all ranks open the same file {str(self.reward.store.path)!r}?"
                 )
+
+
+def _price(chat: Chat | None) -> Price | None:
+    """Price of a chat that spends from a budget, itself or under wrappers."""
+    while chat is not None:
+        price = getattr(chat, "price", None)
+        if isinstance(price, Price):
+            return price
+        chat = getattr(chat, "inner", None)
+    return None
 
 
 # ---------------------------------------------------------------------- saved state

@@ -29,7 +29,7 @@ from .answer_format import (
     parse_judgement,
     render_criteria,
 )
-from .base import Grader, JudgeResult, RewardModel
+from .base import Grader, JudgeResult, RewardModel, judge_identity
 from .paper import Dialogue, PlanExecute
 from .single import PerCriterion, SingleCall
 
@@ -47,6 +47,7 @@ __all__ = [
     "SingleCall",
     "boxes",
     "first_rule",
+    "judge_identity",
     "judgement_format",
     "judgement_schema",
     "make_reward_model",

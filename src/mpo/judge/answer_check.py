@@ -13,7 +13,7 @@ from ..records import CriterionScore, Rollout, content_hash
 from ..rubric import Rubric
 from ..sanitize import Cleaned
 from ..task import Task
-from .base import JudgeResult, RewardModel, seeded_random
+from .base import JudgeResult, RewardModel, judge_identity, seeded_random
 
 __all__ = ["AnswerChecked", "AnswerChecker"]
 
@@ -62,6 +62,10 @@ class AnswerChecked:
     @property
     def model(self) -> str:
         return self._inner.model
+
+    @property
+    def identity(self) -> str:
+        return judge_identity(self._inner)
 
     @property
     def template_hash(self) -> str:

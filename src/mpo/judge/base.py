@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast
 
-from ..chat import Chat, ChatRequest, Message, Metered, Schema, require_complete
+from ..chat import (
+    Chat,
+    ChatRequest,
+    Message,
+    Metered,
+    Schema,
+    identity_of,
+    require_complete,
+)
 from ..errors import ChatError, ChatReplyError
 from ..records import CriterionScore, Rollout, Usage, content_hash
 from ..rubric import Rubric
@@ -17,7 +25,7 @@ from ..sanitize import Cleaned, clean, fence
 from ..task import Task
 from .answer_format import Keyed
 
-__all__ = ["Grader", "JudgeResult", "RewardModel", "Scores", "seeded_random"]
+__all__ = ["Grader", "JudgeResult", "RewardModel", "Scores", "judge_identity", "seeded_random"]
 
 T = TypeVar("T")
 
@@ -37,14 +45,17 @@ class JudgeResult:
 
 
 class RewardModel(Protocol):
-    """Scores rollouts. Implementations keep no state between calls."""
+    """Scores rollouts. Implementations keep no state between calls.
+
+    One more attribute is optional: `identity`, that of the chat model (`mpo.chat.identity_of`).
+    """
 
     protocol: str
     """Name for the record; part of a judgement's key."""
 
     @property
     def model(self) -> str:
-        """Name of the chat model; part of a judgement's key."""
+        """Name of the chat model, for people."""
         ...
 
     @property
@@ -63,6 +74,12 @@ class RewardModel(Protocol):
             cleaned: Its completion after `clean`, where the caller has it.
         """
         ...
+
+
+def judge_identity(model: RewardModel) -> str:
+    """Identity of the chat model behind an RM, part of a judgement's key; its name where the RM
+    has none."""
+    return str(getattr(model, "identity", model.model))
 
 
 def seeded_random(seed: int, *names: object) -> random.Random:
@@ -109,7 +126,7 @@ class Grader:
             "limits": task.spec.limits,
             "reference": fence("", secret=secret, label="REFERENCE"),
         }
-        self.model = chat.name
+        self.model, self.identity = chat.name, identity_of(chat)
         self.template_hash = self._template_hash()
 
     def _template_hash(self) -> str:

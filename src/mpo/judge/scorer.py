@@ -20,7 +20,7 @@ from ..sanitize import Cleaned, clean
 from ..store import Group, Store, View
 from ..task import Task
 from ..task.rules import RuleHit, first_rule
-from .base import JudgeResult, RewardModel
+from .base import JudgeResult, RewardModel, judge_identity
 from .injection_flags import REFUSED, OnInjection, find_injection_flags, hostile, penalized
 from .scale import Scale, normalized
 
@@ -71,6 +71,8 @@ class Scorer:
         seed: Part of a judgement's key.
         deadline_s: Longest time for one call of `score`, in seconds: what has no answer by then is
             unscored. None waits for every call to end by itself.
+        earlier_judges: Identities of the models that graded this run before its endpoint changed.
+            What they gave to a rollout that is scored again, as after a resume, stays paid for.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Scorer:
         max_unscored: float,
         seed: int,
         deadline_s: float | None = None,
+        earlier_judges: Sequence[str] = (),
     ) -> None:
         self.task, self.store = task, store
         self.reward_model, self.scale = reward_model, scale
@@ -93,6 +96,7 @@ class Scorer:
         self.max_unscored = max_unscored
         self.seed = seed
         self.deadline_s = deadline_s
+        self.earlier_judges = tuple(earlier_judges)
         # Paid for, and kept out of the store by a full disk; by the judgement's key.
         self._unwritten: dict[str, Case] = {}
         # An id is the hash of its rubric's content, so this can never be out of date.
@@ -165,7 +169,8 @@ class Scorer:
                         scale_maps[rubric_id] = view.scale_map(rubric_id)
                 rubric_id = rubric_ids[group]
                 rubric = self._rubric(view, rubric_id)
-                assigned.append(self._assign(view, rollout, rubric, scale_maps[rubric_id]))
+                scale_map = scale_maps[rubric_id]
+                assigned.append(self._assign(view, rollout, rubric, scale_map, self.earlier_judges))
         if seedless is not None:  # a cohort that is seen for the first time
             self.store.plant_seed(seedless, self.seed_rubric)
             return self._assigned(rollouts)
@@ -182,21 +187,34 @@ class Scorer:
         return self._rubrics[rubric_id]
 
     def _assign(
-        self, view: View, rollout: Rollout, rubric: Rubric, scale_map: ScaleMap | None
+        self,
+        view: View,
+        rollout: Rollout,
+        rubric: Rubric,
+        scale_map: ScaleMap | None,
+        earlier_judges: Sequence[str] = (),
     ) -> _Assignment:
-        model = self.reward_model
-        parts = [rollout.id, rubric.id, model.template_hash, model.protocol, model.model, self.seed]
-        if self.on_injection != "observe":
-            parts.append(_KEY_WORDS[self.on_injection])
-        key = content_hash(parts)
-        attempts = view.attempts(key)
-        for judgement in attempts:
+        identity = judge_identity(self.reward_model)
+        own = self._key(rollout, rubric, identity)
+        attempts = view.attempts(own)
+        known = list(attempts)
+        for judge in earlier_judges:
+            if judge != identity:
+                known += view.attempts(self._key(rollout, rubric, judge))
+        for judgement in known:
             if judgement.reward is not None:
                 return _Assignment(rollout, rubric, scale_map, judgement.key, judgement)
-        key = f"{key}~{len(attempts)}" if attempts else key
+        key = f"{own}~{len(attempts)}" if attempts else own
         waiting = self._unwritten.get(key)
-        known = waiting.judgement if waiting is not None else None
-        return _Assignment(rollout, rubric, scale_map, key, known)
+        unwritten = waiting.judgement if waiting is not None else None
+        return _Assignment(rollout, rubric, scale_map, key, unwritten)
+
+    def _key(self, rollout: Rollout, rubric: Rubric, identity: str) -> str:
+        model = self.reward_model
+        parts = [rollout.id, rubric.id, model.template_hash, model.protocol, identity, self.seed]
+        if self.on_injection != "observe":
+            parts.append(_KEY_WORDS[self.on_injection])
+        return content_hash(parts)
 
     # ------------------------------------------------------------------ judge
 
@@ -251,7 +269,7 @@ class Scorer:
             one: The rollout and its conditions.
             ends: End of the batch's time by the loop's clock; None for no end.
         """
-        rollout, rubric = one.rollout, one.rubric
+        rollout, rubric, model = one.rollout, one.rubric, self.reward_model
         cleaned = clean(rollout.completion)
         flags = find_injection_flags(cleaned)
         rule = first_rule(self.task.spec, cleaned)
@@ -279,9 +297,10 @@ class Scorer:
             normalized_reward=share,
             unscored=result.unscored,
             rule=rule.name if rule else None,
-            protocol=result.protocol or self.reward_model.protocol,
-            template_hash=self.reward_model.template_hash,
-            model=self.reward_model.model,
+            protocol=result.protocol or model.protocol,
+            template_hash=model.template_hash,
+            model=model.model,
+            identity=identity if (identity := judge_identity(model)) != model.model else "",
             usage=result.usage,
             injection_flags=flags,
         )

@@ -12,7 +12,6 @@ run, 413 too large, 422 invalid, 424 unscored and the client takes no null, 429 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ..errors import BudgetError, MissingExtraError, MPOError, StoreFileError
+from ..records import to_json
 from .guard import App, Guard, ServerLimits
 from .metrics import CONTENT_TYPE
 from .openrlhf import Query, Rewards, score_query
@@ -35,6 +35,7 @@ from .wire import (
     SnapshotRequest,
     SnapshotResponse,
     StateResponse,
+    read_json,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def make_app(service: RewardService, limits: ServerLimits) -> App:
         lifespan=lifespan,
         redoc_url=None,
     )
+    app.router.route_class = _tolerant_route()
     _add_errors(app)
     _add_scoring(app, service)
     _add_steps(app, service)
@@ -75,13 +77,34 @@ def make_app(service: RewardService, limits: ServerLimits) -> App:
 
 
 def _json(content: Any, status: int = 200) -> Any:
-    """A JSON response, in ASCII: a policy's lone surrogate cannot be sent as UTF-8."""
+    """A JSON response."""
     from fastapi import Response
 
     plain = content.model_dump(by_alias=True) if isinstance(content, BaseModel) else content
-    text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
+    text = to_json(plain)
     headers = {"Retry-After": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else None
     return Response(text, status, headers=headers, media_type="application/json")
+
+
+def _tolerant_route() -> Any:
+    """FastAPI's route, with a reader of JSON that one item cannot break."""
+    from fastapi import Request
+    from fastapi.routing import APIRoute
+
+    class JsonRequest(Request):
+        async def json(self) -> Any:
+            return read_json(await self.body())
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Any:
+            handle = super().get_route_handler()
+
+            async def handle_json(request: Request) -> Any:
+                return await handle(JsonRequest(request.scope, request.receive))
+
+            return handle_json
+
+    return Route
 
 
 def _error(status: int, kind: str, message: str) -> Any:

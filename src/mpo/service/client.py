@@ -22,6 +22,7 @@ from typing import Any
 from ..chat.event_loop import run_in_loop
 from ..chat.sessions import Sessions
 from ..errors import BudgetError, ChatReplyError, ChatTransportError, ConfigError, MPOError
+from ..records import to_json
 
 __all__ = ["RewardClient"]
 
@@ -103,7 +104,7 @@ class RewardClient:
         """
         import aiohttp
 
-        data = json.dumps(body).encode()
+        data = to_json(body).encode()
         timeout = aiohttp.ClientTimeout(total=timeout_s or self.deadline_s + 30, sock_connect=10)
         deadline = time.monotonic() + self.patience_s
         longest_wait = 0.5

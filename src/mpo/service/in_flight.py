@@ -30,7 +30,8 @@ _CHUNK = 32
 class Outcome:
     """State of a rollout at the deadline."""
 
-    rollout: Rollout
+    rollout: Rollout | None
+    """None for an item that is invalid."""
     judgement: Judgement | None = None
     """None if there is no judgement yet, or there never will be."""
     late: bool = False

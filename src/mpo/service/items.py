@@ -12,7 +12,7 @@ from ..records import Judgement, Mode, Rollout, content_hash
 from ..store import Store
 from .in_flight import Outcome
 from .rubric_history import RubricHistory
-from .wire import METRICS, Info, Item, OnFailure, Refusal, Result, flatten
+from .wire import METRICS, Info, InvalidItem, Item, OnFailure, Refusal, Result, flatten
 
 __all__ = ["FallbackRewards", "RolloutAssigner", "item_result"]
 
@@ -183,12 +183,13 @@ class FallbackRewards:
         if len(self._groups) > _FALLBACK_GROUPS:
             self._groups.popitem(last=False)
 
-    def mean(self, rollout: Rollout) -> Mean | None:
+    def mean(self, rollout: Rollout | None) -> Mean | None:
         """The mean of its group, else of the run; None if nothing is scored yet."""
-        group = self._groups.get(_group_key(rollout)) or {}
-        others = [reward for id, reward in group.items() if id != rollout.id]
-        if others:
-            return _mean(others)
+        if rollout is not None:
+            group = self._groups.get(_group_key(rollout)) or {}
+            others = [reward for id, reward in group.items() if id != rollout.id]
+            if others:
+                return _mean(others)
         return _mean(self._recent) if self._recent else None
 
 
@@ -202,7 +203,7 @@ def _mean(rewards: Iterable[Mean]) -> Mean:
 
 
 def item_result(
-    item: Item,
+    item: Item | InvalidItem,
     outcome: Outcome,
     on_failure: OnFailure,
     fallbacks: FallbackRewards,
@@ -217,15 +218,17 @@ def item_result(
     reward = judgement.reward if judgement is not None else None
     normalized = judgement.normalized_reward if judgement is not None else None
     fallback = fallbacks.mean(rollout) if reward is None and on_failure == "group_mean" else None
+    if rollout is None and on_failure == "error":
+        raise Refusal(422, f"item {item.id!r}: {outcome.error}")
+    name = item.id or (rollout.id if rollout is not None else "")
     if reward is None and fallback is None and on_failure != "null":
         why = ", and there is no reward yet to fall back on" if on_failure == "group_mean" else ""
-        name = item.id or rollout.id
         raise Refusal(424, f"item {name!r} is unscored ({outcome.error}){why}: send it again")
     if judgement is not None:
         rubric = judgement.rubric_id
-        version = history.version(rubric, rollout.cohort)
+        version = history.version(rubric, judgement.cohort)
     else:
-        version, rubric = history.head(rollout.cohort)
+        version, rubric = history.head(rollout.cohort if rollout is not None else "")
     values = (
         reward is None,
         fallback is not None,
@@ -235,7 +238,7 @@ def item_result(
         version,
     )
     return Result(
-        id=item.id or rollout.id,
+        id=name,
         status="ok" if reward is not None else "fallback" if fallback is not None else "failed",
         reward=reward if fallback is None else fallback.reward,
         score=normalized if fallback is None else fallback.normalized_reward,

@@ -112,7 +112,7 @@ def _item(text: str, prompt: str, label: Any, task: Task) -> tuple[Item, Mode]:
             prompt=rm_prompt if rm_prompt is not None else _ANY.sub("", prompt).strip(),
             completion=completion_of(text, prompt),
             # A label belongs to a row of the dataset, whose completions are a group.
-            group_id=str(facts.pop("id", "")),
+            group_id=facts.pop("id", ""),
             **facts,
         )
     except (ValidationError, TypeError) as error:
@@ -125,7 +125,8 @@ def _facts(label: Any, task: Task) -> dict[str, Any]:
     """Contents of a label: our JSON object, or else the dataset's answer."""
     if isinstance(label, str) and label.lstrip().startswith("{"):
         try:
-            facts = json.loads(label)
+            # A NaN of the data set's is no value.
+            facts = json.loads(label, parse_constant=lambda _: None)
         except (ValueError, RecursionError):
             facts = None
         known = ("id", "prompt", "cohort", "mode", "columns")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..errors import StoreError
@@ -111,9 +110,6 @@ class RubricHistory:
 def _edge(decision: Decision) -> dict[str, Any]:
     """A decision with its reasons, but without its refinement, which may be long."""
     edge = decision.model_dump(mode="json", exclude={"refinement"})
-    # A gate may have measured nothing: JSON has no NaN.
-    figures = decision.figures.items()
-    edge["figures"] = {k: v if math.isfinite(v) else None for k, v in figures}
     refinement = decision.refinement
     edge["reasons"] = refinement.reasons if refinement is not None else ""
     edge["evidence"] = list(refinement.evidence) if refinement is not None else []

@@ -32,6 +32,7 @@ from .metrics import Metrics, ServiceStats
 from .rubric_history import RubricHistory
 from .steps import StepDecisions, StepQueue
 from .wire import (
+    InvalidItem,
     Item,
     MetaStepRequest,
     MetaStepResponse,
@@ -144,7 +145,7 @@ class RewardService:
         effective = self._effective()
         results = []
         if request.items:
-            outcomes = await self._judge(request.items, request.mode, request.options)
+            outcomes = await self._outcomes(request.items, request.mode, request.options)
             on_failure = request.options.on_failure
             results = [
                 item_result(item, outcome, on_failure, self._fallbacks, self.rubrics)
@@ -152,6 +153,19 @@ class RewardService:
             ]
         self.metrics.add_results(request.mode, results)
         return ScoreResponse(**effective, results=results)
+
+    async def _outcomes(
+        self, items: Sequence[Item | InvalidItem], mode: Mode, options: ScoreOptions
+    ) -> list[Outcome]:
+        """The outcome of each item, in order; that of an invalid one is its reason."""
+        valid = [item for item in items if isinstance(item, Item)]
+        judged = iter(await self._judge(valid, mode, options) if valid else ())
+        return [
+            next(judged)
+            if isinstance(item, Item)
+            else Outcome(None, error=f"invalid: {item.reason}")
+            for item in items
+        ]
 
     async def _judge(
         self, items: Sequence[Item], mode: Mode, options: ScoreOptions
@@ -318,7 +332,7 @@ class RewardService:
                 self.reward.restore(snapshot)
             except StoreError as error:
                 raise Refusal(409, str(error)) from error
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 raise Refusal(422, f"this is no snapshot of a run: {error!r}") from error
             for part in (self.rubrics, self._meta_steps, self._fallbacks, self._assigner):
                 part.reset()

@@ -5,22 +5,39 @@
 Texts come from a policy, so they are hostile: they may hold any character, lone surrogates
 included. Everything that a client chooses (ids, groups, steps, columns) is bounded here, before any
 other code sees it.
+
+Rows come from data sets, so some are odd: an item with a value that cannot be used is a failed
+result, and the rest of its batch is scored. Only a request whose every item has the wrong fields
+is refused as a whole: that is a mistake in a program.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from ..data import flatten as flatten_messages
+from ..data.values import whole_text
 from ..errors import DataError, MPOError
-from ..records import Mode
 
 __all__ = [
     "MAX_ITEMS",
     "METRICS",
     "SCHEMA",
+    "InvalidItem",
     "Item",
     "MetaStepRequest",
     "MetaStepResponse",
@@ -35,6 +52,7 @@ __all__ = [
     "SnapshotResponse",
     "StateResponse",
     "flatten",
+    "read_json",
 ]
 
 SCHEMA = "mpo.reward/1"
@@ -56,7 +74,17 @@ METRICS = (
 """Keys of `Result.metrics`, the same for every item. Engines take the keys of a batch from its
 first item (veRL), and make tensors of the values (OpenRLHF)."""
 
-Name = Annotated[str, StringConstraints(max_length=256)]
+
+def _plain_name(value: Any) -> Any:
+    """A name as text without lone surrogates, which no database takes; empty for null."""
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return whole_text(value) if isinstance(value, str) else value
+
+
+Name = Annotated[str, StringConstraints(max_length=256), BeforeValidator(_plain_name)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
@@ -95,8 +123,8 @@ class WireMessage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    role: str = ""
-    content: str | list[dict[str, Any]] | None = None
+    role: Name = ""
+    content: str | list[str | dict[str, Any]] | None = None
     """A text, or parts."""
     tool_calls: list[dict[str, Any]] | None = None
     """Calls that the assistant makes; the reward model reads each as one line."""
@@ -127,6 +155,11 @@ class Item(_Wire):
     columns: dict[str, Any] = Field(default_factory=dict)
     """Other columns of the dataset's row, for example the reference solution."""
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _no_columns(cls, columns: Any) -> Any:
+        return {} if columns is None else columns
+
     @field_validator("prompt", "completion")
     @classmethod
     def _has_text(cls, text: Text) -> Text:
@@ -134,14 +167,55 @@ class Item(_Wire):
             flatten(text)
         except DataError as error:
             raise ValueError(str(error)) from error
+        except RecursionError as error:
+            raise ValueError("its parts are nested too deeply") from error
         return text
 
     @field_validator("columns")
     @classmethod
-    def _not_too_deep(cls, columns: dict[str, Any]) -> dict[str, Any]:
+    def _plain(cls, columns: dict[str, Any]) -> dict[str, Any]:
         if _depth(columns) > MAX_DEPTH:
             raise ValueError(f"columns are nested deeper than {MAX_DEPTH}")
+        place = _odd_number(columns)
+        if place is not None:
+            raise ValueError(
+                f"{place} is no number that JSON has (NaN, infinite, or too long): send null there"
+            )
         return columns
+
+
+class InvalidItem(_Wire):
+    """An item that cannot be scored, because of its own values."""
+
+    id: str
+    reason: str
+    """Place and fault: `completion: Input should be a valid string`."""
+    misnamed: bool = False
+    """True if fields are missing or unknown: a fault of a program, not of a row."""
+
+
+def _item_or_fault(value: Any, _: Any) -> Item | InvalidItem:
+    if isinstance(value, Item | InvalidItem):
+        return value
+    try:
+        return Item.model_validate(value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+    first, id = faults[0], value.get("id") if isinstance(value, dict) else None
+    place = ".".join(str(part)[:80] for part in first["loc"] if part != "str")
+    try:
+        name = str(_plain_name(id))[:256]
+    except ValueError:  # a number of thousands of digits
+        name = ""
+    return InvalidItem(
+        id=name,
+        reason=f"{place}: {first['msg']}" if place else first["msg"],
+        misnamed=any(fault["type"] in _MISNAMED for fault in faults),
+    )
+
+
+_MISNAMED = ("missing", "extra_forbidden", "model_type")
+AnyItem = Annotated[Item | SkipJsonSchema[InvalidItem], WrapValidator(_item_or_fault)]
 
 
 class ScoreOptions(_Wire):
@@ -160,10 +234,18 @@ class ScoreRequest(_Request):
     """A batch of completions."""
 
     schema_: Literal["mpo.reward/1"] = Field(default="mpo.reward/1", alias="schema")
-    mode: Mode = "train"
+    mode: Literal["train", "eval"] = "train"
     """`eval` items are scored and stored, but never counted and never shown to the MRM."""
-    items: Annotated[list[Item], Field(max_length=MAX_ITEMS)]
+    items: Annotated[list[AnyItem], Field(max_length=MAX_ITEMS)]
     options: ScoreOptions = ScoreOptions()
+
+    @field_validator("items")
+    @classmethod
+    def _some_are_items(cls, items: list[Item | InvalidItem]) -> list[Item | InvalidItem]:
+        faults = [item for item in items if isinstance(item, InvalidItem) and item.misnamed]
+        if items and len(faults) == len(items):
+            raise ValueError(f"no item has the fields of one: {faults[0].reason}")
+        return items
 
 
 class Info(_Wire):
@@ -263,6 +345,42 @@ def flatten(content: Text) -> str:
     if isinstance(content, str):
         return content
     return flatten_messages([message.model_dump(exclude_none=True) for message in content])
+
+
+def read_json(body: bytes) -> Any:
+    """JSON of a request. An integer with too many digits for Python becomes infinity: the item that
+    it stands in is refused for it, and not the whole batch.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return json.loads(body)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(body, parse_int=_parse_int)
+
+
+def _parse_int(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return math.inf
+
+
+def _odd_number(value: Any, place: str = "columns") -> str | None:
+    """Place of the first number that JSON does not have; None if there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else place
+    if isinstance(value, dict):
+        inner = [(f"{place}.{str(key)[:40]}", part) for key, part in value.items()]
+    elif isinstance(value, list):
+        inner = [(f"{place}[{number}]", part) for number, part in enumerate(value)]
+    else:
+        return None
+    return next(filter(None, (_odd_number(part, name) for name, part in inner)), None)
 
 
 def _depth(value: Any) -> int:

@@ -28,7 +28,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import NewerStoreError, StoreError
-from ..records import Decision, Judgement, ScaleMap
+from ..records import Decision, Judgement, ScaleMap, to_json
 from ..rubric import Rubric
 from .database import Database
 from .schema import SCHEMA
@@ -61,31 +61,23 @@ FROM chain CROSS JOIN decisions d ON d.branch = chain.branch AND d.seq <= chain.
 """
 """The visible decisions, after `CHAIN` and the SELECT."""
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 Record = TypeVar("Record", bound=BaseModel)
 
 
 def dump(value: Any) -> str:
     """JSON text of a record or of plain JSON values.
 
-    Python's own `json`, not pydantic's: that one turns NaN into null, and stops at a lone
-    surrogate, which a policy may well emit.
+    Not pydantic's: that one stops at a lone surrogate, which a policy may well emit and SQLite
+    does not take.
 
     Raises:
         StoreError: It holds something that JSON cannot express.
     """
     plain = value.model_dump() if isinstance(value, BaseModel) else value
     try:
-        text = _ENCODER.encode(plain)
+        return to_json(plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"a value cannot be stored as JSON: {error}") from error
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(plain, separators=(",", ":"))  # \ud800: SQLite takes no lone surrogate
-    return text
 
 
 def load(record: type[Record], text: str) -> Record:

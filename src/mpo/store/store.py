@@ -219,13 +219,18 @@ class Store(Cases):
                 (writer.tick(), writer.branch, step, name, content),
             )
 
-    def events(self, name: str | None = None) -> list[Event]:
-        """The visible events, oldest first; those of all names if None."""
+    def events(self, name: str | None = None, *, after_step: int | None = None) -> list[Event]:
+        """The visible events, oldest first.
+
+        Args:
+            name: Only events of this name; None for all.
+            after_step: Only steps greater than this; None for no bound.
+        """
         query = CHAIN + "SELECT c.name, c.step, c.content FROM chain CROSS JOIN choices c "
         query += "ON c.branch = chain.branch AND c.seq <= chain.upto "
-        query += "WHERE ?1 IS NULL OR c.name = ?1 ORDER BY c.seq"
+        query += "WHERE (?1 IS NULL OR c.name = ?1) AND (?2 IS NULL OR c.step > ?2) ORDER BY c.seq"
         with self._db.read() as connection:
-            rows = connection.execute(query, (name,)).fetchall()
+            rows = connection.execute(query, (name, after_step)).fetchall()
         return [Event(name, step, *json.loads(content)) for name, step, content in rows]
 
     # ------------------------------------------------------------------ external scores

@@ -94,7 +94,7 @@ def _trainer(
     # A library prints nothing; `progress` says what there is to say.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    guard_trackers(trainer, reward.store)
+    guard_trackers(trainer, folder)
     return trainer
 
 

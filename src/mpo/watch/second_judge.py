@@ -2,7 +2,8 @@
 
 Where the two part, the RM is being exploited, since the rubric is the same. The second judge's
 scores are kept in the store under the name `audit`, are seen by monitors and people, and are no
-reward. It must be another model than the RM, and not the judge that measures the run in the end.
+reward. It must be another model than the RM (the same identity is refused; one name at another URL
+is another model), and not the judge that measures the run in the end.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..judge import RewardModel
+from ..judge import RewardModel, judge_identity
 from ..judge.scale import normalized
 from ..judge.scorer import commit_as_they_come
 from ..records import Case, content_hash
-from ..store import Store
+from ..store import ExternalScore, Store
 from . import thresholds
 
 __all__ = ["AUDIT", "SECOND_JUDGE_SHARE", "SecondJudge", "read_gaps", "smooth"]
@@ -57,11 +58,11 @@ class SecondJudge:
             return None
         steps = [case.rollout.step for case in drawn]
         bounds = {"after_step": min(steps) - 1, "up_to_step": max(steps)}
-        known = self.store.external_scores(AUDIT, **bounds)
+        known = self._known(bounds)
         missing = [case for case in drawn if case.rollout.id not in known]
         if missing:
             await commit_as_they_come(missing, self._ask, self._keep)
-            known = self.store.external_scores(AUDIT, **bounds)
+            known = self._known(bounds)
         pairs = [
             (case.judgement.normalized_reward, known[case.rollout.id].value)
             for case in drawn
@@ -69,6 +70,14 @@ class SecondJudge:
         ]
         gaps = [one - other for one, other in pairs if one is not None and other is not None]
         return fmean(gaps) if gaps else None
+
+    def _known(self, bounds: Mapping[str, int]) -> dict[str, ExternalScore]:
+        """The scores that this model gave: another one has another opinion."""
+        mine, known = judge_identity(self.model), {}
+        for id, score in self.store.external_scores(AUDIT, **bounds).items():
+            if score.parts.get("identity", score.parts.get("model")) == mine:
+                known[id] = score
+        return known
 
     def _drawn(self, case: Case) -> bool:
         if case.judgement.normalized_reward is None or case.judgement.rule is not None:
@@ -86,6 +95,7 @@ class SecondJudge:
         parts = {
             "rubric": rubric.id,
             "model": self.model.model,
+            "identity": judge_identity(self.model),
             "unscored": result.unscored,
             "usage": result.usage.model_dump(),
         }

@@ -81,7 +81,7 @@ class Watch:
         self.store.log_event(MONITOR, n, self.seed, entry)
         for alarm in reading.alarms:
             if alarm.new:
-                _log.warning("monitor: %s", alarm)
+                _log.warning("alarm after update %d: %s", n, alarm)
         if self.alarm_distance is None or not reading.alarms:
             return
         decided = [d.due or 0 for d in lineage if d.kind == "evolve"]

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 
 import typer
 
-from ...chat import Price
+from ...chat import Price, identity_of
 from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import find_plugin, plugin_names
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
 from ...evolve.options import Evolve
+from ...judge import judge_identity
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash
@@ -32,7 +33,7 @@ from ..evaluate_common import progress_bar
 from ..plan import make_plan
 from ..runs import RUNS, create_store
 from .options import OfflineOptions
-from .rows import FileRow, FileRows, file_judgements, read_file_rows
+from .rows import FROM_FILE, FileRow, FileRows, file_judgements, read_file_rows
 
 __all__ = [
     "OfflineSession",
@@ -81,9 +82,11 @@ class OfflineSession:
         return asyncio.run(run())
 
     def judgements(self) -> dict[str, Judgement]:
-        """The last judgement of each of the file's rollouts, by rollout id."""
+        """The last judgement of each of the file's rollouts, by rollout id; of this model or of the
+        file itself, as the store may hold another model's too."""
         cases = self.reward.store.window(cohort=None, scored=None)
-        return {case.rollout.id: case.judgement for case in cases}
+        mine = (FROM_FILE, judge_identity(self.reward.reward_model))
+        return {c.rollout.id: c.judgement for c in cases if c.judgement.answered_by in mine}
 
     def use_file_scores(self) -> None:
         """Store the file's own scores for rows that have no judgement yet."""
@@ -141,7 +144,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         texts = [row.rollout.id for row in file.rows]
         # Other scores in the file are other evidence.
         scores = [[row.score, row.rationale] for row in file.rows]
-        key = [texts, scores, rubric.id, task.prompts["rm"].hash, client.name, seed]
+        key = [texts, scores, rubric.id, task.prompts["rm"].hash, identity_of(client), seed]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
     budget = BudgetConfig(prices={} if price is None else {client.name: price})

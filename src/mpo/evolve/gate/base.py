@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ...judge import RewardModel
+from ...judge import RewardModel, judge_identity
 from ...records import Case, CriterionScore, Refinement, Rollout, Usage, total_usage
 from ...rubric import Rubric
 from ...sanitize import clean
@@ -74,9 +74,13 @@ class ProbeScorer:
         return total_usage(self.usages)
 
     def know(self, cases: Iterable[Case], rubric: Rubric) -> None:
-        """Take over judgements that the run has paid for, under this very rubric."""
+        """Take over judgements that the run has paid for, by this very model under this very
+        rubric: scores of two models cannot be compared."""
+        identity = judge_identity(self.reward_model)
         for case in cases:
             judgement = case.judgement
+            if judgement.answered_by not in ("", identity):
+                continue
             if judgement.rubric_id == rubric.id and judgement.normalized_reward is not None:
                 self._known[_key(case.rollout, rubric)] = judgement.normalized_reward
 

@@ -120,7 +120,7 @@ class _Run:
         meta_steps = MetaSteps(self.reward, on_step=reporter.note_decision)
         done = self._resume(meta_steps)
         reports = self.settings if main else self.settings.model_copy(update={"report_to": []})
-        trackers = LoopTrackers(reports, self.folder, self.reward.store)
+        trackers = LoopTrackers(reports, self.folder, meta_steps.log)
         trackers.begin(self.engine.ac.policy)
         if main:
             _remove_parts(self.folder / "checkpoints")
@@ -131,7 +131,8 @@ class _Run:
             meta_steps.hold(step + 1)
             state = meta_steps.state() if self._checkpoint_due(step + 1) else None
             if main:
-                trackers.log(step + 1, figures)
+                if trackers.callbacks:
+                    trackers.log(step + 1, figures | meta_steps.log.metrics(step + 1))
                 reporter.report(step + 1, kl)
             if state is not None:
                 self._save(step + 1, state)
