@@ -198,11 +198,11 @@ def test_compare_trains_reports_and_continues(run: Mpo, model: str) -> None:
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     assert "mpo-0  step 2/2" in done.stderr, "plain lines where there is no terminal"
-    assert "sandbox" in done.stdout
+    assert "reward by arm (sandbox judge, real policy and data)" in done.stdout
     assert "report: runs/x/report.html" in done.stdout
     folder = run.folder / "runs" / "x"
     told = json.loads((folder / "compare.json").read_text())
-    assert told["sandbox"] is True
+    assert told["simulated"] == {"policy": False, "data": False, "judge": True}
     assert list(told["arms"]) == ["mpo"]
     [seed] = told["arms"]["mpo"]["seeds"]
     assert seed["seed"] == 0

@@ -133,7 +133,7 @@ def test_overrides_are_typed_as_in_yaml_and_the_last_one_wins() -> None:
 def test_an_endpoint_takes_the_place_of_the_simulated_model() -> None:
     config = load_config(PRESET, ["chat.base_url=http://h:1/v1", "chat.model=m"])
     assert config.chat.plugin is None
-    assert config.is_sandbox, "its policy and its prompts still are"
+    assert config.simulated == {"policy": True, "data": True, "judge": False}
 
 
 @pytest.mark.parametrize(

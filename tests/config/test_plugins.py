@@ -77,7 +77,7 @@ def test_a_run_is_made_of_what_a_plugin_brings(tmp_path: Path) -> None:
     assert isinstance(parts.chats.rm, CachedChat), "its answers may have cost something"
     assert (parts.measure, parts.exploits) == ("length", ())
     assert isinstance(parts.gold_scorer, LengthScorer)
-    assert not config.is_sandbox
+    assert not any(config.simulated.values())
 
 
 def test_the_second_judge_has_a_seed_of_its_own() -> None:
@@ -87,8 +87,17 @@ def test_the_second_judge_has_a_seed_of_its_own() -> None:
 
 
 def test_what_is_simulated_says_so() -> None:
-    for overrides in ([], [OWN_CHAT, OWN_POLICY], [OWN_POLICY, OWN_ROWS], [OWN_CHAT, OWN_ROWS]):
-        assert load_config("sandbox/essay", overrides).is_sandbox
+    for overrides, parts in (
+        ([], ["policy", "data", "judge"]),
+        ([OWN_CHAT, OWN_POLICY], ["data"]),
+        ([OWN_POLICY, OWN_ROWS], ["judge"]),
+        ([OWN_CHAT, OWN_ROWS], ["policy"]),
+        ([OWN_POLICY, OWN_ROWS, f"meta_chat={{plugin: '{HERE}'}}"], ["judge"]),
+        ([OWN_POLICY, OWN_ROWS, "chat.base_url=http://h/v1", "chat.model=sandbox-3"], ["judge"]),
+        ([OWN_POLICY, OWN_ROWS, "chat.base_url=http://h/v1", "chat.model=sandy"], []),
+    ):
+        simulated = load_config("sandbox/essay", overrides).simulated
+        assert [part for part, mock in simulated.items() if mock] == parts
 
 
 def test_a_chat_says_itself_that_it_is_free() -> None:

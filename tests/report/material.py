@@ -12,6 +12,7 @@ from typing import Any
 
 from mpo.config import load_config, to_yaml
 from mpo.evaluation.run_metrics import arm_seed_summary
+from mpo.evaluation.simulated import keep_simulated
 from mpo.records import (
     Analysis,
     Case,
@@ -118,10 +119,10 @@ def make_run(
                     [(c.rollout.id, 1 - step / 40, {"facts": 0.5}) for c in cases]
                 )
             store.log_event("monitor", step + 1, 0, _reading(step, first))
+        keep_simulated(store, {"policy": True, "data": True, "judge": True})
         timing = {"calls": 88, "seconds": 44.0, "slowest_s": 2.0, "cached": 1, "shared": 2}
         store.set_meta("timings", json.dumps({"rm": timing}))
         summary = {
-            "sandbox": True,
             **arm_seed_summary(store),
             "exploits": ["topic_stuffing", "hedging"],
             "cost": {"rm": {"usd": 1.25}},

@@ -110,7 +110,7 @@ class TestResult:
         assert "176 rollouts judged" in head
         assert "By gold, fixed got worse (0.89 → 0.59); mpo got worse (0.89 → 0.59)" in head
         assert "their rewards ended at 0.82." in head
-        assert "sandbox" in head
+        assert "sandbox policy, data and judge" in head
 
     def test_the_table_has_intervals(self, html: str) -> None:
         table = text_between(html, 'id="arms"', 'id="curves"')

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import mpo
 from mpo.cli.results import results_table
+from mpo.cli.tables import print_table
 from mpo_sandbox.environments import ENVIRONMENTS
 
 
-def printed(compare: dict[str, Any]) -> list[str]:
-    out = io.StringIO()
-    Console(file=out, width=120).print(results_table(compare))
-    return out.getvalue().splitlines()
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[dict[str, Any]], list[str]]:
+    def lines(compare: dict[str, Any]) -> list[str]:
+        print_table(results_table(compare))
+        return capsys.readouterr().out.splitlines()
+
+    return lines
 
 
 def seed(number: int, end: float, measure: str | None = "verdict accuracy") -> dict[str, Any]:
@@ -35,18 +38,26 @@ def seed(number: int, end: float, measure: str | None = "verdict accuracy") -> d
     }
 
 
-def test_the_table_names_the_measure_and_shows_the_spread_over_seeds() -> None:
+def test_the_table_names_the_measure_and_shows_the_spread_over_seeds(
+    printed: Callable[[dict[str, Any]], list[str]],
+) -> None:
     arms = {"fixed": {"seeds": [seed(0, 0.3), seed(1, 0.5), seed(2, 0.7)]}}
-    lines = printed({"sandbox": True, "arms": arms})
-    assert lines[0].strip() == "sandbox: reward and verdict accuracy by arm"
+    lines = printed({"simulated": {"policy": True, "data": True, "judge": False}, "arms": arms})
+    assert lines[0].strip() == (
+        "reward and verdict accuracy by arm (sandbox policy and data, real judge)"
+    )
     (mean,) = (line for line in lines if line.startswith("fixed mean"))
     (spread,) = (line for line in lines if line.startswith("fixed ± sd"))
     assert mean.split()[-4] == "0.50"
     assert spread.split()[-4:] == ["0.20", "0.25", "0.00", "0.0"]
 
 
-def test_one_seed_has_no_spread_and_an_older_run_no_measure() -> None:
-    lines = printed({"sandbox": False, "arms": {"mpo": {"seeds": [seed(0, 0.3, None)]}}})
+def test_one_seed_has_no_spread_and_an_older_run_no_measure(
+    printed: Callable[[dict[str, Any]], list[str]],
+) -> None:
+    lines = printed(
+        {"simulated": {"policy": False}, "arms": {"mpo": {"seeds": [seed(0, 0.3, None)]}}}
+    )
     assert lines[0].strip() == "reward and gold by arm"
     assert "gold start" in lines[1]
     assert not [line for line in lines if "±" in line]

@@ -25,7 +25,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Board", "Event", "RunView", "Spending", "number", "open_board", "short"]
+from .tables import EMPTY, number
+
+__all__ = ["Board", "Event", "RunView", "Spending", "open_board", "short"]
 
 Event = Mapping[str, Any]
 
@@ -255,19 +257,21 @@ class _LiveBoard(Board):
             pad_edge=False,
             collapse_padding=True,  # all of it fits 80 columns
         )
-        for name in ("run", "", "step"):
-            table.add_column(name, no_wrap=True)
         views = self.views.values()
         # The second RM's word where nobody measures: both would not fit.
         audited = all(view.gold is None for view in views) and any(
             view.audit is not None for view in views
         )
-        for name in ("reward", "audit" if audited else "gold", "KL", "words", "unscored"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for name in ("rubric, age", "left"):
-            table.add_column(name, no_wrap=True)
-        for view in views:
-            table.add_row(*_cells(view, audited))
+        rows = [_cells(view, audited) for view in views]
+        heads = ["run", "", "step", "reward", "audit" if audited else "gold"]
+        heads += ["KL", "words", "unscored", "rubric, age", "left"]
+        # A column comes with its first value.
+        shown = [n for n in range(len(heads)) if n < 4 or any(row[n] not in EMPTY for row in rows)]
+        for n in shown:
+            figures = heads[n] in ("reward", "audit", "gold", "KL", "words", "unscored")
+            table.add_column(heads[n], justify="right" if figures else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(row[n] for n in shown))
         return Group(table, *self._notes())
 
     def _notes(self) -> list[Any]:
@@ -308,11 +312,6 @@ def _cells(view: RunView, audited: bool) -> tuple[Any, ...]:
 
 def _styled(text: str, state: str) -> Any:
     return Text(text, style={"failed": "red", "done": "green", "meta": "yellow"}.get(state, "dim"))
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number for a table; an en dash where nothing is known (never 0)."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def open_board(kind: str, labels: Sequence[str], title: str) -> Board:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import typer
-from rich.console import Console
 
 from ..config import (
     ARMS,
@@ -32,6 +31,7 @@ from .board import Board, open_board
 from .children import Job, run_jobs
 from .results import gather, next_commands, report_or_why, results_table
 from .runs import run_path
+from .tables import in_brackets, print_table
 
 __all__ = ["app", "given_rubrics"]
 
@@ -76,7 +76,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
-        Console().print(results_table(result))
+        print_table(results_table(result))
         typer.echo(report)
         typer.echo(next_commands(path, compared=True))
     if failed:
@@ -122,7 +122,7 @@ def _run_missing(
         if path is not None:
             task.check_rubric(read_rubric_file(path))
     started = time.monotonic()
-    title = f"mpo compare {folder.name}{' (sandbox)' if config.is_sandbox else ''}"
+    title = f"mpo compare {folder.name}{in_brackets(config.simulated)}"
     plugin = find_plugin(config.model)
     first = [POLICY] if plugin is not None else []
     with open_board(progress, [*first, *labels], title) as board:
@@ -186,7 +186,7 @@ def _write(
     except (OSError, ValueError, KeyError, TypeError):
         before = 0.0  # the first time, or a file that somebody has edited: only the total suffers
     result = {
-        "sandbox": config.is_sandbox,
+        "simulated": config.simulated,
         "arms": gather(folder, arms, seeds),
         "seconds": round(before + seconds, 1),
         **({"failed": failed} if failed else {}),

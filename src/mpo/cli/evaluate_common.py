@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -26,7 +25,9 @@ from ..data import (
     suffix_of,
 )
 from ..evaluation.rows import Row, rows_of_run
-from .runs import RUNS, open_store
+from ..store import STORE
+from .runs import RUNS, is_store, open_store
+from .tables import print_table
 
 __all__ = [
     "AS_JSON",
@@ -44,7 +45,6 @@ __all__ = [
     "rows_of_file",
     "rows_of_source",
     "show",
-    "table",
 ]
 
 T = TypeVar("T")
@@ -66,8 +66,10 @@ AS_JSON: Any = typer.Option(False, "--json", help="Print JSON.")
 def is_file(text: str) -> bool:
     """True if a person means rows in a file, a folder or on the hub, not a run."""
     path = Path(text)
-    if path.exists():
-        return is_data(path)
+    if path.is_file():
+        return not is_store(path) and path.suffix not in (".yaml", ".yml")
+    if path.exists() or (RUNS / text).exists():
+        return not (path / STORE).is_file() and is_data(path)
     # A name with a dot is a file that may be missing; one without may be a run in runs/.
     return bool(suffix_of(text)) or (
         "/" in text and not looks_local(text) and RUNS not in path.parents
@@ -153,32 +155,7 @@ def show(body: Mapping[str, Any], output: Output, as_json: bool) -> None:
         if isinstance(part, str):
             typer.echo(part)
         else:
-            Console().print(part)
-
-
-def table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str] | None], words: str = ""
-) -> Table:
-    """A plain table. The cells may hold a user's words: rich reads no `[red]` in them as markup.
-
-    Args:
-        title: Title of the table.
-        heads: Heads of the columns of figures.
-        rows: Text of the first column, then one cell for each head. None begins a new section.
-        words: Head of a last column of words; empty for none.
-    """
-    new = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    new.add_column("", no_wrap=True)
-    for name in heads:
-        new.add_column(escape(name), justify="right", no_wrap=True)
-    if words:
-        new.add_column(escape(words))
-    for row in rows:
-        if row is None:
-            new.add_section()
-        else:
-            new.add_row(*map(escape, row))
-    return new
+            print_table(part)
 
 
 def percent(value: float | None) -> str:

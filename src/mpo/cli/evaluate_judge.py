@@ -35,7 +35,6 @@ from ..rubric import Rubric
 from ..store import Store
 from ..task import Task
 from . import offline
-from .board import number
 from .endpoints import endpoint
 from .evaluate_common import (
     AS_JSON,
@@ -47,10 +46,11 @@ from .evaluate_common import (
     progress_bar,
     rows_of_file,
     show,
-    table,
 )
 from .offline.session import task_or_generic
+from .rubric_choice import WHICH, choose_rubric
 from .runs import RUNS, create_store, open_store
+from .tables import number, table
 
 __all__ = ["app"]
 
@@ -83,8 +83,7 @@ def judge(
     other: str = typer.Option("", help="For a run: a second run, by the judge to compare with."),
     which: str = typer.Option(
         "",
-        help="For a run: the rubric to analyse: head, seed, or an id's first digits; the one last "
-        "used if empty.",
+        help=f"For a run: the rubric to analyse: {WHICH}; the one last used if left out.",
     ),
     compare: str = typer.Option("", help="For a file: two columns of scores, ONE,OTHER."),
     seed: int = SEED,
@@ -154,15 +153,7 @@ def _cases(store: Store) -> list[Case]:
 def _rubric(store: Store, cases: list[Case], which: str) -> Rubric:
     if not which:
         return store.rubric(cases[-1].judgement.rubric_id)
-    if which not in ("head", "seed"):
-        return store.rubric(which)
-    lineage = store.lineage()
-    seed = next((d.proposed for d in lineage if d.kind == "seed"), None)
-    head = next((d.head for d in reversed(lineage)), None)
-    named = seed if which == "seed" else head
-    if named is None:
-        raise StoreError(f"{store.path} has no rubric yet")
-    return store.rubric(named)
+    return choose_rubric(store, which)
 
 
 def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
@@ -175,12 +166,12 @@ def _criteria_table(rubric: Rubric, criteria: Criteria) -> Table:
     heads = ["mean", "highest", "lowest", "discrimination", "most similar", "gold"]
     rows = [
         [
-            one.name[:32],
+            one.name,
             number(one.mean),
             percent(one.at_highest),
             percent(one.at_lowest),
             number(one.discrimination),
-            f"{number(one.similarity)} {(one.most_similar or '')[:24]}".strip(),
+            f"{number(one.similarity)} {one.most_similar or ''}".strip(),
             number(one.gold),
             ", ".join(one.faults),
         ]
@@ -224,7 +215,7 @@ def _agreement_table(title: str, agreements: Mapping[str, Agreement]) -> Table:
     heads = ["n", "unscored", "equal", "α nominal", "α ordinal", "κ quadratic", "ρ", "τ"]
     rows = [
         [
-            name[:32],
+            name,
             str(one.n),
             str(one.unscored),
             percent(one.exact),
@@ -299,10 +290,10 @@ def _judge_pairs(
         seed=seed,
     )
     outcomes = asyncio.run(_score_pairs(reward, pairs))
-    whole = accuracy(outcomes, seed)
+    whole = accuracy(outcomes)
     subsets = dict.fromkeys(outcome.pair.subset for outcome in outcomes)
     parts = {
-        subset: accuracy([one for one in outcomes if one.pair.subset == subset], seed)
+        subset: accuracy([one for one in outcomes if one.pair.subset == subset])
         for subset in subsets
     }
     rubric = reward.rubric()

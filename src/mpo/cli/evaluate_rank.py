@@ -35,9 +35,9 @@ from .evaluate_common import (
     progress_bar,
     rows_of_file,
     show,
-    table,
 )
 from .runs import RUNS, open_store
+from .tables import table
 
 __all__ = ["app"]
 

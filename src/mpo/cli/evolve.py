@@ -149,7 +149,7 @@ def _text(
     change = diff_rubrics(before, refinement.rubric) or "no change\n"
     verdict = "accepted" if decision.accepted else "not accepted"
     parts = [
-        f"{'sandbox: ' if session.sandbox else ''}proposed rubric {refinement.rubric.id}",
+        f"{'sandbox judge: ' if session.sandbox else ''}proposed rubric {refinement.rubric.id}",
         "",
         refinement.rubric.to_markdown(),
         f"diff against {before.id}",

@@ -47,6 +47,7 @@ from .dry_run import (
     Sizes,
 )
 from .endpoints import read_price
+from .tables import in_brackets
 
 __all__ = ["app", "make_plan"]
 
@@ -93,7 +94,7 @@ def plan(
 def _shown(figures: Mapping[str, Any]) -> str:
     cohorts = f", each for {figures['cohorts']} cohorts" if figures["cohorts"] > 1 else ""
     lines = [
-        f"arm {figures['arm']}{' (sandbox)' if figures['sandbox'] else ''}",
+        f"arm {figures['arm']}{in_brackets(figures['simulated'])}",
         f"updates        {figures['updates']:>16,}",
         f"meta steps     {figures['meta_steps']:>16,}{cohorts}",
         f"judgements     {figures['judgements']:>16,}",
@@ -129,7 +130,7 @@ def make_plan(
     Returns:
         JSON values: `updates`, `meta_steps`, `rm_calls`, `mrm_calls`, `audit_calls` (those of the
         second judge), `prompt_tokens`, `prompt_tokens_cached` (those left to read with a prefix
-        cache), `output_tokens`, `cost` (None without a price), and more: `arm`, `sandbox`,
+        cache), `output_tokens`, `cost` (None without a price), and more: `arm`, `simulated`,
         `cohorts`, `judgements`, `rm`, `mrm` and `audit` alone, `assumptions`.
 
     Raises:
@@ -168,7 +169,7 @@ def make_plan(
     whole = rm + mrm + second
     return {
         "arm": config.arm,
-        "sandbox": config.is_sandbox,
+        "simulated": config.simulated,
         "updates": updates,
         "meta_steps": meta_steps,
         "cohorts": sizes.cohorts,

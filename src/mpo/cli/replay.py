@@ -12,8 +12,6 @@ from statistics import StatisticsError, correlation, fmean
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ..chat import Chat
 from ..config import check, compose, read_run_config
@@ -26,13 +24,14 @@ from ..judge.scale import Normalized
 from ..judge.scorer import Scorer
 from ..records import Case, Judgement
 from ..rubric import Rubric
-from ..store import Store
+from ..store import RunFiles, Store
 from ..task import Task, load_task
 from ..task.answers import BoxedAnswers
-from .board import number
 from .endpoints import endpoint
 from .offline.session import score_in_chunks
-from .runs import create_store, find_one
+from .rubric_choice import COHORT, WHICH, choose_cohort, choose_rubric
+from .runs import RUN, create_store, find_run
+from .tables import number, print_table, table
 
 __all__ = ["app"]
 
@@ -55,14 +54,12 @@ class _Grader:
 
 @app.command()
 def replay(
-    run: str = typer.Argument(..., help="A run's folder or name."),
-    rubric: str = typer.Option(
-        ..., "--rubric", help="The rubric: its number in the lineage (the seed is 0), or its id."
-    ),
+    run: str = typer.Argument(..., help=RUN),
+    rubric: str = typer.Option(..., "--rubric", help=f"The rubric: {WHICH}."),
     limit: int = typer.Option(
         None, min=1, help="Number of rollouts, spread evenly over the run; all if left out."
     ),
-    cohort: str = typer.Option("", help="Cohort whose rollouts and lineage to take."),
+    cohort: str = COHORT,
     chat: str = typer.Option(
         "", "--chat", help="http://host:port/v1, or a plugin; the run's if empty."
     ),
@@ -80,15 +77,18 @@ def replay(
 
     Example: mpo replay runs/essay-mpo-0 --rubric 0 --limit 200
     """
-    folder = find_one(run)
-    with Store(folder / "mpo.db", create=False) as store:
-        target = _rubric(store, rubric, cohort)
+    files = find_run(run)
+    with Store(files.store, create=False) as store:
+        cohort = choose_cohort(store, cohort)
+        target = choose_rubric(store, rubric, cohort)
+        if not any(d.accepted and d.proposed == target.id for d in store.lineage(cohort)):
+            raise ConfigError(f"--rubric {rubric}: {target.id} was never in effect in this run")
         cases = _spread(store.window(cohort=cohort, scored=None), limit)
         if not cases:
             where = f" of cohort {cohort!r}" if cohort else ""
             raise ConfigError(f"run {run!r} has no stored rollouts{where} to replay")
-        grader = _grader(folder, chat, model, api_key_env, task)
-        now, fresh = asyncio.run(_replay(folder, store, grader, target, cases))
+        grader = _grader(files, chat, model, api_key_env, task)
+        now, fresh = asyncio.run(_replay(files.replays, store, grader, target, cases))
         then = {case.judgement.rubric_id for case in cases}
         rubrics = {id: store.rubric(id) for id in then}
     result = {**_compare(cases, now, rubrics, target), "asked": fresh}
@@ -98,30 +98,7 @@ def replay(
         _print(result)
 
 
-# ---------------------------------------------------------------------- rubric and model
-
-
-def _rubric(store: Store, which: str, cohort: str) -> Rubric:
-    """A rubric that was in effect, by its number in the lineage or the first digits of its id.
-
-    Raises:
-        ConfigError: It never was.
-    """
-    ids = dict.fromkeys(d.proposed for d in store.lineage(cohort) if d.accepted and d.proposed)
-    lineage = list(ids)
-    if not lineage:
-        raise ConfigError(f"cohort {cohort!r} has no rubric in this run")
-    # An id's beginning has at least four digits; a lineage is never that long.
-    if which.isdecimal() and len(which) < 4:
-        if int(which) >= len(lineage):
-            raise ConfigError(
-                f"--rubric {which}: the lineage has rubrics 0 (the seed) to {len(lineage) - 1}"
-            )
-        return store.rubric(lineage[int(which)])
-    rubric = store.rubric(lineage[0] if which == "seed" else which)
-    if rubric.id not in ids:
-        raise ConfigError(f"--rubric {which}: {rubric.id} was never in effect in this run")
-    return rubric
+# ---------------------------------------------------------------------- rollouts and model
 
 
 def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
@@ -132,17 +109,17 @@ def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
     return [last[n * len(last) // limit] for n in range(limit)]
 
 
-def _grader(folder: Path, chat: str, model: str, api_key_env: str, task: str) -> _Grader:
-    config = read_run_config(folder)
+def _grader(files: RunFiles, chat: str, model: str, api_key_env: str, task: str) -> _Grader:
+    config = None if files.alone else read_run_config(files.folder)
     if config is None:
         if not chat:
             raise ConfigError(
-                f"{folder} has no config.yaml that names a model: give --chat, --model"
+                f"{files.path} has no config.yaml that names a model: give --chat, --model"
             )
         client = endpoint(chat, model, api_key_env)
         return _Grader(load_task(task or TASK), client, 0, BudgetConfig(), "observe")
     if task:
-        raise ConfigError(f"--task: {folder} says itself that its task is {config.task!r}")
+        raise ConfigError(f"--task: {files.path} says itself that its task is {config.task!r}")
     if chat:
         loaded, client = task_of(config), endpoint(chat, model, api_key_env, seed=config.seed)
     else:
@@ -161,7 +138,7 @@ async def _replay(
     answers = BoxedAnswers() if grader.task.spec.rm.answer_check != "off" else None
     grader.task.check_rubric(rubric)
     # One file for each rubric: in a store, a group of completions has one rubric only.
-    with create_store(folder / "replay" / f"{rubric.id}.db") as side:
+    with create_store(folder / f"{rubric.id}.db") as side:
         side.put_rubric(rubric)
         chats = compose(grader.chat, grader.chat, grader.budget, side, cache=True)
         # The run's own fences: with others the answers would be to another question.
@@ -280,12 +257,11 @@ def _print(result: Mapping[str, Any]) -> None:
         f"{result['rollouts']} rollouts under rubric {result['rubric']}: {result['asked']} asked, "
         f"{result['compared']} scored then and now"
     )
-    table = Table(box=None, pad_edge=False)
-    for name in ("step", "n", "then", "now"):
-        table.add_column(name, justify="right")
-    for step in result["steps"]:
-        table.add_row(str(step["step"]), str(step["n"]), number(step["then"]), number(step["now"]))
-    Console().print(table)
+    rows = [
+        [str(step["step"]), str(step["n"]), number(step["then"]), number(step["now"])]
+        for step in result["steps"]
+    ]
+    print_table(table("", ("n", "then", "now"), rows, names="step"))
     for name, key in (
         ("equal scores of common criteria", "agreement"),
         ("mean difference of rewards (0 to 1)", "mean_difference"),

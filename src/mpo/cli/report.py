@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from ..report import write_report
-from .runs import expand, find
+from ..store import RunFiles
+from .runs import RUN, expand, find_place
 
 __all__ = ["app"]
 
@@ -20,7 +22,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command()
 def report(
-    runs: list[str] = typer.Argument(..., help="Folders or names of runs or comparisons."),
+    runs: list[str] = typer.Argument(..., help=f"{RUN} Also a comparison's, and several."),
     out: Path = typer.Option(
         None, help="File to write; report.html in the runs' folder if left out."
     ),
@@ -32,11 +34,11 @@ def report(
 
     Example: mpo report runs/sandbox-essay --open
     """
-    folders = [find(text) for text in runs]
-    paths = list(dict.fromkeys(path for folder in folders for path in expand(folder)))
-    compare = _comparison(folders[0]) if len(folders) == 1 else None
-    target = out if out is not None else _place(folders, paths) / "report.html"
-    write_report(paths, target, compare)
+    places = [find_place(text) for text in runs]
+    files = list({run.store.resolve(): run for p in places for run in expand(p)}.values())
+    compare = _comparison(places[0]) if len(places) == 1 else None
+    target = out if out is not None else _target(places, files)
+    write_report([run.path for run in files], target, compare)
     typer.echo(f"report: {target}")
     if open_it:
         webbrowser.open(target.resolve().as_uri())
@@ -50,8 +52,9 @@ def _comparison(folder: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _place(folders: list[Path], paths: list[Path]) -> Path:
-    """The folder that was named, or the one that several have in common."""
-    if len(folders) == 1:
-        return folders[0] if folders[0].is_dir() else folders[0].parent
-    return Path(os.path.commonpath([path.resolve() for path in paths]))
+def _target(places: Sequence[Path], files: Sequence[RunFiles]) -> Path:
+    """In the folder that was named, or in the one that several runs have in common."""
+    if len(places) > 1:
+        folders = [run.path.resolve() for run in files]
+        return Path(os.path.commonpath(folders)) / "report.html"
+    return places[0] / "report.html" if places[0].is_dir() else files[0].report

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..config import ARMS, finished
 from ..errors import MissingExtraError
 from ..report import write_report
-from .board import number
+from .tables import in_brackets, number, table
 
 __all__ = ["cost_lines", "gather", "next_commands", "report_or_why", "results_table"]
 
@@ -60,29 +60,31 @@ def _seed(summary: Mapping[str, Any]) -> dict[str, Any]:
         "rubrics",
         "exploits",
     )
-    rest = [key for key in summary if key not in (*first, "arm", "sandbox", "trainer")]
+    rest = [key for key in summary if key not in (*first, "arm", "simulated", "trainer")]
     return {key: summary.get(key) for key in (*first, *rest)}
 
 
 def results_table(compare: Mapping[str, Any]) -> Table:
     """One line per arm and seed; of an arm with several the mean and the spread over them."""
     measure = _measure(compare)
-    title = f"{'sandbox: ' if compare['sandbox'] else ''}reward and {measure} by arm"
-    table = Table(title=title, title_justify="left", pad_edge=False, box=None)
-    table.add_column("arm, seed", no_wrap=True)
+    measured = f" and {measure}" if _has_gold(compare) else ""
+    title = f"reward{measured} by arm{in_brackets(compare['simulated'])}"
     start = "gold start" if measure == "gold" else "start"
-    for name in ("reward", start, "peak", "end", "end/peak", "hacked", "rubrics"):
-        table.add_column(name, justify="right", no_wrap=True)
+    heads = ("reward", start, "peak", "end", "end/peak", "hacked", "rubrics")
+    rows: list[list[str] | None] = []
     for arm, body in compare["arms"].items():
         seeds = body["seeds"]
-        for seed in seeds:
-            table.add_row(f"{arm} {seed['seed']}", *_cells([seed]))
+        rows += [[f"{arm} {seed['seed']}", *_cells([seed])] for seed in seeds]
         if len(seeds) > 1:
-            table.add_row(f"[bold]{arm} mean[/]", *_cells(seeds))
-            table.add_row(f"{arm} ± sd", *_spread(seeds), end_section=True)
+            rows += [[f"{arm} mean", *_cells(seeds)], [f"{arm} ± sd", *_spread(seeds)], None]
         if not seeds:
-            table.add_row(arm, "[red]no run finished[/]")
-    return table
+            rows.append([arm, "no run finished"])
+    return table(title, heads, rows, names="arm, seed")
+
+
+def _has_gold(compare: Mapping[str, Any]) -> bool:
+    seeds = [seed for body in compare["arms"].values() for seed in body["seeds"]]
+    return any(_at(seed, ("gold", "end")) is not None for seed in seeds)
 
 
 def _cells(seeds: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,12 +10,14 @@ import typer
 
 from ..config import read_rubric_file
 from ..errors import ConfigError, RubricError
+from ..evolve.lineage import number_rubrics
 from ..evolve.lint import lint as find_faults
 from ..reward import roll_back
 from ..rubric import Rubric, diff_rubrics
 from ..store import Store
 from ..task import load_task
-from .runs import open_store
+from .rubric_choice import COHORT, WHICH, choose_cohort, choose_rubric
+from .runs import RUN, is_store, open_store
 
 __all__ = ["app"]
 
@@ -29,8 +31,9 @@ def rubric() -> None:
 
 @app.command()
 def show(
-    run: str = typer.Argument(..., help="A run's folder or name, its mpo.db, or a rubric file."),
-    which: str = typer.Argument("head", help="head, seed, or the first digits of an id."),
+    run: str = typer.Argument(..., help=f"{RUN} Or a rubric file."),
+    which: str = typer.Argument("head", help=f"{WHICH}."),
+    cohort: str = COHORT,
     lineage: bool = typer.Option(False, help="List every decision instead."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -42,7 +45,7 @@ def show(
         with open_store(run) as store:
             _print_lineage(store, as_json)
         return
-    rubric = _resolve(run, which)
+    rubric = _resolve(run, which, cohort)
     if as_json:
         typer.echo(json.dumps({"id": rubric.id, **rubric.model_dump(mode="json")}, indent=2))
     else:
@@ -51,9 +54,10 @@ def show(
 
 @app.command()
 def diff(
-    run: str = typer.Argument(..., help="A run's folder or name, its mpo.db, or a rubric file."),
-    old: str = typer.Argument("seed", help="head, seed, an id's first digits; or another file."),
-    new: str = typer.Argument("head", help="head, seed, or an id's first digits."),
+    run: str = typer.Argument(..., help=f"{RUN} Or a rubric file."),
+    old: str = typer.Argument("seed", help=f"{WHICH}; or another rubric file."),
+    new: str = typer.Argument("head", help=f"{WHICH}."),
+    cohort: str = COHORT,
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Print what changed from one rubric to another: by default from the seed to the head.
@@ -61,10 +65,12 @@ def diff(
     Examples: mpo rubric diff runs/sandbox-essay/mpo-0
     mpo rubric diff old.md new.md
     """
-    if _is_rubric_file(run) and Path(old).is_file():
+    if _is_rubric_file(run):
+        if not Path(old).is_file():
+            raise ConfigError(f"{run} is a rubric file: name a second one to compare it with")
         before, after = read_rubric_file(Path(run)), read_rubric_file(Path(old))
     else:
-        before, after = _resolve(run, old), _resolve(run, new)
+        before, after = _resolve(run, old, cohort), _resolve(run, new, cohort)
     change = diff_rubrics(before, after)
     if as_json:
         typer.echo(json.dumps({"old": before.id, "new": after.id, "diff": change}, indent=2))
@@ -106,8 +112,9 @@ def lint(
 
 @app.command()
 def rollback(
-    run: str = typer.Argument(..., help="A run's folder or name, or its mpo.db."),
-    which: str = typer.Argument(..., help="seed, or the first digits of a rubric's id."),
+    run: str = typer.Argument(..., help=RUN),
+    which: str = typer.Argument(..., help=f"{WHICH}."),
+    cohort: str = COHORT,
     reason: str = typer.Option("by hand", help="Reason to record with the decision."),
 ) -> None:
     """Put an earlier rubric back into effect, as a decision of its own. Nothing is deleted.
@@ -117,13 +124,10 @@ def rollback(
     Example: mpo rubric rollback runs/essay-mpo-0 661d920d --reason "the policy got worse"
     """
     with open_store(run) as store:
-        seed = _seed_id(store)
-        if seed is None:
-            raise ConfigError(f"run {run!r} has no rubric yet")
+        cohort = choose_cohort(store, cohort)
+        rubric = choose_rubric(store, which, cohort)
         last = store.last_step()
-        decision = roll_back(
-            store, seed if which == "seed" else which, 0 if last is None else last + 1, reason
-        )
+        decision = roll_back(store, rubric.id, 0 if last is None else last + 1, reason, cohort)
     typer.echo(f"rubric {decision.proposed} is in effect again, after {decision.parent}")
 
 
@@ -132,22 +136,17 @@ def _counted(n: int, word: str) -> str:
 
 
 def _is_rubric_file(text: str) -> bool:
-    return Path(text).is_file() and Path(text).suffix != ".db"
+    path = Path(text)
+    return path.is_file() and path.suffix not in (".yaml", ".yml") and not is_store(path)
 
 
-def _resolve(run: str, which: str) -> Rubric:
+def _resolve(run: str, which: str, cohort: str) -> Rubric:
     if _is_rubric_file(run):
+        if which != "head":
+            raise ConfigError(f"{run} is a rubric file, not a run: it has no rubric {which!r}")
         return read_rubric_file(Path(run))
     with open_store(run) as store:
-        head = store.head()
-        wanted = {"head": head.id if head else None, "seed": _seed_id(store)}.get(which, which)
-        if wanted is None:
-            raise ConfigError(f"run {run!r} has no rubric yet")
-        return store.rubric(wanted)
-
-
-def _seed_id(store: Store) -> str | None:
-    return next((d.proposed for d in store.lineage() if d.kind == "seed"), None)
+        return choose_rubric(store, which, cohort)
 
 
 def _print_lineage(store: Store, as_json: bool) -> None:
@@ -162,9 +161,13 @@ def _print_lineage(store: Store, as_json: bool) -> None:
         ]
         typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
         return
+    numbers = number_rubrics(decisions)
     for d in decisions:
         same = d.proposed is not None and d.proposed == d.parent
         verdict = "in effect" if d.accepted else "unchanged" if same else "refused"
-        typer.echo(f"step {d.step:>5}  {d.kind:<8}  {d.proposed or '-':<16}  {verdict}: {d.reason}")
+        n = numbers.get((d.cohort, d.proposed or ""))
+        number = f"{d.cohort} #{n}".strip() if n is not None else d.cohort
+        rubric = f"{number:<4}  {d.proposed or '-':<16}"
+        typer.echo(f"step {d.step:>5}  {d.kind:<8}  {rubric}  {verdict}: {d.reason}")
         if d.refinement is not None and d.refinement.reasons:
             typer.echo(f"            {' '.join(d.refinement.reasons.split())}")

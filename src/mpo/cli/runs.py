@@ -1,28 +1,37 @@
-"""Runs on disk: from what a person types to a folder or a store."""
+"""Runs on disk: from what a person types to a folder, a store or a rubric."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from ..config import Config
+from ..config import Config, load_config
 from ..errors import ConfigError, StoreError
-from ..store import Store
+from ..store import STORE, RunFiles, Store
 
 __all__ = [
+    "RUN",
     "RUNS",
     "create_store",
     "default_name",
     "expand",
-    "find",
-    "find_one",
+    "find_place",
+    "find_run",
+    "is_store",
     "open_store",
     "run_path",
 ]
 
 RUNS = Path("runs")
 """Folder of all runs, seen from where the command runs."""
+
+RUN = "A run's folder or name, its store (a .db file of any name), or its config."
+"""Help of an argument that names a run."""
+
+_HEADER = b"SQLite format 3\x00"
 
 
 def default_name(config: Config) -> str:
@@ -41,64 +50,112 @@ def run_path(name: str) -> Path:
     return RUNS / name
 
 
-def find(text: str) -> Path:
-    """The folder that a person means: a path, or the name of a run under runs/.
+def find_place(text: str) -> Path:
+    """The folder or file that a person means: a path, or a name under runs/.
+
+    A folder of a run, a folder of several, a store of any name, and a config name runs.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No run is there.
     """
-    for path in (Path(text), RUNS / text):
-        if path.exists():
-            return path
-    raise ConfigError(f"no run {text!r}: neither a path nor a folder in {RUNS}/")
+    places = [path for path in (Path(text), RUNS / text) if _exists(path)]
+    place = next((place for place in places if _runs_at(place)), None)
+    if place is None:
+        raise ConfigError(_why_none(text, places))
+    return place
 
 
-def expand(folder: Path) -> list[Path]:
-    """The runs of a folder: itself, or those of a comparison, in the order of their names.
+def expand(place: Path) -> list[RunFiles]:
+    """The runs at a place, in the order of their names.
 
-    Of a comparison, runs that have nothing to show yet are left out, unless all are.
+    Of several, those that have nothing to show yet are left out, unless all are.
 
     Raises:
-        ConfigError: There is no store in it.
+        StoreError: One of several stores cannot be opened.
     """
-    if folder.is_file():
-        return [folder.parent]
-    if (folder / "mpo.db").is_file():
-        return [folder]
-    runs = sorted(path.parent for path in folder.glob("*/mpo.db"))
-    if not runs:
-        raise ConfigError(f"{folder} is not the folder of a run: it has no mpo.db")
-    return [run for run in runs if _judged(run)] or runs
+    runs = _runs_at(place)
+    return runs if len(runs) == 1 else [run for run in runs if _judged(run)] or runs
 
 
-def _judged(run: Path) -> bool:
-    with Store(run / "mpo.db", create=False) as store:
-        return store.last_step() is not None
-
-
-def find_one(text: str) -> Path:
-    """The folder of the one run that a person means.
+def find_run(text: str) -> RunFiles:
+    """The one run that a person means.
 
     Raises:
         ConfigError: There is none, or there are several.
+        StoreError: One of several stores cannot be opened.
     """
-    path = find(text)
-    runs = expand(path)
+    place = find_place(text)
+    runs = expand(place)
     if len(runs) > 1:
-        names = ", ".join(str(run) for run in runs)
-        raise ConfigError(f"{path} holds several runs; name one of {names}")
+        names = ", ".join(str(run.path) for run in runs)
+        raise ConfigError(f"{place} holds several runs; name one of {names}")
     return runs[0]
 
 
 def open_store(text: str) -> Store:
-    """The store of one run, by folder, name, or the file itself.
+    """The store of one run.
 
     Raises:
         ConfigError: There is none, or there are several.
         StoreError: It cannot be opened.
     """
-    path = find(text)
-    return Store(path if path.is_file() else find_one(text) / "mpo.db", create=False)
+    return Store(find_run(text).store, create=False)
+
+
+def is_store(path: Path) -> bool:
+    """True for a store by its name or its content; it may be broken, or another program's."""
+    if path.suffix == ".db":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HEADER)) == _HEADER
+    except OSError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _runs_at(place: Path) -> list[RunFiles]:
+    if place.is_dir():
+        if (place / STORE).is_file():
+            return [RunFiles(place / STORE)]
+        inside = sorted(place.glob(f"*/{STORE}"))
+        return [RunFiles(store) for store in inside or sorted(place.glob("*.db"))]
+    if is_store(place):
+        return [RunFiles(place)]
+    if place.suffix in (".yaml", ".yml"):
+        # The config in a run's folder, or one from which a run was started without a name.
+        folders = (place.parent, RUNS / default_name(load_config(place)))
+        stores = [folder / STORE for folder in folders[place.name != "config.yaml" :]]
+        return [RunFiles(store) for store in stores if store.is_file()][:1]
+    return []
+
+
+def _why_none(text: str, places: Sequence[Path]) -> str:
+    if not places:
+        known = sorted(path.name for path in RUNS.iterdir()) if RUNS.is_dir() else []
+        near = difflib.get_close_matches(Path(text).name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"no run {text!r}: neither a path nor a folder in {RUNS}/{hint}"
+    place = places[0]
+    if place.is_dir():
+        started = (place / "config.yaml").is_file()
+        why = "its run made no store yet: start it again" if started else f"it has no {STORE}"
+        return f"{place} is not the folder of a run: {why}"
+    if place.suffix in (".yaml", ".yml"):
+        name = default_name(load_config(place))
+        return f"{place} is a config, and {RUNS / name} holds no run of it: name the run's folder"
+    return f"{place} is not the store of a run: name a run's folder, its {STORE}, or its config"
+
+
+def _judged(run: RunFiles) -> bool:
+    with Store(run.store, create=False) as store:
+        return store.last_step() is not None
 
 
 def create_store(path: Path) -> Store:

@@ -10,18 +10,16 @@ from statistics import fmean
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from ..config import write_text
 from ..data import plain
 from ..records import Judgement
 from ..rubric import Rubric
-from .board import number
-from .evaluate_common import table
 from .offline.options import OfflineOptions, offline_command
 from .offline.rows import FROM_FILE
 from .offline.session import estimate_cost, open_session, print_estimate, score_in_chunks
 from .results import cost_lines
+from .tables import number, print_table, table
 
 __all__ = ["app"]
 
@@ -68,12 +66,12 @@ def score(
         typer.echo("\n".join(lines))
         return
     rubric = session.reward.rubric()
-    sandbox = "sandbox: " if session.sandbox else ""
+    sandbox = "sandbox judge: " if session.sandbox else ""
     task = session.reward.task.name
     typer.echo(
         f"{sandbox}{len(judgements)} completions, task {task}, under {rubric.title!r} ({rubric.id})"
     )
-    Console().print(table("", ("mean", "low", "high"), _rows(rubric, judgements)))
+    print_table(table("", ("mean", "low", "high"), _rows(rubric, judgements)))
     typer.echo(cost_lines(session.chats.costs()))
     typer.echo(f"store: {session.reward.store.path}")
     if out is not None:

@@ -14,6 +14,7 @@ from ..service.health import Health
 from ..service.server import serve as run_server
 from ..service.service import RewardService
 from .runs import default_name, run_path
+from .tables import in_brackets
 
 __all__ = ["app"]
 
@@ -55,10 +56,11 @@ def serve(
                 served.down,
             ),
         )
-        sandbox = " (sandbox)" if loaded.is_sandbox else ""
+        # Policy and data are the engine's: nobody here knows of them.
+        mark = in_brackets(loaded.simulated_models)
 
         def ready(url: str) -> None:
-            typer.echo(f"mpo serve{sandbox}: run {label!r} at {url}, documented at {url}/docs")
+            typer.echo(f"mpo serve{mark}: run {label!r} at {url}, documented at {url}/docs")
             for role, message in served.down.items():
                 typer.echo(
                     f"warning: the model of role {role!r} does not answer yet: {message}. Known "

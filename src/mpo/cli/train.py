@@ -22,6 +22,7 @@ import typer
 from ..config import ARMS, Config, Parts, RunFolder, build, finished, load_config
 from ..errors import ConfigError
 from ..evaluation.run_metrics import arm_seed_summary
+from ..evolve.lineage import number_rubrics
 from ..report import versions
 from ..reward import EvolvingReward
 from ..store import Store
@@ -32,6 +33,7 @@ from ..training.untrained_arms import score_untrained
 from .board import Board, Spending, open_board
 from .results import cost_lines, next_commands, report_or_why
 from .runs import default_name, run_path
+from .tables import in_brackets
 
 __all__ = ["PendingStepsWatch", "app", "check_ranks"]
 
@@ -71,7 +73,7 @@ def train(
     if not is_main():
         _follow(loaded, run_path(label))
         return
-    title = f"mpo train{' (sandbox)' if loaded.is_sandbox else ''}"
+    title = f"mpo train{in_brackets(loaded.simulated)}"
     # A run that has spent its budget goes on with a larger one.
     folder = RunFolder(run_path(label), loaded, ignore=("budget",))
     with folder as run, open_board(progress, [label], title) as board:
@@ -135,7 +137,7 @@ def _start(
 def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str, Any]:
     config = parts.config
     return {
-        "sandbox": config.is_sandbox,
+        "simulated": config.simulated,
         "arm": config.arm,
         "seed": config.seed,
         "measure": parts.measure,
@@ -157,8 +159,7 @@ class _Age(NamedTuple):
     """A rubric in effect."""
 
     number: int
-    """Place in the order in which the run's rubrics first took effect; 0 is the seed, as in
-    `mpo replay` and the report."""
+    """Number in its cohort, as on every screen; 0 is the seed."""
     since: int
     """Update after which it took effect."""
     title: str
@@ -180,10 +181,10 @@ class _Ages:
         """Number, beginning and title of the rubric with this id."""
         # The lineage holds every analysis: it is read when the rubric changes, not at each step.
         if self._known[0] != rubric:
-            accepted = [d for d in self._store.lineage() if d.accepted]
-            distinct = list(dict.fromkeys(d.proposed for d in accepted))
-            number = distinct.index(rubric) if rubric in distinct else len(distinct)
-            since = max((d.step for d in accepted if d.proposed == rubric), default=0)
+            lineage = self._store.lineage()
+            numbers = {id: n for (_, id), n in number_rubrics(lineage).items()}
+            number = numbers.get(rubric, len(numbers))
+            since = max((d.step for d in lineage if d.accepted and d.proposed == rubric), default=0)
             self._known = (rubric, _Age(number, since, _title(self._store.rubric(rubric).title)))
         return self._known[1]
 

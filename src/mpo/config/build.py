@@ -10,11 +10,12 @@ from typing import Any
 
 from ..chat import Chat
 from ..errors import ChatTransportError, ConfigError, RubricError
+from ..evaluation.simulated import keep_simulated
 from ..evolve.options import Evolve
 from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
-from ..store import Store
+from ..store import STORE, Store
 from ..task import Task, load_task
 from ..training.model import filter_by_length
 from ..training.untrained_arms import blind_rubric
@@ -104,7 +105,8 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         model = str(plugin.policy(checked.task.name, say))
     rows = _fitting(checked, model, say)
     dropped, checked = len(checked.rows) - len(rows), dataclasses.replace(checked, rows=rows)
-    store = Store(folder / "mpo.db")
+    store = Store(folder / STORE)
+    keep_simulated(store, config.simulated)
     chats = _compose(config, checked, store)
     if ARMS[config.arm].blind:
         try:
@@ -154,7 +156,8 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
             reachable(client)
         except ChatTransportError as error:
             down[role] = str(error)
-    store = Store(folder / "mpo.db")
+    store = Store(folder / STORE)
+    keep_simulated(store, config.simulated_models)
     chats = _compose(config, checked, store)
     # Only the engine can stop its run; it learns of each item that is unscored.
     scoring = config.reward.model_copy(update={"max_unscored": 1.0})

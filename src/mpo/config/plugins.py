@@ -28,7 +28,16 @@ from ..errors import ConfigError
 from ..integrations.trainer_rollouts import GoldScorer
 from ..task import Task
 
-__all__ = ["GROUP", "Plugin", "Say", "find_plugin", "is_free", "load_plugin", "plugin_names"]
+__all__ = [
+    "GROUP",
+    "Plugin",
+    "Say",
+    "find_plugin",
+    "is_free",
+    "is_simulated",
+    "load_plugin",
+    "plugin_names",
+]
 
 GROUP = "mpo.plugins"
 """Group of entry points in which packages announce their plugins."""
@@ -47,7 +56,7 @@ class Plugin:
     name: str = ""
     """Name that a config reaches it by; set when the plugin is loaded."""
     simulated: bool = False
-    """True if its numbers are not about real models: all that is printed then says "sandbox"."""
+    """True if its numbers are not about real models: all that is printed then names the part."""
     presets: Path | None = None
     """Folder of YAML files: `NAME.yaml` is the preset `PLUGIN/NAME`."""
 
@@ -149,6 +158,14 @@ def load_plugin(name: str) -> Plugin:
         raise ConfigError(f"plugin {name!r} is an {kind}, not an mpo.config.Plugin")
     plugin.name = name
     return plugin
+
+
+def is_simulated(name: str | None, model: str = "") -> bool:
+    """True if a simulated plugin has this name, or serves this model: it may also do so over HTTP,
+    under a name such as `sandbox-0`."""
+    serving = model.partition("-")[0]
+    plugin = find_plugin(name) or (find_plugin(serving) if serving in _announced() else None)
+    return plugin is not None and plugin.simulated
 
 
 def is_free(chat: Chat) -> bool:

@@ -21,7 +21,7 @@ from ..redaction import find_secret, is_variable_name
 from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
 from .arms import ARMS
-from .plugins import find_plugin
+from .plugins import is_simulated
 
 __all__ = [
     "BudgetConfig",
@@ -194,11 +194,29 @@ class Config(_Part):
         return arm
 
     @property
-    def is_sandbox(self) -> bool:
-        """True if any number of this run is simulated: all that it prints then says "sandbox"."""
-        chats = (self.chat, self.meta_chat, self.second_judge)
-        names = (self.model, self.data.path, *(chat.plugin for chat in chats if chat is not None))
-        return any(plugin.simulated for name in names if (plugin := find_plugin(name)) is not None)
+    def simulated(self) -> dict[str, bool]:
+        """True for each part of the run that is simulated, False for each real one; all that the
+        run prints says so."""
+        return {
+            "policy": is_simulated(self.model),
+            "data": is_simulated(self.data.path),
+            **self.simulated_models,
+        }
+
+    @property
+    def simulated_models(self) -> dict[str, bool]:
+        """The same for the models that are asked: all there is of a run that another engine
+        trains."""
+        chats = {
+            "judge": self.chat,
+            "meta-reward model": self.meta_chat,
+            "second judge": self.second_judge,
+        }
+        return {
+            role: is_simulated(chat.plugin, chat.model or "")
+            for role, chat in chats.items()
+            if chat is not None
+        }
 
     @property
     def evolve(self) -> Evolve:

@@ -1,14 +1,28 @@
-"""Return to an earlier rubric: a decision that no meta step leads to."""
+"""Numbers of the rubrics of a run, and the return to an earlier one: a decision that no meta step
+leads to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigError
 from ..records import Decision
 from ..store import Store
 
-__all__ = ["roll_back"]
+__all__ = ["number_rubrics", "roll_back"]
+
+
+def number_rubrics(decisions: Sequence[Decision]) -> dict[tuple[str, str], int]:
+    """Numbers of the rubrics that took effect, by cohort and id: from 0 (the seed) in the order in
+    which they first took effect in their cohort. Every screen shows these numbers."""
+    numbers: dict[tuple[str, str], int] = {}
+    counts: dict[str, int] = {}
+    for decision in decisions:
+        key = (decision.cohort, decision.proposed or "")
+        if decision.accepted and decision.proposed and key not in numbers:
+            numbers[key] = counts.get(decision.cohort, 0)
+            counts[decision.cohort] = numbers[key] + 1
+    return numbers
 
 
 def roll_back(

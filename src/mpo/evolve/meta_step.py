@@ -232,11 +232,19 @@ class MetaStep:
         old = previous if previous is not None else ScaleMap()
         new = result.scale_map = self.scale.refit(before, after, previous)
         result.rm_usage += scorer.usage
-        if new is not None:
-            result.figures |= jump(
-                [None if reward is None else old(reward) for reward in before],
-                [None if reward is None else new(reward) for reward in after],
-            )
+        if new is None:
+            return
+        # The jump that training sees is the jump of what the policy writes now.
+        start = min(text.step for text in texts) if texts else 0
+        pairs = [
+            (b, a)
+            for text, b, a in zip(texts, before, after, strict=True)
+            if text.step > start or texts[-1].step == start
+        ]
+        result.figures |= jump(
+            [None if reward is None else old(reward) for reward, _ in pairs],
+            [None if reward is None else new(reward) for _, reward in pairs],
+        )
 
 
 def _counts(findings: Sequence[Finding]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ..records import Decision
 from ..reward import EvolvingReward
 from .meta_steps import MetaSteps, saved_state
 from .tracker_texts import TrackerTexts
+from .trainer_figures import keep_figures
 
 __all__ = ["MetaStepCallback", "require_trl"]
 
@@ -107,6 +108,7 @@ class MetaStepCallback:
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
+        keep_figures(self.reward.store, state.global_step, logs)
         if any(name.startswith("eval_") for name in logs):
             fresh = self._meta_steps.log.evaluation_metrics(state.global_step)
             figures = {f"eval_{name}": value for name, value in fresh.items()}

@@ -13,6 +13,13 @@ from .run_data import RunData, Switch
 
 __all__ = ["curves_section", "figures", "scale_sentence"]
 
+TRAINER_TITLES = {
+    "loss": "Loss of the policy",
+    "kl": "KL divergence from the policy before training, per token",
+    "entropy": "Entropy of the policy, per token",
+    "learning_rate": "Learning rate",
+}
+"""Titles of the trainer's figures, in their order."""
 ROWS = 150
 """The most rows of a figure's table; of a longer run it has every second, third, ... step."""
 
@@ -31,25 +38,42 @@ def _curves(runs: Sequence[RunData]) -> list[Curve]:
     gold_title = f"{gold.capitalize()}: what the reward should measure"
     reward_title = "Normalized reward: share of the rubric's points"
     raw_title = "Reward as the policy got it, in points"
-    courses = {
-        key: _known_courses([run.curves[key] for run in runs])
-        for key in ("reward", "gold", "words")
+    reward, gold_course, words = (_courses(runs, key) for key in ("reward", "gold", "words"))
+    raw = {
+        n: dict(zip(run.curves["step"], run.raw, strict=True))
+        for n, run in enumerate(runs)
+        if run.raw
     }
-    raw = _known_courses([run.raw for run in runs])
     every = [
-        Curve("reward", reward_title, "reward", courses["reward"]),
-        Curve("gold", gold_title, gold, courses["gold"]),
+        Curve("reward", reward_title, "reward", reward),
+        Curve("gold", gold_title, gold, gold_course),
         Curve("raw", raw_title, "points", raw, unit=False),
-        Curve("words", "Words per completion", "words", courses["words"], unit=False),
+        Curve("words", "Words per completion", "words", words, unit=False),
+        *(_trainer_curve(runs, name, title) for name, title in TRAINER_TITLES.items()),
     ]
     return [curve for curve in every if curve.values]
 
 
-def _known_courses(
-    courses: Sequence[Sequence[float | None]],
-) -> dict[int, Sequence[float | None]]:
-    """The courses with a value, by place of the run."""
-    return {place: course for place, course in enumerate(courses) if known(course)}
+def _courses(runs: Sequence[RunData], key: str) -> dict[int, dict[int, float | None]]:
+    """Values by step of the runs that have any, by place of the run."""
+    return {
+        place: dict(zip(run.curves["step"], run.curves[key], strict=True))
+        for place, run in enumerate(runs)
+        if known(run.curves[key])
+    }
+
+
+def _trainer_curve(runs: Sequence[RunData], name: str, title: str) -> Curve:
+    """A figure of the trainer. It may log every tenth update only: what it left out is no gap."""
+    courses = {
+        place: {
+            step: value for step, value in sorted(run.trainer[name].items()) if value is not None
+        }
+        for place, run in enumerate(runs)
+        if name in run.trainer
+    }
+    shown = {place: course for place, course in courses.items() if course}
+    return Curve(name, title, name.replace("_", " "), shown, unit=False, digits=0)
 
 
 def curves_section(runs: Sequence[RunData], drawn: Sequence[tuple[Curve, Any]]) -> str:
@@ -89,8 +113,9 @@ def _legend(arms: Sequence[str]) -> str:
 def _figure(runs: Sequence[RunData], curve: Curve) -> str:
     ends = []
     for place, course in curve.values.items():
-        level = levels_of(course)
-        ends.append(f"{runs[place].name} from {number(level['start'])} to {number(level['end'])}")
+        level = levels_of([*course.values()])
+        start, end = curve.text(level["start"]), curve.text(level["end"])
+        ends.append(f"{runs[place].name} from {start} to {end}")
     label = escape(f"{curve.title}. {'; '.join(ends)}. The values are in the table below.")
     values = details("Values as a table", _values(runs, curve), kind="quiet")
     return (
@@ -101,16 +126,12 @@ def _figure(runs: Sequence[RunData], curve: Curve) -> str:
 
 
 def _values(runs: Sequence[RunData], curve: Curve) -> str:
-    columns = {
-        place: dict(zip(runs[place].curves["step"], values, strict=True))
-        for place, values in curve.values.items()
-    }
+    columns = curve.values
     steps = sorted(dict.fromkeys(step for column in columns.values() for step in column))
     stride = -(-len(steps) // ROWS)
     shown = [step for n, step in enumerate(steps) if n % stride == 0 or n == len(steps) - 1]
-    digits = 3 if curve.unit else 1
     rows = [
-        [str(step), *(number(column.get(step), digits) for column in columns.values())]
+        [str(step), *(curve.text(column.get(step)) for column in columns.values())]
         for step in shown
     ]
     thinned = f", every {stride} steps" if stride > 1 else ""

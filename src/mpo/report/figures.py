@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import MissingExtraError
 from ..evaluation.run_metrics import SPAN
-from .elements import anchor, arm_colour
+from .elements import anchor, arm_colour, number
 from .levels import interval, known, moving_mean
 from .run_data import RunData
 
@@ -36,10 +36,18 @@ class Curve:
     """Name of the figure in the page's ids."""
     title: str
     axis: str
-    values: Mapping[int, Sequence[float | None]]
-    """One value per step, by place of the run."""
+    values: Mapping[int, Mapping[int, float | None]]
+    """Values by step, by place of the run; None is a gap."""
     unit: bool = True
     """True if the values lie between 0 and 1."""
+    digits: int = 1
+    """Digits after the point of values that do not; 0 for three significant ones."""
+
+    def text(self, value: float | None) -> str:
+        """A value for a table."""
+        if self.unit or self.digits or value is None:
+            return number(value, 3 if self.unit else self.digits)
+        return f"{value:.3g}"
 
 
 def library() -> str:
@@ -110,15 +118,15 @@ class _Course:
 
     Args:
         run: The run.
-        values: One value per step.
+        values: Values by step.
         ink: Colour of the arm.
         several: True if the arm has other runs, too.
     """
 
-    def __init__(self, run: RunData, values: Sequence[float | None], ink: str, several: bool):
-        self.run, self.values, self.ink, self.several = run, values, ink, several
-        self.steps = run.curves["step"]
-        self.means = moving_mean(values, window(len(values)))
+    def __init__(self, run: RunData, values: Mapping[int, float | None], ink: str, several: bool):
+        self.run, self.ink, self.several = run, ink, several
+        self.steps, self.values = list(values), list(values.values())
+        self.means = moving_mean(self.values, window(len(values)))
         self.at = {
             step: mean
             for step, mean in zip(self.steps, self.means, strict=True)
@@ -128,12 +136,13 @@ class _Course:
     def line(self, plot: Any) -> Any:
         from bokeh.models import ColumnDataSource
 
-        rubrics = [_rubric_name(self.run, id) for id in self.run.curves["rubric"]]
+        ids = dict(zip(self.run.curves["step"], self.run.curves["rubric"], strict=True))
+        rubrics = [_rubric_name(self.run, ids.get(step, "")) for step in self.steps]
         data = ColumnDataSource(
             {
                 "step": list(self.steps),
-                "raw": [_GAP if value is None else round(value, 5) for value in self.values],
-                "mean": [_GAP if value is None else round(value, 5) for value in self.means],
+                "raw": [_GAP if value is None else _short_number(value) for value in self.values],
+                "mean": [_GAP if value is None else _short_number(value) for value in self.means],
                 "rubric": rubrics,
                 "name": [self.run.name] * len(self.steps),
             }
@@ -202,8 +211,9 @@ def _band(plot: Any, runs: Sequence[RunData], curve: Curve, arm: str, ink: str) 
     by_step: dict[int, list[float]] = {}
     for place, run in enumerate(runs):
         if run.arm == arm and place in curve.values:
-            means = moving_mean(curve.values[place], window(len(curve.values[place])))
-            for step, mean in zip(run.curves["step"], means, strict=True):
+            values = curve.values[place]
+            means = moving_mean(list(values.values()), window(len(values)))
+            for step, mean in zip(values, means, strict=True):
                 if mean is not None:
                     by_step.setdefault(step, []).append(mean)
     steps = sorted(by_step)
@@ -224,17 +234,24 @@ def _band(plot: Any, runs: Sequence[RunData], curve: Curve, arm: str, ink: str) 
 def _tools(plot: Any, curve: Curve, lines: list[Any], marks: list[Any], alarms: list[Any]) -> None:
     from bokeh.models import CustomJS, HoverTool, TapTool
 
-    digits = "0.000" if curve.unit else "0.00"
+    form = "%.3f" if curve.unit else f"%.{curve.digits}f" if curve.digits else "%.3g"
     tips = [
         ("run", "@name"),
         ("step", "@step"),
-        (curve.axis, f"@raw{{{digits}}}"),
-        ("mean", f"@mean{{{digits}}}"),
+        (curve.axis, f"@raw{{{form}}}"),
+        ("mean", f"@mean{{{form}}}"),
         ("rubric", "@rubric"),
     ]
+    formatters: Any = {"@raw": "printf", "@mean": "printf"}
     # A mark lies on its line: below and above, the two tooltips do not cover each other.
     plot.add_tools(
-        HoverTool(renderers=lines, tooltips=tips, line_policy="nearest", attachment="below")
+        HoverTool(
+            renderers=lines,
+            tooltips=tips,
+            formatters=formatters,
+            line_policy="nearest",
+            attachment="below",
+        )
     )
     if alarms:
         tips_alarm = [("run", "@name"), ("alarm", "@monitor"), ("steps", "@step to @until")]
@@ -281,7 +298,7 @@ def _limits(curve: Curve) -> tuple[float, float]:
     """Least and greatest value of the axis, before its margins."""
     if curve.unit:
         return 0.0, 1.0
-    present = [value for values in curve.values.values() for value in known(values)]
+    present = [value for course in curve.values.values() for value in known([*course.values()])]
     low, top = min(0.0, *present), max(0.0, *present)
     return low, top if top > low else low + 1.0
 
@@ -300,6 +317,11 @@ def _rubric_name(run: RunData, id: str) -> str:
 
 def _switch_name(cohort: str, old: int | None, new: int) -> str:
     return f"{cohort} #{'?' if old is None else old} → #{new}".strip()
+
+
+def _short_number(value: float) -> float:
+    """Six significant digits: more would only make the file larger."""
+    return float(f"{value:.6g}")
 
 
 def _short(text: str) -> str:

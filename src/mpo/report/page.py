@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from ..evaluation.simulated import sandbox_mark
 from .alarms import monitors_section
 from .curves import curves_section, figures, scale_sentence
 from .decisions import decisions_section
@@ -51,7 +52,7 @@ def write_report(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | N
     """Write one self-contained HTML file.
 
     Args:
-        runs: Folders of runs, at least one.
+        runs: Folders of runs, or their stores; at least one.
         out: The file; replaced if it exists.
         compare: Content of `compare.json`, which alone has the failed runs and the total seconds.
 
@@ -125,21 +126,36 @@ def render(runs: Sequence[RunData], name: str, compare: Mapping[str, Any]) -> st
 
 
 def _header(runs: Sequence[RunData], name: str) -> str:
-    sandbox = any(run.sandbox for run in runs)
-    note = (
-        "<p class='faint'>Everything on this page comes from the sandbox: a tiny policy and a "
-        "simulated grader with declared biases. It is no evidence about real models.</p>"
-        if sandbox
-        else ""
+    differing = {tuple(run.simulated.items()): run.simulated for run in runs}.values()
+    note = "".join(
+        f"<p class='faint'>{escape(text)}</p>" for text in map(_sandbox_note, differing) if text
     )
+    marks = dict.fromkeys(sandbox_mark(simulated) for simulated in differing)
     links = "".join(f'<li><a href="#{id}">{escape(title)}</a></li>' for id, title in _SECTIONS)
-    mark = f" {badge('sandbox', 'sandbox')}" if sandbox else ""
+    mark = "".join(f" {badge(mark, 'sandbox')}" for mark in marks if mark)
     return (
         f'<header><div class="top"><h1>{escape(name)}{mark}</h1>'
         '<button type="button" id="theme" aria-label="Switch between light and dark">◐</button>'
         f"</div>\n{what_was_run(runs)}\n{headline(runs)}\n{note}</header>\n"
         f'<nav aria-label="Sections"><ol>{links}</ol></nav>'
     )
+
+
+def _sandbox_note(simulated: Mapping[str, bool]) -> str:
+    """Sentences on the simulated parts of a run; empty where all are real."""
+    parts = {
+        "policy": "the policy is a tiny model that was made for it",
+        "data": "the prompts are generated",
+        "judge": "the reward model is a program with declared biases",
+        "meta-reward model": "the meta-reward model is a program",
+        "second judge": "the second judge is a program with biases of its own",
+    }
+    mock = [parts.get(part, part) for part, is_simulated in simulated.items() if is_simulated]
+    real = [part for part, is_simulated in simulated.items() if not is_simulated]
+    if not mock:
+        return ""
+    known = f" Real: {', '.join(real)}." if real else ""
+    return f"Sandbox: {'; '.join(mock)}.{known} It is no evidence about runs with real parts only."
 
 
 def _read(name: str) -> str:

@@ -20,10 +20,13 @@ from ..chat import TIMINGS
 from ..data import load_yaml
 from ..errors import DataError, StoreError
 from ..evaluation.run_metrics import arm_seed_summary, curves
+from ..evaluation.simulated import read_simulated
+from ..evolve.lineage import number_rubrics
+from ..integrations.trainer_figures import TRAINER
 from ..records import Decision, Judgement, Rollout, Usage
 from ..reward import MONITOR
 from ..rubric import Rubric
-from ..store import StepResults, Store
+from ..store import RunFiles, StepResults, Store
 from ..watch.monitors import observe
 from ..watch.state import MonitorState
 
@@ -145,7 +148,8 @@ class RunData:
     name: str
     arm: str
     seed: int
-    sandbox: bool
+    simulated: Mapping[str, bool]
+    """True for each simulated part of the run, False for each real one; empty if nobody said."""
     config: Mapping[str, Any]
     config_text: str
     """Text of config.yaml; empty where the run has none."""
@@ -169,6 +173,9 @@ class RunData:
     """Number of training rollouts, scored and unscored."""
     readings: Readings
     sample: RolloutSample
+    trainer: Mapping[str, Mapping[int, float | None]] = field(default_factory=dict)
+    """Figures of the trainer by name and by the step of the rollouts from which the policy learned;
+    empty where the trainer told of none."""
     timings: Mapping[str, Any] = field(default_factory=dict)
     """Timings of calls by role; empty where the run kept none."""
     gold_name: str = "gold"
@@ -183,11 +190,11 @@ class RunData:
         return f"{where}#{number}" if number is not None else f"{where}{rubric[:6]}"
 
 
-def load_run(folder: Path, quota: int, name: str = "") -> RunData:
+def load_run(path: Path, quota: int, name: str = "") -> RunData:
     """Read a run.
 
     Args:
-        folder: The run's folder, with `mpo.db`.
+        path: The run's folder, or its store.
         quota: Number of rollouts to keep, beside those on which a decision rests.
         name: Name of the run on the page; the folder's name if empty.
 
@@ -195,37 +202,40 @@ def load_run(folder: Path, quota: int, name: str = "") -> RunData:
         DataError: The run has no judgement yet.
         StoreError: The run's store cannot be read.
     """
-    config_text, config = _config(folder)
-    before, before_rubrics, before_usage, before_sample = _blind(folder)
-    with Store(folder / "mpo.db", create=False) as store:
+    files = RunFiles.at(path)
+    config_text, config = _config(files.beside("config.yaml"))
+    before, before_rubrics, before_usage, before_sample = _blind(files.beside("blind.db"))
+    with Store(files.store, create=False) as store:
         steps = store.steps()
         if not steps:
             raise DataError(
-                f"{folder}: no rollout has been judged yet, so there is nothing to report; train, "
-                "or score rollouts, first"
+                f"{files.path}: no rollout has been judged yet, so there is nothing to report; "
+                "train, or score rollouts, first"
             )
         gold_name = next(
             (name for name in GOLD_NAMES if store.external_scores(name)), GOLD_NAMES[0]
         )
         by_step = curves(store, gold_name)
-        summary = _json(folder / "summary.json") or arm_seed_summary(store, gold_name)
+        summary = _json(files.beside("summary.json")) or arm_seed_summary(store, gold_name)
         decisions, rubrics = store.lineage(), {**before_rubrics, **store.rubrics()}
         readings = _readings(store)
         usage = store.usage()
+        simulated = read_simulated(store)
         unscored = store.unscored()
         by_cohort = {d.cohort: store.steps(d.cohort) for d in decisions}
         wanted = _wanted(decisions, readings)
-        sample = _sample(folder, store, wanted, quota, gold_name)
+        sample = _sample(files.replays, store, wanted, quota, gold_name)
+        trainer = _trainer(store)
         timings = json.loads(store.meta(TIMINGS) or "{}")
     for role, part in before_usage.items():
         usage[role] = usage.get(role, Usage()) + part
-    numbers = _number_rubrics(decisions)
+    numbers = number_rubrics(decisions)
     other_scale = any(s.mean_reward != s.mean_normalized for s in steps)
     return RunData(
-        name=name or folder.resolve().name,
+        name=name or path.resolve().name,
         arm=str(config.get("arm") or summary.get("arm") or "scored"),
         seed=int(config.get("seed") or 0),
-        sandbox=bool(summary.get("sandbox")) or config.get("model") == "sandbox",
+        simulated=simulated,
         config=config,
         config_text=config_text,
         curves=by_step,
@@ -241,6 +251,7 @@ def load_run(folder: Path, quota: int, name: str = "") -> RunData:
         rollouts=sum(s.n for s in steps),
         readings=readings,
         sample=sample,
+        trainer=trainer,
         timings=timings,
         gold_name=str(summary.get("measure") or gold_name) if gold_name == "gold" else gold_name,
         before_sample=before_sample,
@@ -254,7 +265,9 @@ def _wanted(decisions: Sequence[Decision], readings: Readings) -> dict[str, None
     return dict.fromkeys(id for id in ids if id)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -262,9 +275,11 @@ def _json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _config(folder: Path) -> tuple[str, dict[str, Any]]:
+def _config(path: Path | None) -> tuple[str, dict[str, Any]]:
+    if path is None:
+        return "", {}
     try:
-        text = (folder / "config.yaml").read_text("utf-8")
+        text = path.read_text("utf-8")
         value = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return "", {}
@@ -272,16 +287,24 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _blind(
-    folder: Path,
+    path: Path | None,
 ) -> tuple[list[Decision], dict[str, Rubric], dict[str, Usage], RolloutSample]:
     """Decisions, rubrics, usage and rollouts of the blind arm before training; empty for others."""
-    path = folder / "blind.db"
-    if not path.is_file():
+    if path is None:
         return [], {}, {}, RolloutSample()
     with Store(path, create=False) as store:
         decisions = store.lineage()
         sample = _sample(None, store, _wanted(decisions, Readings()), 0, GOLD_NAMES[0])
         return decisions, store.rubrics(), store.usage(), sample
+
+
+def _trainer(store: Store) -> dict[str, dict[int, float | None]]:
+    figures: dict[str, dict[int, float | None]] = {}
+    for event in store.events(TRAINER):
+        for name, value in event.result.items():
+            # Update n learns from the rollouts that were sampled at step n - 1.
+            figures.setdefault(name, {})[event.step - 1] = value
+    return figures
 
 
 # ---------------------------------------------------------------------- monitors
@@ -341,7 +364,7 @@ def _alarm_spans(readings: Mapping[int, Mapping[str, Any]]) -> list[AlarmSpan]:
 
 
 def _sample(
-    folder: Path | None, store: Store, wanted: Collection[str], quota: int, gold_name: str
+    replay_folder: Path | None, store: Store, wanted: Collection[str], quota: int, gold_name: str
 ) -> RolloutSample:
     """Rollouts that a report may show.
 
@@ -349,13 +372,13 @@ def _sample(
     of the rest as many as the quota allows, spread evenly over the run.
 
     Args:
-        folder: The run's folder, for its replays; None for none.
+        replay_folder: Folder of the run's replays; None for none.
         store: The run's store.
         wanted: Ids of rollouts that must be shown.
         quota: Number of further rollouts.
         gold_name: Name under which gold is stored.
     """
-    replays, rubrics = _replays(folder) if folder is not None else ({}, {})
+    replays, rubrics = _replays(replay_folder) if replay_folder is not None else ({}, {})
     needed = {*wanted, *replays}
     total = store.count(cohort=None, scored=None)
     shown: list[ShownRollout] = []
@@ -390,10 +413,10 @@ def _sample(
 
 
 def _replays(folder: Path) -> tuple[dict[str, list[Judgement]], dict[str, Rubric]]:
-    """Judgements and rubrics of `mpo replay`, which keeps a store for each rubric in RUN/replay."""
+    """Judgements and rubrics of `mpo replay`, which keeps a store for each rubric in one folder."""
     judgements: dict[str, list[Judgement]] = {}
     rubrics: dict[str, Rubric] = {}
-    for path in sorted((folder / "replay").glob("*.db")):
+    for path in sorted(folder.glob("*.db")):
         try:
             with Store(path, create=False) as store:
                 cases = store.window(cohort=None, scored=None)
@@ -408,18 +431,6 @@ def _replays(folder: Path) -> tuple[dict[str, list[Judgement]], dict[str, Rubric
 # ---------------------------------------------------------------------- switches
 
 
-def _number_rubrics(decisions: Sequence[Decision]) -> dict[tuple[str, str], int]:
-    """Numbers of the rubrics that took effect, from 0 (the seed) in each cohort's order."""
-    numbers: dict[tuple[str, str], int] = {}
-    counts: dict[str, int] = {}
-    for decision in decisions:
-        key = (decision.cohort, decision.proposed or "")
-        if decision.accepted and decision.proposed and key not in numbers:
-            numbers[key] = counts.get(decision.cohort, 0)
-            counts[decision.cohort] = numbers[key] + 1
-    return numbers
-
-
 def _find_switches(
     decisions: Sequence[Decision],
     steps: Mapping[str, Sequence[StepResults]],
@@ -432,7 +443,7 @@ def _find_switches(
         decisions: The lineage.
         steps: Summaries of the steps by cohort.
         rubrics: Rubrics by id.
-        numbers: Result of `_number_rubrics`.
+        numbers: Result of `number_rubrics`.
     """
     switches = []
     for index, decision in enumerate(decisions):

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from .branches import Group, View
 from .cases import StepResults
+from .run_files import STORE, RunFiles
 from .store import Event, ExternalScore, Store
 
-__all__ = ["Event", "ExternalScore", "Group", "StepResults", "Store", "View"]
+__all__ = ["STORE", "Event", "ExternalScore", "Group", "RunFiles", "StepResults", "Store", "View"]

@@ -17,7 +17,7 @@ import typer
 
 from ...chat import Chat, Price, WindowedChat, estimate_tokens, identity_of
 from ...config import Chats, Config, compose, read_rubric_file
-from ...config.plugins import find_plugin, plugin_names
+from ...config.plugins import is_simulated
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
 from ...evolve.options import Evolve
@@ -170,7 +170,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
         seed=seed,
     )
-    sandbox = _is_simulated(options.chat, options.model)
+    sandbox = is_simulated(options.chat, options.model)
     return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
 
 
@@ -206,13 +206,6 @@ def task_or_generic(named: str) -> Task:
     if not named:
         typer.echo(f"task: {GENERIC} (built in; --task names another)", err=True)
     return load_task(named or GENERIC)
-
-
-def _is_simulated(chat: str, model: str) -> bool:
-    """True for a simulated model; it may also be served over HTTP under its own name."""
-    name = model.partition("-")[0]
-    plugin = find_plugin(chat) or (find_plugin(name) if name in plugin_names() else None)
-    return plugin is not None and plugin.simulated
 
 
 async def score_in_chunks(

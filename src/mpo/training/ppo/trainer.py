@@ -25,6 +25,7 @@ from typing import Any
 from ...chat.event_loop import submit
 from ...errors import ConfigError
 from ...integrations.meta_steps import MetaSteps, run_on_all
+from ...integrations.trainer_figures import keep_figures
 from ...integrations.trainer_rollouts import GoldScorer, make_rollout, score_rollouts
 from ...judge.scale import Scale
 from ...records import CriterionScore, Judgement, Rollout, ScaleMap
@@ -128,6 +129,9 @@ class _Run:
         for step in range(done, self.settings.steps):
             figures, kl = self.step(step)
             self.history.append({**figures, "step": step + 1})
+            if main:  # before the snapshot: a run that continues from it has them, too
+                known = {} if kl is None else {"kl": kl}
+                keep_figures(self.reward.store, step + 1, {**figures, **known})
             meta_steps.hold(step + 1)
             state = meta_steps.state() if self._checkpoint_due(step + 1) else None
             if main:
