@@ -40,10 +40,8 @@ def test_the_longest_texts_are_clipped_with_a_mark(text: str) -> None:
     short, *long = find_fences(sent.prompt)
     assert short == "a short text"
     assert all("characters left out: too long for this model" in body for body in long)
-    assert (
-        all(body[:100] == text[:100] and body[-50:] == text.strip()[-50:] for body in long)
-        or text[0] == "w"
-    )
+    assert all(body.startswith(text[:100]) for body in long)
+    assert long[0].endswith(text[-50:])
     assert len(long[0]) == pytest.approx(len(long[1]), abs=20)
 
 

@@ -58,7 +58,9 @@ def check(
             f"({', '.join(builtin_tasks())})"
         )
     checked, faults = check_task(place)
-    notes = list(checked.seed.notes) if checked is not None else []
+    notes = []
+    if checked is not None:
+        notes = [f"{place / 'rubric.md'}: {note}" for note in checked.seed.notes]
     body: dict[str, Any] = {}
     if checked is not None and not faults:
         body = _check_data(checked, data, columns, split, faults, notes)
@@ -66,18 +68,18 @@ def check(
         result = {"ok": not faults, "faults": faults, "notes": notes, **body}
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        for note in notes:
-            typer.echo(f"note: {note}")
         for fault in faults:
             typer.echo(fault, err=True)
-    if faults:
-        raise TaskError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}")
-    if checked is not None and not as_json:
-        criteria = len(checked.rubric.criteria)
-        typer.echo(f"{checked.name}: ok ({criteria} criteria, {len(checked.prompts)} prompts)")
-        if body:
+        if checked is not None and not faults:
+            criteria = len(checked.rubric.criteria)
+            typer.echo(f"{checked.name}: ok ({criteria} criteria, {len(checked.prompts)} prompts)")
+        for note in notes:
+            typer.echo(f"note: {note}")
+        if body and not faults:
             typer.echo(f"{body['data']}: {body['rows']} rows; the first prompt:\n")
             typer.echo(body["first_prompt"])
+    if faults:
+        raise TaskError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}")
 
 
 def _check_data(
