@@ -103,5 +103,7 @@ def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path
     ]
     assert read_rubric(done.stdout[done.stdout.index("# Essay") :]).rubric.id == head.id
     assert store.count(scored=None) == 14 * 8
+    assert "'mpo/unscored': 0.0" in done.stdout
+    assert "'mpo/proposals_refused': 1.0" in done.stdout
     assert "Unclosed" not in done.stderr
     assert "Traceback" not in done.stderr

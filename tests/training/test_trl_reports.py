@@ -155,7 +155,7 @@ def test_a_callback_without_its_reward_warns_once(
         Caller().call(TRLReward(reward), 0)
     caplog.clear()
     for step in (1, 2, 3):
-        state = SimpleNamespace(global_step=step, is_world_process_zero=True)
+        state = SimpleNamespace(global_step=step, max_steps=9, is_world_process_zero=True)
         callback.on_step_end(None, state, None)
     missing = [m for m in caplog.messages if "no completion was scored" in m]
     assert len(missing) == (0 if scored else 1)

@@ -74,11 +74,11 @@ class CommandGroup(LazyGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo(
-                "interrupted; what was scored and decided is stored: the same command continues",
-                err=True,
+        except KeyboardInterrupt as interrupt:
+            stored = (
+                "interrupted; what was scored and decided is stored: the same command continues"
             )
+            typer.echo(str(interrupt) or stored, err=True)
             raise SystemExit(130) from None
         except MPOError as error:
             _fail(str(error))

@@ -15,7 +15,14 @@ from ..errors import MissingExtraError
 from ..report import write_report
 from .tables import in_brackets, number, table
 
-__all__ = ["cost_lines", "gather", "next_commands", "report_or_why", "results_table"]
+__all__ = [
+    "cost_lines",
+    "gather",
+    "next_commands",
+    "report_or_why",
+    "results_table",
+    "tensorboard_command",
+]
 
 
 def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -143,7 +150,7 @@ def _at(seed: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def next_commands(run: Path, compared: bool = False) -> str:
-    """The three most useful commands after a run or a comparison."""
+    """The most useful commands after a run or a comparison."""
     evolving = next((name for name, arm in ARMS.items() if arm.evolves), "mpo")
     one = next(iter(sorted(run.glob(f"{evolving}-*"))), run) if compared else run
     if not compared and len(list((run / "rubrics").glob("step-*.md"))) < 2:
@@ -152,7 +159,14 @@ def next_commands(run: Path, compared: bool = False) -> str:
     else:
         last = [f"mpo rubric diff {_quoted(one)}", f"mpo rubric show {_quoted(one)} --lineage"]
     commands = [f"mpo report {_quoted(run)} --open", *last]
+    if next(run.glob("*/tensorboard" if compared else "tensorboard"), None) is not None:
+        commands.append(tensorboard_command(run if compared else run / "tensorboard"))
     return "\n".join(["next:", *(f"  {command}" for command in commands)])
+
+
+def tensorboard_command(folder: Path) -> str:
+    """The command that shows a run's curves, or those of all runs under a folder."""
+    return f"tensorboard --logdir {_quoted(folder)}"
 
 
 def _quoted(path: Path) -> str:

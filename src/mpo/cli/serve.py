@@ -41,8 +41,11 @@ def serve(
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
-    # The service and the engine may change between two starts of one run, the reward may not.
-    with RunFolder(run_path(label), loaded, ignore=("service", "model", "data", "trainer")) as run:
+    # The engine may change between two starts of one run, the reward may not.
+    engine = ("model", "data", "trainer")
+    with RunFolder(run_path(label), loaded, ignore=engine, started_by=0) as run:
+        for note in run.notes:
+            typer.echo(note, err=True)
         served = build_served(loaded, run.path)
         service = RewardService(
             served.reward,

@@ -15,7 +15,7 @@ from ..evolve.options import Evolve
 from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
-from ..store import STORE, Store
+from ..store import Store
 from ..task import Task, load_task
 from ..training.model import filter_by_length
 from ..training.untrained_arms import blind_rubric
@@ -23,7 +23,7 @@ from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
 from .plugins import Say, find_plugin
-from .run_folder import write_text
+from .run_folder import open_run_store, remember_store, write_text
 from .schema import Config
 
 __all__ = [
@@ -105,7 +105,7 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         model = str(plugin.policy(checked.task.name, say))
     rows = _fitting(checked, model, say)
     dropped, checked = len(checked.rows) - len(rows), dataclasses.replace(checked, rows=rows)
-    store = Store(folder / STORE)
+    store = open_run_store(folder)
     keep_simulated(store, config.simulated)
     chats = _compose(config, checked, store)
     if ARMS[config.arm].blind:
@@ -116,9 +116,11 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         checked = dataclasses.replace(checked, rubric=rubric)
     source = find_plugin(config.data.path)
     gold_scorer = None if source is None else source.gold(checked.task)
+    reward = _reward(config, store, checked, chats, config.evolve)
+    remember_store(store)
     return Parts(
         config=config,
-        reward=_reward(config, store, checked, chats, config.evolve),
+        reward=reward,
         model=model,
         rows=checked.rows,
         dropped=dropped,
@@ -156,13 +158,14 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
             reachable(client)
         except ChatTransportError as error:
             down[role] = str(error)
-    store = Store(folder / STORE)
+    store = open_run_store(folder)
     keep_simulated(store, config.simulated_models)
     chats = _compose(config, checked, store)
     # Only the engine can stop its run; it learns of each item that is unscored.
     scoring = config.reward.model_copy(update={"max_unscored": 1.0})
     lenient = config.model_copy(update={"reward": scoring})
     reward = _reward(lenient, store, checked, chats, config.evolve)
+    remember_store(store)
     return Served(reward, chats, config.chat.concurrency, clients, down)
 
 

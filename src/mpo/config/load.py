@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..data import load_yaml
 from ..errors import ConfigError
-from ..records import content_hash
+from ..records import ConfigChange, content_hash
 from .plugins import load_plugin, plugin_names
 from .schema import LIKE_CHAT, Config, leaf_keys, part_of
 
@@ -245,8 +245,8 @@ def config_hash(config: Config) -> str:
     return content_hash(config.model_dump(mode="json"))
 
 
-def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
-    """`key: old -> new` for each key that differs.
+def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[ConfigChange]:
+    """The keys that differ, in the order of the config.
 
     Args:
         ignore: Top-level keys to leave out of the comparison.
@@ -254,8 +254,10 @@ def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[st
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     changed = []
     for key in dict.fromkeys([*before, *after]):
+        if {} in (before.get(key), after.get(key)):
+            continue  # its keys are there instead, or nothing is on both sides
         if before.get(key) != after.get(key) and key.partition(".")[0] not in ignore:
-            changed.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
+            changed.append(ConfigChange(key=key, old=before.get(key), new=after.get(key)))
     return changed
 
 

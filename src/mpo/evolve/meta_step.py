@@ -50,6 +50,8 @@ class MetaStepResult:
     """Lint's findings in the proposal, one line each."""
     scale_map: ScaleMap | None = None
     """Map of the proposal, where it was accepted and the scale fits one."""
+    meter: Metered | None = None
+    """Counts the calls of the MRM while the meta step runs."""
     usage: Usage = field(default_factory=Usage)
     """Usage of the MRM, failed calls that were billed included."""
     rm_usage: Usage = field(default_factory=Usage)
@@ -65,6 +67,8 @@ class PendingMetaStep:
     """The head when the meta step was due."""
     work: Future[MetaStepResult] | Coroutine[Any, Any, MetaStepResult]
     """A future in the background; a coroutine where the caller waits at once."""
+    result: MetaStepResult
+    """The result so far; the work fills it."""
 
     async def wait(self) -> MetaStepResult:
         """The result, from any event loop."""
@@ -72,17 +76,27 @@ class PendingMetaStep:
             return await asyncio.wrap_future(self.work)
         return await self.work
 
-    def give_up(self) -> None:
-        """End the work; it can begin again from the same snapshot."""
+    def give_up(self) -> MetaStepResult:
+        """End the work; it can begin again from the same snapshot.
+
+        Returns:
+            What it has come to, with the usage of the calls that were answered.
+        """
         if isinstance(self.work, Future):
             self.work.cancel()
         else:
             self.work.close()
+        if self.result.meter is not None:
+            self.result.usage = self.result.meter.usage
+        return self.result
 
 
 @dataclass(frozen=True)
 class MetaStep:
-    """Runs one meta step.
+    """Runs one meta step, once.
+
+    Attributes:
+        result: The result so far.
 
     Args:
         task: Gives the limits that lint checks against.
@@ -103,6 +117,7 @@ class MetaStep:
     scale: Scale
     evolve: Evolve
     seed: int = 0
+    result: MetaStepResult = field(default_factory=MetaStepResult, init=False)
 
     async def run(
         self, snapshot: EvidenceSnapshot, parent: Rubric, scale_map: ScaleMap | None = None
@@ -118,7 +133,8 @@ class MetaStep:
             StoreError: A cache in the store cannot be read or written.
             BudgetError: The budget is spent.
         """
-        result, meter = MetaStepResult(), Metered(self.chat)
+        result, meter = self.result, Metered(self.chat)
+        result.meter = meter
         try:
             await self._run(result, self.model.using(meter), snapshot, parent, scale_map)
         except (ChatError, MetaStepError) as error:

@@ -101,7 +101,7 @@ class MetaStepCallback:
         self._texts = TrackerTexts(self._meta_steps.log)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._meta_steps.hold(state.global_step)
+        self._meta_steps.hold(state.global_step, state.max_steps)
         if state.is_world_process_zero:
             self._warn_if_alone(state.global_step)
 

@@ -170,6 +170,12 @@ def _reproduce(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
     parts = ["<h3>Command</h3>", _commands(runs, compare), "<h3>Seeds and time</h3>", _seeds(runs)]
     if compare.get("seconds") is not None:
         parts.append(f"<p>The whole comparison took {duration(float(compare['seconds']))}.</p>")
+    curves = [(run.summary.get("trainer") or {}).get("tensorboard") for run in runs]
+    if any(curves):
+        shown = escape(
+            "\n".join(f"tensorboard --logdir {shlex.quote(str(c))}" for c in curves if c)
+        )
+        parts.append(f"<p>Curves of the trainer, in TensorBoard:</p><pre>{shown}</pre>")
     parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _configs(runs)]
     return "\n".join(parts)
 
