@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .chat import Chat, identity_of, same_model
 from .chat.event_loop import hand_over, submit
-from .errors import ConfigError, StoreError
+from .errors import BudgetError, ConfigError, StoreError
 from .evolve.evidence import log_choices, take_snapshot
 from .evolve.lineage import roll_back
 from .evolve.meta_reward_model import MetaRewardModel
@@ -44,6 +44,11 @@ from .watch import MONITOR, Canaries, SecondJudge, Watch
 __all__ = ["MONITOR", "EvolvingReward", "roll_back"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FAILURE = "monitor_failure"
+"""Name of the monitors' own failures in the store's log."""
 
 
 class EvolvingReward:
@@ -221,12 +226,24 @@ class EvolvingReward:
         self._updates = n
         self._scorer.check_unscored("train", n - 1)
         begun = [d for d in range(max(1, n - self.evolve.delay), n) if self.schedule.due(d)]
-        await self.watch.look(n, max(begun, default=0))
+        await self._watched(n, self.watch.look(n, max(begun, default=0)))
         decision = None
         for cohort in list(self.store.heads()):
-            decision = await self._maybe_roll_back(n, cohort) or decision
+            decision = await self._watched(n, self._maybe_roll_back(n, cohort)) or decision
             decision = await self._cohort_step(n, cohort, last) or decision
         return decision
+
+    async def _watched(self, n: int, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of work by the monitors; None where it failed, which ends no training."""
+        try:
+            return await work
+        except (StoreError, BudgetError):
+            raise
+        except Exception as error:
+            _log.exception("the monitors failed at update %d: the rubric stays as it is", n)
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self.store.log_event(FAILURE, n, self.seed, words)
+            return None
 
     async def _maybe_roll_back(self, n: int, cohort: str) -> Decision | None:
         """Go back to an earlier rubric where the canaries have failed twice in a row."""

@@ -35,7 +35,7 @@ from ..rubric import Rubric
 from ..store import Store
 from ..task import Task
 from . import offline
-from .endpoints import endpoint
+from .endpoints import CHAT_OPTION, endpoint
 from .evaluate_common import (
     AS_JSON,
     SEED,
@@ -75,6 +75,7 @@ def judge(
     model: str = offline.MODEL,
     api_key_env: str = offline.API_KEY_ENV,
     concurrency: int = offline.CONCURRENCY,
+    chat_option: list[str] = CHAT_OPTION,
     store: Path = offline.STORE,
     columns: str = offline.COLUMNS,
     limit: int = offline.LIMIT,
@@ -116,7 +117,7 @@ def judge(
             raise ConfigError("say which reward model scores the pairs: --chat URL --model NAME")
         loaded = task_or_generic(task)
         head = read_rubric_file(rubric) if rubric is not None else loaded.rubric
-        client = endpoint(chat, model, api_key_env, concurrency, seed)
+        client = endpoint(chat, model, api_key_env, concurrency, seed, chat_option)
         name = chat if find_plugin(chat) is not None else client.name
         body, tables = _judge_pairs(name, pairs, loaded, head, client, store, seed)
     elif other:

@@ -144,4 +144,16 @@ def main() -> None:
     gc.set_threshold(*GC_THRESHOLD)
     # A board shows what a library's log lines say; a command that wants them sets up a handler.
     logging.getLogger((__package__ or "").partition(".")[0]).addHandler(logging.NullHandler())
+    _show_endpoint_warnings()
     app(prog_name="mpo")
+
+
+def _show_endpoint_warnings() -> None:
+    """Print the warnings about endpoints, which no board shows: a field that was refused, a prompt
+    that was cut, a server that is slow."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.addFilter(lambda _: not logging.root.handlers)  # `serve` has a log of its own
+    package = (__package__ or "").partition(".")[0]
+    logging.getLogger(f"{package}.chat").addHandler(handler)

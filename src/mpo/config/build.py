@@ -4,6 +4,7 @@ where they are put together."""
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ __all__ = [
     "read_rubric_file",
     "task_of",
 ]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -242,19 +246,22 @@ def _fitting(checked: Checked, model: str, say: Say) -> list[dict[str, Any]]:
 
 
 def read_rubric_file(path: Path) -> Rubric:
-    """A rubric from a file of any known form.
+    """A rubric from a file of any known form; a warning names text that is no part of it.
 
     Raises:
         RubricError: No such file, or no rubric in it; the message names the file.
     """
     try:
-        return read_rubric(path.read_text("utf-8")).rubric
+        read = read_rubric(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RubricError(f"rubric {str(path)!r}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RubricError(f"rubric {str(path)!r}: cannot be read as text: {error}") from error
     except RubricError as error:
         raise RubricError(f"rubric {str(path)!r}: {error}") from error
+    for note in read.notes:
+        _log.warning("rubric %r: %s", str(path), note)
+    return read.rubric
 
 
 def _reward(
@@ -276,8 +283,8 @@ def _reward(
 def _blind(
     config: Config, folder: Path, checked: Checked, chats: Chats, model: str, say: Say
 ) -> Rubric:
-    """The rubric of the blind arm: rewritten as often as by arm `mpo`, once, and kept in the
-    run's folder."""
+    """The rubric of the blind arm: rewritten as often as one is due in arm `mpo`, once, and kept in
+    the run's folder."""
     path = folder / "blind.md"
     if path.is_file():
         return read_rubric_file(path)

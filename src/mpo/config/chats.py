@@ -21,10 +21,10 @@ from ..chat import (
     Budget,
     CachedChat,
     Chat,
+    Dialect,
     Limiter,
     OpenAIChat,
     Price,
-    StructuredOutput,
     Timing,
     WindowedChat,
 )
@@ -43,8 +43,8 @@ class Endpoints:
 
     limiters: dict[str, Limiter] = field(default_factory=dict)
     """Limits by base URL."""
-    detected: dict[str, StructuredOutput] = field(default_factory=dict)
-    """Results of the probes, by URL and model."""
+    dialects: dict[str, Dialect] = field(default_factory=dict)
+    """Findings about endpoints, by URL and model."""
 
     def limiter(self, base_url: str, concurrency: int) -> Limiter:
         """The endpoint's limiter; if two chats want different limits, the higher one counts."""
@@ -72,10 +72,13 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
         chat.model,
         api_key_env=chat.api_key_env,
         timeout_s=chat.timeout_s,
+        deadline_s=chat.deadline_s,
         retries=chat.retries,
         concurrency=chat.concurrency,
+        extra_body=chat.extra_body,
+        max_tokens_field=chat.max_tokens_field,
         structured_output=chat.structured_output,
-        detected=shared.detected,
+        dialects=shared.dialects,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )
     return client if chat.window_tokens is None else WindowedChat(client, chat.window_tokens)

@@ -96,7 +96,10 @@ class ChatConfig(_Part):
     api_key_env: Operational[str] = "OPENAI_API_KEY"
     """Environment variable that holds the API key. The key itself never stands in a config."""
     timeout_s: Operational[float] = Field(default=120.0, gt=0)
-    """Time limit of one attempt, in seconds."""
+    """Time limit of one attempt, in seconds. It grows for an endpoint that is slow, at most to
+    `deadline_s`."""
+    deadline_s: Operational[float] = Field(default=600.0, gt=0)
+    """Time limit of one call with all its attempts and waits, in seconds."""
     retries: Operational[int] = Field(default=5, ge=0)
     """Number of attempts after the first."""
     concurrency: Operational[int] = Field(default=64, ge=1)
@@ -108,6 +111,12 @@ class ChatConfig(_Part):
     structured_output: Operational[StructuredOutput | Literal["auto"]] = "auto"
     """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
     `lines`; `auto` detects what it enforces."""
+    max_tokens_field: Operational[str] = "max_tokens"
+    """The endpoint's name for this field of a request; where one name is refused, the other usual
+    one is used."""
+    extra_body: dict[str, Any] = {}
+    """Fields added to each request, for options of one server:
+    `{chat_template_kwargs: {enable_thinking: false}}`. The value null takes a field out."""
 
     @field_validator("api_key_env")
     @classmethod

@@ -9,13 +9,14 @@ while training goes on, be given up, or run again from the same evidence.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..chat import Chat, Metered
-from ..errors import ChatError, MetaStepError
+from ..errors import BudgetError, ChatError, MetaStepError, StoreError
 from ..judge import RewardModel
 from ..judge.injection_flags import flag_phrases
 from ..judge.scale import Scale, jump, normalized
@@ -29,6 +30,8 @@ from .meta_reward_model import MetaRewardModel
 from .options import Evolve
 
 __all__ = ["MetaStep", "MetaStepResult", "PendingMetaStep"]
+
+_log = logging.getLogger(__name__)
 
 SUSPECT = ("grader_directed", "control_string", "url")
 """Warnings that the MRM is asked to fix all the same: words to the grader in a rubric come from a
@@ -122,7 +125,8 @@ class MetaStep:
     async def run(
         self, snapshot: EvidenceSnapshot, parent: Rubric, scale_map: ScaleMap | None = None
     ) -> MetaStepResult:
-        """From evidence to a result. A model's failure is a result, not an error.
+        """From evidence to a result. A failure is a result, not an error, wherever it comes from:
+        a model's answer, lint, the gate, the scale or the selection.
 
         Args:
             snapshot: Recent and first cases.
@@ -137,8 +141,16 @@ class MetaStep:
         result.meter = meter
         try:
             await self._run(result, self.model.using(meter), snapshot, parent, scale_map)
+        except (StoreError, BudgetError):
+            raise
         except (ChatError, MetaStepError) as error:
+            _log.info("meta step of update %d", snapshot.due, exc_info=True)
             result.accepted, result.reason = False, f"the meta step failed: {error}"
+        except Exception as error:
+            # Training goes on, whatever a model answered and whatever gate or scale is plugged in.
+            _log.exception("meta step of update %d: the rubric stays as it is", snapshot.due)
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            result.accepted, result.reason = False, f"the meta step failed: {words}"
         result.usage = meter.usage
         return result
 

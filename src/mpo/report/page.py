@@ -176,7 +176,8 @@ def _reproduce(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
             "\n".join(f"tensorboard --logdir {shlex.quote(str(c))}" for c in curves if c)
         )
         parts.append(f"<p>Curves of the trainer, in TensorBoard:</p><pre>{shown}</pre>")
-    parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _configs(runs)]
+    parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _changes(runs)]
+    parts.append(_configs(runs))
     return "\n".join(parts)
 
 
@@ -205,6 +206,19 @@ def _commands(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
         if arms
         else f"<pre>{shown}</pre>"
     )
+
+
+def _changes(runs: Sequence[RunData]) -> str:
+    """List of the keys that were changed while a run went on; empty where there are none."""
+    items = [
+        f"<li>{escape(run.name)}: at update {change.step}, <code>{escape(change.key)}</code> from "
+        f"<code>{escape(repr(change.old))}</code> to <code>{escape(repr(change.new))}</code></li>"
+        for run in runs
+        for change in run.changes
+    ]
+    if not items:
+        return ""
+    return f"<p>Changed while the run went on:</p><ul>{''.join(items)}</ul>"
 
 
 def _seeds(runs: Sequence[RunData]) -> str:

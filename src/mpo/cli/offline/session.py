@@ -139,7 +139,14 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         typer.echo(f"{options.file}: {file.remark}", err=True)
     rubric = read_rubric_file(options.rubric) if options.rubric is not None else task.rubric
     price = read_price("--price", options.price)
-    client = endpoint(options.chat, options.model, options.api_key_env, options.concurrency, seed)
+    client = endpoint(
+        options.chat,
+        options.model,
+        options.api_key_env,
+        options.concurrency,
+        seed,
+        options.chat_option,
+    )
     _say_what_is_too_long(client, file, task, rubric)
     path = options.store
     if path is None:
