@@ -63,7 +63,7 @@ Shown = tuple[dict[str, Any], Output]
 @app.command()
 def judge(
     sources: list[str] = typer.Argument(
-        ..., help="Files of preference pairs, one run, or one JSONL file with columns of scores."
+        ..., help="Files of preference pairs, one run, or one file with columns of scores."
     ),
     task: str = offline.TASK,
     rubric: Path = offline.RUBRIC,
@@ -86,7 +86,7 @@ def judge(
         "",
         help=f"For a run: the rubric to analyse: {WHICH}; the one last used if left out.",
     ),
-    compare: str = typer.Option("", help="For a JSONL file: two columns of scores, ONE,OTHER."),
+    compare: str = typer.Option("", help="For a file: two columns of scores, ONE,OTHER."),
     seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
