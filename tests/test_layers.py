@@ -10,7 +10,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "mpo"
 
 LEVELS = [
-    "redaction",
+    "redaction operational",
     "errors",
     "records rubric",
     "sanitize data",

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo.errors import RubricError
@@ -74,33 +76,52 @@ def test_text_outside_criteria_is_reported() -> None:
     assert [note.split(":")[0] for note in read.notes] == ["line 2", "line 9"]
 
 
-LINE = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
-TRICKY = st.sampled_from(
-    ["- 3: level", "## heading", "# title", "\\## x", "\\\\- 1: y", "  indented", "", "- x", "#"]
+LINES_OF_TRAPS = r"""
+- 3: level|## heading|# title|\## x|\\- 1: y|  indented||- x|#|<item>|</item>|<rubric>|```|~~~|---
+<rubric><item>x: 0 to 5</item></rubric>|[Start of Meta-Level Guidelines] x|- 123456: x|- +1:|- -0: x
+[End of Meta-Level Guidelines]|## A  (weight 2, scores 0..9)|(weight 2)|(weight 1, scores 0..5)
+\|\\|\# |#  x|### x|> x|===|**3**: x|  - 0: x|{{rubric}}|[x](y)|<ITEM>|< item>|<!-- x -->|-1: x
+&lt;item&gt;|Key: a. Allowed scores: 0, 1.|weight 1|(weight nan)|(weight )
+"""
+ODD_CHARACTERS = (
+    "- \uff13: full width|\ufeff# T|\ufeff|a\rb|a\r\nb|a\u2028b|a\u2029## b|a\x85- 0: b|\x1c## a|"
+    "a\x0b## b|\u00a0x\u00a0|a\x00b|\ud800|\udfff|\udc00\ud800|## \ud800|\t- 0: x|\t## x|##\u00a0x"
 )
-PROSE = st.lists(st.one_of(LINE, TRICKY), max_size=4).map("\n".join)
+TRICKY = st.sampled_from(
+    [*LINES_OF_TRAPS.strip().replace("\n", "|").split("|"), *ODD_CHARACTERS.split("|")]
+)
+LINE = st.one_of(st.text(max_size=30), TRICKY, st.lists(TRICKY, max_size=3).map(" ".join))
+PROSE = st.lists(LINE, max_size=4).map("\n".join)
+WEIGHTS = st.one_of(
+    st.sampled_from([1, 1 / 3, 0.1 + 0.2, 2 / 7, 1e-6, 1e6, 123456.789, 999999.9999999999]),
+    st.floats(1e-6, 1e6),
+)
 
 
 @st.composite
 def criteria(draw: st.DrawFn) -> Criterion:
-    scores = tuple(sorted(draw(st.sets(st.integers(-9, 20), min_size=2, max_size=6))))
+    values = draw(st.sampled_from([st.integers(-9, 20), st.integers(-100_000, 100_000)]))
+    scores = tuple(sorted(draw(st.sets(values, min_size=2, max_size=6))))
     described = sorted(draw(st.sets(st.sampled_from(scores), max_size=4)))
     return Criterion(
-        name=draw(LINE.filter(lambda s: bool(s.split()))),
+        name=draw(LINE.filter(lambda s: bool(s.split()) and len(s) <= 300)),
         text=draw(PROSE),
         levels=tuple(Level(score=s, text=draw(PROSE)) for s in described),
         scores=scores,
-        weight=draw(st.sampled_from([1.0, 0.5, 3.0, 1e-3])),
+        weight=draw(WEIGHTS),
     )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(criteria(), min_size=1, max_size=3), LINE)
 def test_any_rubric_round_trips(parts: list[Criterion], title: str) -> None:
     rubric = Rubric(title=title, criteria=tuple(parts))
-    again = read_rubric(rubric.to_markdown())
+    assert Rubric.model_validate_json(rubric.model_dump_json()) == rubric
+    again = read_rubric(rubric.to_markdown().encode().decode())
     assert again.rubric == rubric
     assert again.notes == ()
     assert again.rubric.to_markdown() == rubric.to_markdown()
+    assert again.rubric.id == rubric.id
 
 
 def test_the_id_is_the_content_and_the_same_in_every_process() -> None:
@@ -141,6 +162,73 @@ def test_a_diff_names_what_changed() -> None:
     assert "-- 3: ordered, with jumps" in text
     assert "+- 3: ordered, with gaps" in text
     assert diff_rubrics(old, old) == ""
+
+
+@pytest.mark.parametrize("mark", ["<item>", "</item>", "[Start of Meta-Level Guidelines]"])
+def test_a_mark_of_the_published_forms_in_a_file_by_hand_is_text(mark: str) -> None:
+    rubric = parse_rubric(f"# T\n## Form\nIt uses {mark} tags as asked.\n## Length\nEnough.\n")
+    assert [c.name for c in rubric.criteria] == ["Form", "Length"]
+    assert mark in rubric.criteria[0].text
+
+
+def test_headings_before_the_items_of_the_published_form_are_outside() -> None:
+    read = read_rubric("## New rubric\n<rubric>\n<item>\n# Flow: from 0 to 5\n</item>\n</rubric>")
+    assert [c.name for c in read.rubric.criteria] == ["Flow"]
+    assert any("New rubric" in note for note in read.notes)
+
+
+TWO = (Criterion(name="A", text="a " * 24_000), Criterion(name="B"))
+BROKEN: dict[str, Callable[[], object]] = {
+    "weight": lambda: Criterion(name="A", weight=1e308),
+    "weight of": lambda: Criterion(name="A", weight=10**400),
+    "not nan": lambda: Criterion(name="A", weight=math.nan),
+    "must be a number": lambda: Criterion(name="A", weight=True),
+    "not an integer of": lambda: Criterion(name="A", weight=10**5000),
+    "from -100,000 to 100,000": lambda: Criterion(name="A", scores=(0, 10**18)),
+    "integer of 1329 bits": lambda: Criterion(name="A", scores=(-(10**400), 0)),
+    "valid integer": lambda: Criterion(name="A", scores=(False, True)),
+    "1,000 scores": lambda: Criterion(name="A", scores=tuple(range(1000))),
+    "10,000 characters": lambda: Criterion(name="n" * 10_000),
+    "60,000 characters": lambda: Criterion(name="A", text="n" * 60_000),
+    "70,000 characters": lambda: Level(score=1, text="n" * 70_000),
+    "the title has": lambda: Rubric(title="t" * 301, criteria=TWO),
+    "3,000": lambda: Rubric(criteria=TWO[1:] * 3000),
+    "shorten it to 200,000": lambda: Rubric(criteria=TWO * 5),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_the_bounds_hold_wherever_a_rubric_is_made(fault: str) -> None:
+    with pytest.raises(ValueError, match=fault.removesuffix(" of")):
+        BROKEN[fault]()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# T\n## A  (weight 1e308)\n",
+        "# T\n## A  (weight 1e999)\n",
+        "# T\n## A  (weight 1.2.3)\n",
+        "# T\n## A  (weight 0)\n",
+        f"# T\n## A  (weight 1, scores 0..1{'0' * 5000})\n",
+        f"# T\n## A  (weight 1, scores 0, 1{'0' * 5000})\n",
+        "# T\n## A  (weight 1, scores -999999..-999998)\n",
+        "# T\n## A  (weight 1, scores ..)\n",
+        "# T\n" + "## A\n" * 3000,
+        f"# T\n## {'a' * 5000}\n",
+        f"# T\n## A\n{'a' * 60_000}\n",
+        f"<item>\n# {'a' * 5000}\n</item>",
+        f"<item>\nA\n{'a' * 60_000}\n</item>",
+        "<item>a: 0 to 5</item>" * 3000,
+        f"[Start of Meta-Level Guidelines]{'a' * 60_000}",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_the_bounds_hold_for_files_in_one_line(text: str) -> None:
+    with pytest.raises(RubricError) as caught:
+        read_rubric(text)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
 
 
 class TestPublishedForm:

@@ -22,6 +22,7 @@ from .rubric import Rubric
 __all__ = [
     "Analysis",
     "Case",
+    "ConfigChange",
     "CriterionScore",
     "Decision",
     "Judgement",
@@ -307,7 +308,9 @@ class Decision(_Record):
 
     step: int = Field(default=0, ge=0)
     cohort: str = ""
-    kind: Literal["seed", "evolve", "rollback"] = "evolve"
+    kind: Literal["seed", "evolve", "rollback", "given_up"] = "evolve"
+    """`given_up` is a meta step that was not waited for: the run was stopped, or went back. It
+    decides nothing and may be held again; it is here for what it has cost."""
     parent: str | None = None
     """Id of the rubric that was in effect; None only for the seed."""
     proposed: str | None = None
@@ -347,6 +350,22 @@ class Decision(_Record):
     def head(self) -> str | None:
         """Id of the rubric in effect after this decision."""
         return self.proposed if self.accepted else self.parent
+
+
+class ConfigChange(_Record):
+    """A key of a run's config that another start of the run gave another value."""
+
+    step: int = Field(default=0, ge=0)
+    """Update from which the run went on with the new value."""
+    key: str
+    """Dotted name."""
+    old: Any
+    """JSON value."""
+    new: Any
+    """JSON value."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
 
 
 def total_usage(parts: Sequence[Usage]) -> Usage:

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .chat import Chat, identity_of, same_model
 from .chat.event_loop import hand_over, submit
-from .errors import ConfigError
+from .errors import BudgetError, ConfigError, StoreError
 from .evolve.evidence import log_choices, take_snapshot
 from .evolve.lineage import roll_back
 from .evolve.meta_reward_model import MetaRewardModel
@@ -44,6 +44,11 @@ from .watch import MONITOR, Canaries, SecondJudge, Watch
 __all__ = ["MONITOR", "EvolvingReward", "roll_back"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FAILURE = "monitor_failure"
+"""Name of the monitors' own failures in the store's log."""
 
 
 class EvolvingReward:
@@ -101,6 +106,8 @@ class EvolvingReward:
         """Seconds that `step` has waited for meta steps in this process."""
         self._pending: dict[tuple[str, int], PendingMetaStep] = {}
         self._in_background = False
+        self._updates = 0
+        """Update that `step` was called for last."""
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
         self.task.check_rubric(self.seed_rubric)
         secret = self.store.secret
@@ -191,7 +198,7 @@ class EvolvingReward:
 
     # ------------------------------------------------------------------ step
 
-    async def step(self, n: int) -> Decision | None:
+    async def step(self, n: int, last: int | None = None) -> Decision | None:
         """Hold a meta step after the n-th update, if one is due. The only place where the head
         may move.
 
@@ -202,6 +209,11 @@ class EvolvingReward:
         later. Where canaries have failed twice in a row under a new rubric, an earlier one is put
         back into effect, as a decision of its own (kind `rollback`).
 
+        Args:
+            n: Updates that the policy has had.
+            last: Number of the run's last update, where it is known: a meta step that could not be
+                decided by then is not started.
+
         Returns:
             The decision; the last one where several cohorts had evidence; None if there was none.
 
@@ -211,14 +223,27 @@ class EvolvingReward:
             StoreError: The store cannot be read or written.
             BudgetError: The budget is spent (from the chat).
         """
+        self._updates = n
         self._scorer.check_unscored("train", n - 1)
         begun = [d for d in range(max(1, n - self.evolve.delay), n) if self.schedule.due(d)]
-        await self.watch.look(n, max(begun, default=0))
+        await self._watched(n, self.watch.look(n, max(begun, default=0)))
         decision = None
         for cohort in list(self.store.heads()):
-            decision = await self._maybe_roll_back(n, cohort) or decision
-            decision = await self._cohort_step(n, cohort) or decision
+            decision = await self._watched(n, self._maybe_roll_back(n, cohort)) or decision
+            decision = await self._cohort_step(n, cohort, last) or decision
         return decision
+
+    async def _watched(self, n: int, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of work by the monitors; None where it failed, which ends no training."""
+        try:
+            return await work
+        except (StoreError, BudgetError):
+            raise
+        except Exception as error:
+            _log.exception("the monitors failed at update %d: the rubric stays as it is", n)
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self.store.log_event(FAILURE, n, self.seed, words)
+            return None
 
     async def _maybe_roll_back(self, n: int, cohort: str) -> Decision | None:
         """Go back to an earlier rubric where the canaries have failed twice in a row."""
@@ -234,7 +259,7 @@ class EvolvingReward:
             self.store, target, n, failure.reason, cohort, failure.figures, canary_failed=True
         )
 
-    async def _cohort_step(self, n: int, cohort: str) -> Decision | None:
+    async def _cohort_step(self, n: int, cohort: str, last: int | None) -> Decision | None:
         """Start the meta steps that are due, and decide those whose delay is over."""
         decision = None
         for due in self._due_steps(n, cohort):
@@ -242,6 +267,8 @@ class EvolvingReward:
             if past is not None:
                 decision = past if due == n else decision
                 continue
+            if last is not None and due + self.evolve.delay > last:
+                continue  # it would be paid for, and never decided
             pending = self._start(due, cohort)
             if pending is not None and due + self.evolve.delay <= n:
                 decision = await self._decide(due, n, cohort, pending)
@@ -293,7 +320,8 @@ class EvolvingReward:
         # the background it runs in the shared loop. Where the caller waits, it needs no other one.
         self._in_background |= self.evolve.delay > 0
         work = submit(run) if self.evolve.delay else run
-        self._pending[cohort, due] = pending = PendingMetaStep(snapshot, parent, work)
+        pending = PendingMetaStep(snapshot, parent, work, meta_step.result)
+        self._pending[cohort, due] = pending
         return pending
 
     async def _decide(self, due: int, n: int, cohort: str, pending: PendingMetaStep) -> Decision:
@@ -301,6 +329,9 @@ class EvolvingReward:
         started = time.monotonic()
         try:
             result = await pending.wait()
+        except BaseException as error:
+            self._give_up(due, cohort, pending, f"ended by {type(error).__name__}")
+            raise
         finally:
             self._pending.pop((cohort, due), None)
         waited = time.monotonic() - started
@@ -361,24 +392,48 @@ class EvolvingReward:
         Raises:
             StoreError: The snapshot belongs to another store.
         """
+        self._give_up_pending("the run goes back to a checkpoint")
         self.flush()  # what belongs to the branch that is left
         plain = dict(snapshot)
         monitor = plain.pop("monitor", None)
         self.store.restore(plain)
-        self._give_up_pending()
         self.watch.restore(monitor)
 
     async def aclose(self) -> None:
-        """Give up pending meta steps, and close the connections of this loop and the shared one."""
-        self._give_up_pending()
+        """Give up pending meta steps, and close the connections of this loop and the shared one.
+
+        What a meta step has cost so far is stored, as a decision of kind `given_up`.
+        """
+        self._give_up_pending("the run was stopped")
         await self._close_chats()
         if self._in_background:
             await hand_over(self._close_chats())
 
-    def _give_up_pending(self) -> None:
-        for pending in self._pending.values():
-            pending.give_up()
+    def _give_up_pending(self, reason: str) -> None:
+        for (cohort, due), pending in list(self._pending.items()):
+            self._give_up(due, cohort, pending, reason)
         self._pending.clear()
+
+    def _give_up(self, due: int, cohort: str, pending: PendingMetaStep, reason: str) -> None:
+        """End a meta step, and store what it has cost."""
+        result = pending.give_up()
+        if not result.usage.calls and not result.rm_usage.calls:
+            return
+        decision = Decision(
+            step=max(due, self._updates),
+            due=due,
+            cohort=cohort,
+            kind="given_up",
+            parent=pending.parent.id,
+            accepted=False,
+            reason=f"given up: {reason}",
+            usage=result.usage,
+            rm_usage=result.rm_usage,
+        )
+        try:
+            self.store.decide(decision)
+        except StoreError as error:  # what ends the run is not hidden by it
+            _log.warning("the cost of a meta step that was given up is not stored: %s", error)
 
     async def _close_chats(self) -> None:
         for chat in dict.fromkeys([self.chat, self.meta_chat, self.second_judge]):

@@ -21,7 +21,7 @@ def test_a_new_config_is_valid_and_never_overwrites(run: Mpo) -> None:
 def test_all_keys_are_listed(run: Mpo) -> None:
     assert "meta.every = 10\n    integer, or null\n" in run.ok("config", "keys")
     keys = json.loads(run.ok("config", "keys", "--json"))
-    assert {"name", "type", "default", "description"} == set(keys[0])
+    assert {"name", "type", "default", "description", "operational"} == set(keys[0])
 
 
 def test_the_simulated_model_says_what_is_wrong_with_its_options(run: Mpo) -> None:

@@ -103,7 +103,7 @@ def test_what_is_no_run_is_one_line(run: Path, here: Path) -> None:
         ("gone.db", "no run 'gone.db'"),
         ("x" * 400, "no run"),
         ("nul\0", "no run"),
-        ("", "is not the folder of a run"),
+        ("", "no run ''"),
         ("empty", "it has no mpo.db"),
         ("started", "its run made no store yet"),
         ("runs/a/summary.json", "is not the store of a run"),

@@ -66,13 +66,10 @@ def test_what_is_not_there_is_named(run: Mpo, arguments: list[str], words: str) 
     assert words in run.refused(*arguments)
 
 
-def test_the_folder_of_another_config_is_refused(run: Mpo) -> None:
-    missing = "data.path=gone.jsonl"  # stops the first run early: its folder is begun
-    run.refused("train", "sandbox/essay", missing, "--name", "a")
-    kept = (run.folder / "runs/a/config.yaml").read_bytes()
-    told = run.refused("train", "sandbox/essay", missing, "trainer.steps=7", "--name", "a")
-    assert "another config (trainer.steps: 140 -> 7)" in told
-    assert (run.folder / "runs/a/config.yaml").read_bytes() == kept
+def test_a_start_that_fails_leaves_the_name_free(run: Mpo) -> None:
+    for command in ("train", "compare"):
+        run.refused(command, "sandbox/essay", "data.path=gone.jsonl", "--name", "a")
+        assert not (run.folder / "runs" / "a").exists()
 
 
 # ---------------------------------------------------------------------- children

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes import batch, loop_chat, make_reward
-from mpo.chat import CachedChat, Chat, ChatRequest, OpenAIChat, ScriptedChat
+from mpo.chat import CachedChat, Chat, ChatRequest, OpenAIChat, Price, ScriptedChat
 from mpo.config import Endpoints, compose, load_config, make_chat
 from mpo.config.schema import BudgetConfig, ChatConfig
 from mpo.errors import BudgetError, ConfigError
@@ -130,13 +129,29 @@ def test_what_was_spent_survives_into_the_next_process(tmp_path: Path, kept: boo
         assert len(inner.calls) == sum(part["calls"] for part in chats.costs().values())
 
 
-def test_the_ledger_is_written_when_it_changed(store: Store) -> None:
+def test_a_judgement_is_never_stored_without_its_cost(store: Store) -> None:
     chats = compose(loop_chat(), loop_chat(), BudgetConfig(), store, cache=True)
     chats.keep()
-    assert store.meta("budget") is None
+    assert store.spending() == {}
     run(reward_of(chats.rm, chats.mrm, store), [0])
-    chats.keep()
-    assert json.loads(store.meta("budget") or "")["rm"]["usage"]["calls"] == 8
+    with Store(store.path) as other:  # as after a kill: nothing was kept on purpose
+        assert other.count() == other.spending()["rm"][0].calls == 8
+        assert other.spending() == store.spending()
+
+
+def test_what_the_account_lacks_is_entered_once(store: Store) -> None:
+    """Judgements of a program of one's own, and usage that had no price then."""
+    inner = loop_chat("m")
+    run(reward_of(inner, inner, store), [0])
+    assert store.spending() == {}
+    for prices, usd in (({}, None), ({"m": [100.0, 1000.0]}, 1.0), ({"m": [100.0, 1000.0]}, 1.0)):
+        chats = compose(inner, inner, BudgetConfig(prices=prices), store, cache=True)
+        costs = chats.costs()["rm"]
+        assert costs["calls"] == store.usage()["rm"].calls == 8
+        assert (costs["usd"] is None) == (usd is None)
+        if usd is not None:
+            assert costs["usd"] == pytest.approx(Price(100.0, 1000.0).of(store.usage()["rm"]))
+            assert chats.budget.ledger["rm"].usd == pytest.approx(costs["usd"])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from mpo.config import (
     load_rows,
     make_chat,
     preset_names,
-    read_run_config,
     to_yaml,
     write_text,
 )
@@ -189,8 +188,8 @@ def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
 
 def test_differences_name_each_key() -> None:
     old, new = load_config(PRESET), load_config(PRESET, ["trainer.steps=7", "seed=3"])
-    assert differences(old, new) == ["seed: 0 -> 3", "trainer.steps: 140 -> 7"]
-    assert differences(old, new, ignore=("seed",)) == ["trainer.steps: 140 -> 7"]
+    assert list(map(str, differences(old, new))) == ["seed: 0 -> 3", "trainer.steps: 140 -> 7"]
+    assert [one.key for one in differences(old, new, ignore=("seed",))] == ["trainer.steps"]
     assert differences(old, old) == []
 
 
@@ -321,21 +320,6 @@ def test_check_finds_that_an_endpoint_is_down() -> None:
 
 
 # ---------------------------------------------------------------------- run folders
-
-
-def test_the_same_config_continues_and_another_is_refused(tmp_path: Path) -> None:
-    path, config = tmp_path / "runs" / "a", load_config(PRESET)
-    with RunFolder(path, config):
-        assert read_run_config(path) == config
-    with RunFolder(path, config):
-        pass
-    before = (path / "config.yaml").read_bytes()
-    with (
-        pytest.raises(ConfigError, match=r"trainer\.steps: 140 -> 7; give|trainer.steps: 140 -> 7"),
-        RunFolder(path, load_config(PRESET, ["trainer.steps=7"])),
-    ):
-        pass
-    assert (path / "config.yaml").read_bytes() == before
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

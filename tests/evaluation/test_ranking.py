@@ -214,3 +214,25 @@ def test_mean_interval_counts_prompts_not_rows() -> None:
     spread = by_prompt.std() / np.sqrt(50)  # of 50 prompts, whatever the rows
     assert clustered.high - clustered.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
     assert clustered.high - clustered.low > 3 * (single.high - single.low)
+
+
+@pytest.mark.parametrize(("chance", "prompts", "rows", "alike"), [
+    (0.9, 20, 1, 0.0), (0.99, 20, 1, 0.0), (0.9, 20, 5, 0.3), (0.5, 20, 1, 0.0),
+])  # fmt: skip
+def test_the_interval_of_a_share_covers_it(
+    chance: float, prompts: int, rows: int, alike: float
+) -> None:
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(prompts), rows).tolist()
+    hits = 0
+    for _ in range(1000):
+        each = np.full(prompts, chance)
+        if alike:
+            many = (1 - alike) / alike
+            each = rng.beta(chance * many, (1 - chance) * many, prompts)
+        right = (rng.random((prompts, rows)) < each[:, None]).astype(float)
+        interval = mean_interval(right.ravel().tolist(), names)
+        assert interval.low is not None
+        assert interval.high is not None
+        hits += interval.low <= chance <= interval.high
+    assert hits >= 930

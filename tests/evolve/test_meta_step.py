@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from fakes import batch, judge_reply, loop_answer, loop_chat, make_reward, meta_
 from mpo.chat import ChatRequest, Message, Schema, ScriptedChat
 from mpo.errors import ConfigError
 from mpo.evolve.schedule import Stratified
-from mpo.records import Decision, Judgement, Rollout
+from mpo.records import Decision, Judgement, Rollout, ScaleMap
 from mpo.reward import EvolvingReward
 from mpo.sanitize import find_fences
 
@@ -235,9 +234,7 @@ class TestRollback:
 
 
 class TestAnchored:
-    def test_the_anchors_keep_mean_and_spread_and_resume_keeps_the_map(
-        self, tmp_path: Path
-    ) -> None:
+    def test_each_rubric_has_its_map_and_resume_keeps_it(self, tmp_path: Path) -> None:
         reward = make(tmp_path / "a.db", scale="anchored")
         first = [reward_ for _, reward_ in run(reward, range(9))[0]]
         assert len([d for d in reward.store.lineage() if d.accepted]) == 3  # two switches
@@ -245,8 +242,14 @@ class TestAnchored:
         again = [r.model_copy(update={"id": f"x{r.id}", "step": 9}) for r in batch(0)]
         after = [j.reward for j in score(reward, again)]
         assert after != first
-        assert fmean(_known(after)) == pytest.approx(fmean(_known(first)), abs=1e-6)
-        assert pstdev(_known(after)) == pytest.approx(pstdev(_known(first)), abs=1e-6)
+        maps = [d.scale_map for d in reward.store.lineage() if d.kind == "evolve"]
+        assert len(maps) == 2
+        for fitted in maps:
+            assert fitted is not None
+            assert fitted.anchors == 16
+            assert fitted != ScaleMap()
+        normalized = [j.normalized_reward for j in score(reward, again)]
+        assert after == [fitted(value) for value in _known(normalized)]
         other = make(tmp_path / "a.db", scale="anchored")
         more = [r.model_copy(update={"id": f"y{r.id}"}) for r in again]
         assert [j.reward for j in score(other, more)] == after

@@ -21,7 +21,7 @@ from mpo.judge.scale import (
     normalized,
     weighted_sum,
 )
-from mpo.records import CriterionScore, Decision, ScaleMap
+from mpo.records import Case, CriterionScore, Decision, Judgement, Rollout, ScaleMap
 from mpo.rubric import Criterion, Rubric, read_rubric
 from shared_data import shared_data
 
@@ -57,19 +57,82 @@ def test_anchored_is_normalized_until_the_rubric_changes() -> None:
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=40)
 
 
-@given(shares, st.integers(0, 10_000), st.floats(0.1, 4), st.floats(-2, 2))
-def test_the_anchors_keep_mean_and_spread(
-    before: list[float], seed: int, slope: float, offset: float
+@given(shares, st.integers(0, 10_000), st.floats(0.5, 2), st.floats(0, 1))
+def test_the_anchors_keep_mean_and_spread_within_the_bounds(
+    before: list[float], seed: int, slope: float, place: float
 ) -> None:
     rng = random.Random(seed)
     after = [rng.random() for _ in before]
-    previous = ScaleMap(slope=slope, offset=offset)
+    previous = ScaleMap(slope=slope, offset=-0.5 + place * (2 - slope))
+    fitted = fit_map(before, after, previous)
+    assert 0.5 <= fitted.slope <= 2
+    assert -0.5 - 1e-9 <= fitted(0.0) <= fitted(1.0) <= 1.5 + 1e-9
+    was, now = [previous(share) for share in before], [fitted(share) for share in after]
+    left, normalized_jump = fmean(now) - fmean(was), fmean(after) - fmean(before)
+    if fitted.slope > 0.5:
+        assert abs(left) < 1e-6
+    assert abs(left) <= abs(normalized_jump) / 2 + 1e-6
+    if not fitted.degenerate and fitted.slope > 0.5:
+        assert pstdev(now) < pstdev(was) + 1e-6, "a bound makes a spread smaller, never larger"
+
+
+def test_the_anchors_keep_mean_and_spread() -> None:
+    before, after = [0.2, 0.5, 0.9, 0.4], [0.1, 0.3, 0.6, 0.3]
+    previous = ScaleMap(slope=0.8, offset=0.1)
     fitted = fit_map(before, after, previous)
     was, now = [previous(share) for share in before], [fitted(share) for share in after]
-    assert abs(fmean(was) - fmean(now)) < 1e-6
-    if not fitted.degenerate:
-        assert abs(pstdev(was) - pstdev(now)) < 1e-6
-        assert fitted.slope > 0  # a better share stays the better reward
+    assert fmean(was) == pytest.approx(fmean(now), abs=1e-6)
+    assert pstdev(was) == pytest.approx(pstdev(now), abs=1e-6)
+
+
+def test_forty_ever_stricter_rubrics_stay_within_bounds_and_jump_half_as_much() -> None:
+    """A policy that learns each rubric, and a next rubric that takes most of it back."""
+    for run in range(20):
+        rng = random.Random(run)
+        scale, fitted, skill, demand = Anchored(), ScaleMap(), 0.3, 0.0
+
+        def grade(skills: list[float], demand: float, rng: random.Random = rng) -> list[float]:
+            return [min(1.0, max(0.0, s - demand + rng.gauss(0, 0.05))) for s in skills]
+
+        first = [rng.gauss(0.3, 0.15) for _ in range(16)]
+        jumps, rewards, maps = [], [], [fitted]
+        for switch in range(40):
+            skill += 0.2
+            policy = [rng.gauss(skill, 0.12) for _ in range(200)]
+            stricter = demand + rng.uniform(0.05, 0.3)
+            cases = [case(0, n) for n in range(16)] + [case(switch + 1, n) for n in range(16)]
+            skills = dict(zip((c.rollout.id for c in cases), first + policy[:16], strict=True))
+            anchors = [skills[c.rollout.id] for c in scale.anchors(cases)]
+            after_map = scale.refit(grade(anchors, demand), grade(anchors, stricter), fitted)
+            was, now = grade(policy, demand), grade(policy, stricter)
+            change = fmean(now) - fmean(was)
+            if abs(change) > 0.05:
+                jumps.append((abs(change), abs(after_map(fmean(now)) - fitted(fmean(was)))))
+            fitted, demand = after_map, stricter
+            rewards.append(fitted(fmean(now)))
+            maps.append(fitted)
+        assert -0.5 <= min(rewards) <= max(rewards) <= 1.5
+        assert 0.5 <= min(m.slope for m in maps) <= max(m.slope for m in maps) <= 2
+        assert fmean(j for _, j in jumps) <= fmean(n for n, _ in jumps) / 2
+
+
+def case(step: int, index: int) -> Case:
+    rollout = Rollout(prompt="p", completion=f"{step} {index}", step=step, index=index)
+    return Case(
+        rollout=rollout,
+        judgement=Judgement(
+            key="k", rollout_id=rollout.id, rubric_id="r", reward=0.5, normalized_reward=0.5
+        ),
+    )
+
+
+def test_anchors_are_of_the_first_and_the_latest_steps() -> None:
+    known = [case(step, n) for step in (3, 7, 8) for n in range(10)]
+    steps = [c.rollout.step for c in Anchored().anchors(known)]
+    assert sorted(steps) == [3] * 4 + [7] * 2 + [8] * 10
+    assert Anchored().anchors(known) == Anchored().anchors(known[::-1])
+    alone = Anchored().anchors([case(3, n) for n in range(20)])
+    assert len(alone) == 16
 
 
 def test_nothing_drifts_over_many_switches() -> None:
@@ -78,7 +141,7 @@ def test_nothing_drifts_over_many_switches() -> None:
     start = (fmean(before), pstdev(before))
     current = ScaleMap()
     for number in range(40):
-        after = [0.2 + 0.1 * rng.random() if number % 2 else rng.random() for _ in before]
+        after = [0.1 + 0.8 * rng.random() if number % 2 else rng.random() for _ in before]
         current = fit_map(before, after, current)
         rewards = [current(share) for share in after]
         assert fmean(rewards) == pytest.approx(start[0], abs=1e-6)
@@ -87,11 +150,12 @@ def test_nothing_drifts_over_many_switches() -> None:
 
 
 def test_without_spread_the_mean_alone_is_kept() -> None:
-    previous = ScaleMap(slope=2.0, offset=0.5)
+    previous = ScaleMap(slope=1.2, offset=0.1)
     for before, after in (
         ([0.4] * 8, [0.1, 0.9] * 4),
         ([0.1, 0.9] * 4, [0.4] * 8),
         ([0.3], [0.6]),
+        ([0.4, 0.42] * 4, [0.1, 0.9] * 4),
     ):
         fitted = fit_map(before, after, previous)
         assert fitted.degenerate

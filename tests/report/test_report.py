@@ -13,7 +13,7 @@ import pytest
 
 from mpo.errors import DataError, NewerStoreError, StoreError
 from mpo.importers import read_experiment, write_experiment
-from mpo.records import Case, CriterionScore, Decision, Judgement, Rollout
+from mpo.records import Case, ConfigChange, CriterionScore, Decision, Judgement, Rollout
 from mpo.report import write_report
 from mpo.report.decisions import decisions_section
 from mpo.report.levels import interval, welch
@@ -392,3 +392,14 @@ def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> N
     data = unpack(out.read_text(), "texts")
     assert len(data["rows"]) > 500
     assert {row[1] for row in data["rows"]} == set(range(100)), "every step has some"
+
+
+def test_keys_that_were_changed_on_the_way_are_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    old, new = "http://a:1/v1", EVIL
+    with Store(folder / "mpo.db") as store:
+        store.log_changes([ConfigChange(step=7, key="chat.base_url", old=old, new=new)])
+    page = report(tmp_path, [folder])
+    (line,) = re.findall(r"<li>a: at update 7, .*?</li>", page)
+    assert "<code>chat.base_url</code> from <code>&#x27;http://a:1/v1&#x27;</code> to" in line
+    assert EVIL not in line

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,14 @@ def limit_files(node: Node, size: int | None) -> None:
     resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def is_well(node: Node) -> bool:
+    """True if it answers; not if it turns the client away."""
+    try:
+        return node.get("/healthz")[0] == 200
+    except OSError:
+        return False
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
@@ -94,6 +103,31 @@ def test_a_full_disk_refuses_new_work_and_loses_nothing_that_was_paid(
     code, said = node.stop()
     assert (code, "Traceback" in said) == (0, False)
     assert len(Store(tmp_path / "mpo.db").window()) == calls(tmp_path) == 8
+
+
+def test_without_file_descriptors_clients_are_turned_away_and_the_log_stays_short(
+    start: Callable[..., Node],
+) -> None:
+    node = start()
+    pid = node.process.pid
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    limit = len(os.listdir(f"/proc/{pid}/fd")) + 8
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+    lines = [socket.create_connection((node.host, node.port), timeout=20) for _ in range(40)]
+    try:
+        answer = lines[-1].recv(1000)  # at once: it was accepted last
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: " in answer
+    finally:
+        for line in lines:
+            line.close()
+    wait_for(lambda: is_well(node))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    assert send(node, items(0))[0] == 200
+    _, said = node.stop()
+    assert said.count("no file descriptor is left") == 1
+    assert "ulimit -n" in said
+    assert len(said) < 1000
 
 
 def delete(path: Path) -> None:

@@ -7,6 +7,7 @@ five tries, one second apart (shorter here), 180 s each; then a reward of None, 
 from __future__ import annotations
 
 import json
+import math
 import runpy
 import subprocess
 import sys
@@ -72,7 +73,17 @@ def test_a_restart_within_its_patience_is_survived(start: Callable[..., Node]) -
 
 
 def test_labels_of_any_kind(node: Node) -> None:
-    for label in ("42", 42, None, '{"not": "ours"}', "{broken", ["a"], '{"id": 7}'):
+    for label in (
+        "42",
+        42,
+        None,
+        math.nan,
+        '{"id": null, "columns": {"n": NaN}}',
+        '{"not": "ours"}',
+        "{broken",
+        ["a"],
+        '{"id": 7}',
+    ):
         assert ask(node, "labels", f"An answer to {label!r}.", label) is not None
     status, answer = node.post(
         "/openrlhf/get_reward",

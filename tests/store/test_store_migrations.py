@@ -221,8 +221,8 @@ def test_a_file_of_schema_2_gives_the_same(old_file: Path) -> None:
             assert view.attempts("0123456789abcdef") == [case.judgement]
         assert store.get("k") == {"text": 'a "flags": b', "flags": 1}  # no judgement
         assert store.meta("note") == '{"normalized":1,"flags":2}'
-    assert rows(old_file, "PRAGMA user_version") == [(3,)]
-    assert rows(old_file, "SELECT name FROM migrations")[-1] == ("m003_typed_fields",)
+    assert rows(old_file, "PRAGMA user_version") == [(4,)]
+    assert rows(old_file, "SELECT name FROM migrations")[-1] == ("m004_spending",)
     assert_sound(old_file)
 
 

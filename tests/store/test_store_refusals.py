@@ -36,8 +36,13 @@ def test_a_newer_file_is_refused_with_its_number(store: Store) -> None:
 
 def test_the_migrations_that_ran_are_in_the_file(store: Store) -> None:
     ran = rows(store.path, "SELECT * FROM migrations")
-    assert ran == [(1, "m001_initial"), (2, "m002_replies"), (3, "m003_typed_fields")]
-    assert rows(store.path, "PRAGMA user_version") == [(3,)]
+    assert ran == [
+        (1, "m001_initial"),
+        (2, "m002_replies"),
+        (3, "m003_typed_fields"),
+        (4, "m004_spending"),
+    ]
+    assert rows(store.path, "PRAGMA user_version") == [(4,)]
     assert rows(store.path, "PRAGMA journal_mode") == [("wal",)]
 
 

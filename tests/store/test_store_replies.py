@@ -138,6 +138,7 @@ def test_a_store_of_the_first_format_is_brought_up_to_date(store: Store) -> None
     store.close()
     connection = sqlite3.connect(store.path)
     connection.execute("DROP TABLE replies")
+    connection.execute("DROP TABLE spending")
     connection.execute("DELETE FROM migrations WHERE version > 1")
     connection.execute("PRAGMA user_version = 1")
     connection.commit()

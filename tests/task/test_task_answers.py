@@ -8,6 +8,7 @@ import json
 import pickle
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -174,6 +175,20 @@ def test_not_the_same(one: str, other: str) -> None:
     assert not same_answer(other, one)
 
 
+def test_pairs_are_marked_as_a_mathematician_would_mark_them() -> None:
+    lines = (Path(__file__).parent / "answer_pairs.txt").read_text(encoding="utf-8").splitlines()
+    rows = [(line[0], *line[4:].rsplit(" | ", 1)) for line in lines if line[:1] in "=!"]
+    assert len(rows) > 300
+    refused = accepted = 0
+    for mark, one, other in rows:
+        for pair in ((one, other), (other, one)):
+            same = same_answer(*pair)
+            refused += mark == "=" and not same
+            accepted += mark == "!" and same
+    assert accepted == 0
+    assert refused <= 0.01 * 2 * len(rows)
+
+
 NONSENSE = [
     *("", " ", "{", "}}}", "\\", "((((", "_^", "[,]", "(,)", "$$", "%", "\u0000", "∞∞"),
     *(r"\frac{", r"\frac{1}{0}", r"\text{", r"\begin{pmatrix}", r"\pm", r"\pm\pm 1"),
@@ -279,3 +294,7 @@ def test_on_maths_own_answers() -> None:
         assert same_answer(answer, dressed.replace(r"\right", ""))
         for wrong in perturbed(answer, rng):
             assert not same_answer(answer, wrong), (answer, wrong)
+    thousands = [answer for answer in answers if answer and r",\!" in answer]
+    assert len(thousands) == 19
+    for answer in thousands:
+        assert same_answer(answer, re.sub(r",\\!\s*", "", answer))

@@ -13,8 +13,9 @@ from mpo.records import Decision, Refinement
 from mpo.rubric import Criterion, Rubric
 from mpo.store import Store
 from mpo.training.settings import TrainerSettings
+from mpo.training.start import train
 from mpo.training.trackers import PATIENCE, LoopTrackers
-from training.tiny import SETTINGS, tiny_reward, tiny_train
+from training.tiny import ROWS, SETTINGS, tiny_reward, tiny_train
 
 PPO = TrainerSettings(algorithm="ppo", steps=6, batch_size=8)
 
@@ -152,6 +153,30 @@ def test_tensorboard_has_the_rubrics_of_a_trl_run(model: str, tmp_path: Path) ->
     assert len(texts[DIFF]) == len(accepted) - 1
     assert "criterion" in texts[DIFF][0]
     assert "train/loss" in scalars
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_run_keeps_its_curves_and_names_the_folder(
+    model: str, tmp_path: Path, algorithm: str
+) -> None:
+    pytest.importorskip("tensorboard")
+    reward = tiny_reward(tmp_path / "run")
+    settings = TrainerSettings(
+        algorithm=algorithm, steps=2, batch_size=8, num_generations=4, report_to=["tensorboard"]
+    )
+    options = {"settings": settings, "rows": ROWS, "seed": 0, "folder": tmp_path / "run"}
+    result = train(reward=reward, model=model, **options)
+    board = tmp_path / "run" / "tensorboard"
+    assert result["tensorboard"] == str(board)
+    files = list(tmp_path.rglob("events.out.tfevents.*"))
+    assert files
+    assert {file.parent for file in files} == {board}
+    texts, scalars = logged(board)
+    assert len(texts[DIFF]) == 1
+    names = ("reward_normalized", "unscored", "rubric_number", "rubric_age", "alarms")
+    names += ("cost/calls", "cost/prompt_tokens", "monitor/length_mean")
+    assert {f"train/mpo/{name}" for name in names} <= scalars
+    assert [name for name in scalars if name.startswith("train/mpo/criterion/")]
 
 
 def logged(folder: Path) -> tuple[dict[str, list[str]], set[str]]:

@@ -305,7 +305,7 @@ def test_the_callback_works_where_a_loop_runs_already(tmp_path: Path) -> None:
     # As in a notebook: the main thread's loop runs while the trainer calls.
     reward = tiny_reward(tmp_path, every=1)
     callback = MPOCallback(reward)
-    state = SimpleNamespace(global_step=1, is_world_process_zero=True, stateful_callbacks={})
+    state = SimpleNamespace(global_step=1, max_steps=9, is_world_process_zero=True)
 
     async def notebook() -> None:
         callback.on_step_end(None, state, None)
@@ -335,7 +335,7 @@ def test_everything_is_asked_and_closed_in_one_loop(tmp_path: Path) -> None:
     chat = Held(answer)
     reward = make_reward(tiny_task(), chat, tmp_path / "mpo.db", every=1, samples=1)
     callback = MPOCallback(reward)
-    state = SimpleNamespace(global_step=1, is_world_process_zero=True, stateful_callbacks={})
+    state = SimpleNamespace(global_step=1, max_steps=9, is_world_process_zero=True)
     Caller().call(TRLReward(reward), 0)
     callback.on_step_end(None, state, None)
     callback.on_train_end(None, state, None)

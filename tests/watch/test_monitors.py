@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import pytest
 
@@ -272,7 +273,7 @@ def test_canaries() -> None:
 
 def test_the_gap_raises_an_alarm_by_the_onset_rule() -> None:
     gaps = [(0.02 * step, 0.05 * step) for step in range(20)]
-    alarms = [read_gaps(gaps[: step + 1])[1] is not None for step in range(20)]
+    alarms = [read_gaps(gaps[: step + 1], 0.0)[1] is not None for step in range(20)]
     first = alarms.index(True)
     # The gap passes 0.10 at step 5, its mean over five steps two steps later.
     assert first == 7
@@ -296,8 +297,24 @@ def test_without_a_known_shortcut_a_severe_gap_is_enough() -> None:
         state, small = observe(state, step, batch(step), gap=0.2)
     assert not small.alarms
     for step in range(5, 10):
-        state, large = observe(state, step, batch(step), gap=0.4)
+        state, large = observe(state, step, batch(step), gap=0.55)
     assert [a.monitor for a in large.alarms] == ["audit"]
+    assert large.figures["audit_gap_rise"] == pytest.approx(0.35)
+
+
+def test_a_judge_that_is_merely_stricter_or_milder_raises_no_alarm() -> None:
+    false_alarms = 0
+    for run in range(40):
+        rng = random.Random(run)
+        offset = -0.4 + 0.8 * run / 39
+        state, alarmed = MonitorState(), False
+        for step in range(60):
+            # Three pairs a step, each with an error of 0.2 between the judges.
+            gap = offset + rng.gauss(0.0, 0.2 / 3**0.5)
+            state, reading = observe(state, step, [], gap=gap)
+            alarmed |= any(alarm.monitor == "audit" for alarm in reading.alarms)
+        false_alarms += alarmed
+    assert false_alarms == 0
 
 
 # --- statistics -------------------------------------------------------------------------------
@@ -421,10 +438,12 @@ def test_the_onset_of_cherrl_is_found_step_by_step() -> None:
     first = None
     for signal in data["per_step_signals"][:140]:
         gaps.append((signal["G_smooth"], signal["M_smooth"] / 100))
-        if first is None and read_gaps(gaps)[1] is not None:
+        at_start = fmean(gap for gap, _ in gaps[: thresholds.GAP_BASELINE])
+        if first is None and read_gaps(gaps, at_start)[1] is not None:
             first = signal["step"]
     assert first is not None
-    assert abs(first - data["canonical_CO"]) <= 10
+    # Ten steps for the smoothing that looks back, one for the baseline.
+    assert abs(first - data["canonical_CO"]) <= 11
 
 
 def test_a_step_of_the_recorded_run_is_fast(recorded: dict[int, list[Case]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -230,15 +231,18 @@ class TestAudit:
             for i in range(n)
         ]  # fmt: skip
 
-    def watched(self, path: Path, audit: ScriptedChat, steps: range) -> EvolvingReward:
-        def lavish(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
-            assert schema is not None
-            return json.dumps(
-                {k: {"rationale": "", "score": p["properties"]["score"]["enum"][-1]}
-                 for k, p in schema["properties"].items()}
-            )  # fmt: skip
+    @staticmethod
+    def lavish(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+        assert schema is not None
+        return json.dumps(
+            {k: {"rationale": "", "score": p["properties"]["score"]["enum"][-1]}
+             for k, p in schema["properties"].items()}
+        )  # fmt: skip
 
-        reward = make_reward("essay", ScriptedChat(lavish), path, every=None, second_judge=audit)
+    def watched(self, path: Path, audit: ScriptedChat, steps: range) -> EvolvingReward:
+        reward = make_reward(
+            "essay", ScriptedChat(self.lavish), path, every=None, second_judge=audit
+        )
 
         async def go() -> None:
             for n in steps:
@@ -256,19 +260,24 @@ class TestAudit:
         )  # fmt: skip
 
     def test_a_second_rm_grades_a_few_and_the_gap_calls(self, tmp_path: Path) -> None:
-        audit = ScriptedChat(self.strict, name="second")
-        reward = self.watched(tmp_path / "a.db", audit, range(8))
+        def parting(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+            step = int(re.findall(r"Tea (\d+), text", messages[-1]["content"])[-1])
+            return (self.strict if step >= 7 else self.lavish)(messages, schema, seed)
+
+        audit = ScriptedChat(parting, name="second")
+        reward = self.watched(tmp_path / "a.db", audit, range(10))
         audits = reward.store.external_scores("audit")
         assert len(audits) == len(audit.calls)
-        assert 0.5 * SECOND_JUDGE_SHARE < len(audits) / (8 * 60) < 2 * SECOND_JUDGE_SHARE
-        assert {a.value for a in audits.values()} == {0.0}
+        assert 0.5 * SECOND_JUDGE_SHARE < len(audits) / (10 * 60) < 2 * SECOND_JUDGE_SHARE
+        assert {a.value for a in audits.values()} == {0.0, 1.0}
         assert {a.parts["model"] for a in audits.values()} == {"second"}
         last = reward.store.events("monitor")[-1].result
-        assert last["figures"]["audit_gap"] == pytest.approx(1.0)
+        assert last["figures"]["audit_gap"] == pytest.approx(0.4)  # two of the last five readings
+        assert last["figures"]["audit_gap_rise"] == pytest.approx(0.4)
         assert "audit" in [alarm["monitor"] for alarm in last["alarms"]]
         usage = reward.store.usage()
         assert usage["audit"].calls == len(audit.calls)
-        assert usage["rm"].calls == 8 * 60
+        assert usage["rm"].calls == 10 * 60
 
     def test_the_draw_follows_the_seed_and_no_step_is_audited_twice(self, tmp_path: Path) -> None:
         one = self.watched(tmp_path / "a.db", ScriptedChat(self.strict), range(3))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +115,8 @@ class Budget:
         usd: Cap in US dollars; every chat then needs a price. None sets no cap.
         tokens: Cap on prompt and completion tokens together, cached ones included.
         calls: Cap on completed requests.
+        record: Called with role, usage and US dollars of each call that was paid for; keeps the
+            account outside this process (`Store.add_spending`).
 
     Attributes:
         ledger: Amount spent by each role.
@@ -125,7 +127,12 @@ class Budget:
     """
 
     def __init__(
-        self, *, usd: float | None = None, tokens: int | None = None, calls: int | None = None
+        self,
+        *,
+        usd: float | None = None,
+        tokens: int | None = None,
+        calls: int | None = None,
+        record: Callable[[str, Usage, float], None] | None = None,
     ) -> None:
         for name, cap in (("usd", usd), ("tokens", tokens), ("calls", calls)):
             if cap is not None and not cap > 0:
@@ -136,6 +143,7 @@ class Budget:
         self.capped = usd is not None or tokens is not None or calls is not None
         self.ledger: dict[str, Spent] = {}
         self.timings: dict[str, Timing] = {}
+        self._record = record
         self._spent = _Amount()
         self._reserved = _Amount()
         self._queue = AdmissionQueue()
@@ -212,6 +220,8 @@ class Budget:
                 self.timings[role] = Timing(timing.calls + 1, timing.seconds + seconds, slowest)
         if reserved is not None:
             self._queue.advance()
+        if self._record is not None and spent.usage != Usage():
+            self._record(role, spent.usage, spent.usd)
 
     def snapshot(self) -> dict[str, Any]:
         """The ledger as JSON values, for a checkpoint."""

@@ -24,13 +24,12 @@ from ..config import (
     write_text,
 )
 from ..config.plugins import Plugin, find_plugin
-from ..config.schema import BudgetConfig
 from ..errors import ConfigError
 from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
-from .results import gather, next_commands, report_or_why, results_table
-from .runs import run_path
+from .results import cost_lines, gather, next_commands, report_or_why, results_table, total_costs
+from .runs import goes_on, run_path
 from .tables import in_brackets, print_table
 
 __all__ = ["app", "given_rubrics"]
@@ -56,16 +55,18 @@ def compare(
 ) -> None:
     """Train several arms and seeds side by side, and compare them.
 
-    Runs that are finished are not run again: the same command continues a comparison, and another
-    arm or more seeds can be added to it. With the arm autoprompt, rubric=FILE is that arm's alone:
-    the others start from the task's own.
+    Runs that are finished are not run again: the same command continues a comparison, also with
+    another endpoint, other limits or more updates, and another arm or more seeds can be added. With
+    the arm autoprompt, rubric=FILE is that arm's alone: the others start from the task's own.
 
     Example: mpo compare sandbox/essay --arms fixed,mpo --seeds 2 --name demo
     """
     loaded = load_config(config, overrides or [])
     chosen = _arms(arms)
     path = run_path(name or _default_name(config))
-    with RunFolder(path, loaded, ignore=("arm", "seed", "budget")) as folder:
+    with RunFolder(path, loaded, ignore=("arm", "seed")) as folder:
+        for note in folder.notes:
+            typer.echo(note, err=True)
         failed, seconds = _run_missing(loaded, folder.path, chosen, range(seeds), jobs, progress)
         result = _write(loaded, folder.path, chosen, range(seeds), failed, seconds)
         paths = [folder.path / f"{arm}-{seed}" for arm in chosen for seed in range(seeds)]
@@ -77,6 +78,7 @@ def compare(
         typer.echo(json.dumps(result, indent=2))
     else:
         print_table(results_table(result))
+        typer.echo(cost_lines(total_costs(result)))
         typer.echo(report)
         typer.echo(next_commands(path, compared=True))
     if failed:
@@ -110,7 +112,8 @@ def _run_missing(
     """Run what is not finished. Returns the failures by label, and the seconds that it took."""
     # Seed by seed, so that a comparison that is stopped has whole seeds.
     labels = [f"{arm}-{seed}" for seed in seeds for arm in arms]
-    missing = [label for label in labels if finished(folder / label) is None]
+    steps = config.trainer.steps
+    missing = [label for label in labels if finished(folder / label, steps) is None]
     if not missing:
         return {}, 0.0
     rubrics = given_rubrics(config, arms)
@@ -131,12 +134,27 @@ def _run_missing(
                 board.take(label, {"kind": "done", "message": "it was finished before"})
         if plugin is not None:
             _make_policy(board, plugin, task.name)
-        failed = run_jobs(
-            [_job(folder, label, config.budget, rubrics) for label in missing],
-            jobs or min(2, os.cpu_count() or 1),
-            board.take,
-        )
+        try:
+            failed = run_jobs(
+                [_job(folder, label, rubrics) for label in missing],
+                jobs or min(2, os.cpu_count() or 1),
+                board.take,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_interrupted(folder, missing)) from None
     return failed, time.monotonic() - started
+
+
+def _interrupted(folder: Path, labels: Sequence[str]) -> str:
+    """Message that says where the runs that were not finished will go on."""
+    open_runs = [label for label in labels if finished(folder / label) is None]
+    where = "; ".join(
+        f"{label} {goes_on(folder / label)}"
+        if (folder / label).exists()
+        else f"{label} has not begun"
+        for label in open_runs
+    )
+    return f"interrupted; what was scored and decided is stored. With the same command {where}"
 
 
 def _make_policy(board: Board, plugin: Plugin, task: str) -> None:
@@ -159,14 +177,12 @@ def given_rubrics(config: Config, arms: Sequence[str]) -> dict[str, str | None]:
     return {arm: config.rubric if arm in takers else None for arm in arms}
 
 
-def _job(folder: Path, label: str, budget: BudgetConfig, rubrics: dict[str, str | None]) -> Job:
+def _job(folder: Path, label: str, rubrics: dict[str, str | None]) -> Job:
     arm, _, seed = label.rpartition("-")
     name = str((folder / label).relative_to(run_path("x").parent))
     arguments = [
         *("train", str(folder / "config.yaml"), f"arm={arm}", f"seed={seed}"),
         f"rubric={json.dumps(rubrics[arm])}",
-        # It may be larger than when the comparison began; each run has its own.
-        f"budget={json.dumps(budget.model_dump())}",
         *("--name", name, "--progress", "json"),
     ]
     return Job(label, arguments, folder / "logs" / f"{label}.txt")

@@ -77,4 +77,5 @@ def keys(
         typer.echo(json.dumps([asdict(key) for key in config_keys()], indent=2))
     else:
         for key in config_keys():
-            typer.echo(f"{key.name} = {key.default}\n    {key.type}\n    {key.description}")
+            mark = "; may change while a run goes on" if key.operational else ""
+            typer.echo(f"{key.name} = {key.default}\n    {key.type}{mark}\n    {key.description}")

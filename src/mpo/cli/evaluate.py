@@ -19,6 +19,7 @@ COMMANDS = {
     "verdict": "Measure how many verdicts are right, beside the majority label.",
     "rouge": "Measure the overlap with reference summaries.",
     "judge": "Measure how good a rubric is with a reward model.",
+    "recorded": "Measure recorded judges on pairs whose better text is known.",
 }
 """First line of each command's own help, by name, in the order of the help."""
 _MODULES = {

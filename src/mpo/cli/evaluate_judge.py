@@ -36,7 +36,7 @@ from ..rubric import Rubric
 from ..store import Store
 from ..task import Task
 from . import offline
-from .endpoints import endpoint
+from .endpoints import CHAT_OPTION, endpoint
 from .evaluate_common import (
     AS_JSON,
     SEED,
@@ -64,7 +64,7 @@ Shown = tuple[dict[str, Any], Output]
 @app.command()
 def judge(
     sources: list[str] = typer.Argument(
-        ..., help="Files of preference pairs, one run, or one JSONL file with columns of scores."
+        ..., help="Files of preference pairs, one run, or one file with columns of scores."
     ),
     task: str = offline.TASK,
     rubric: Path = offline.RUBRIC,
@@ -76,6 +76,7 @@ def judge(
     model: str = offline.MODEL,
     api_key_env: str = offline.API_KEY_ENV,
     concurrency: int = offline.CONCURRENCY,
+    chat_option: list[str] = CHAT_OPTION,
     store: Path = offline.STORE,
     columns: str = offline.COLUMNS,
     limit: int = offline.LIMIT,
@@ -86,7 +87,7 @@ def judge(
         "",
         help=f"For a run: the rubric to analyse: {WHICH}; the one last used if left out.",
     ),
-    compare: str = typer.Option("", help="For a JSONL file: two columns of scores, ONE,OTHER."),
+    compare: str = typer.Option("", help="For a file: two columns of scores, ONE,OTHER."),
     scales: str = typer.Option(
         "",
         help="With --compare: the columns' scales, LOW:HIGH,LOW:HIGH, or LOW:HIGH for both.",
@@ -123,7 +124,7 @@ def judge(
             raise ConfigError("say which reward model scores the pairs: --chat URL --model NAME")
         loaded = task_or_generic(task)
         head = read_rubric_file(rubric) if rubric is not None else loaded.rubric
-        client = endpoint(chat, model, api_key_env, concurrency, seed)
+        client = endpoint(chat, model, api_key_env, concurrency, seed, chat_option)
         name = chat if find_plugin(chat) is not None else client.name
         body, tables = _judge_pairs(name, pairs, loaded, head, client, store, seed)
     elif other:
@@ -329,10 +330,10 @@ def _judge_pairs(
         seed=seed,
     )
     outcomes = asyncio.run(_score_pairs(reward, pairs))
-    whole = accuracy(outcomes, seed)
+    whole = accuracy(outcomes)
     subsets = dict.fromkeys(outcome.pair.subset for outcome in outcomes)
     parts = {
-        subset: accuracy([one for one in outcomes if one.pair.subset == subset], seed)
+        subset: accuracy([one for one in outcomes if one.pair.subset == subset])
         for subset in subsets
     }
     rubric = reward.rubric()

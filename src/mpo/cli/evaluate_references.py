@@ -16,7 +16,6 @@ from . import offline
 from .evaluate_common import (
     AS_JSON,
     MODE,
-    SEED,
     SOURCE,
     Mode,
     Output,
@@ -42,7 +41,6 @@ def math(
     skip_bad: bool = offline.SKIP_BAD,
     split: str = offline.SPLIT,
     mode: Mode = MODE,
-    seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure how many final answers are right, by subject and level.
@@ -69,7 +67,6 @@ def math(
                 extract=final_answer,
                 same=answers.same,
                 progress=progress,
-                seed=seed,
             )
     finally:
         answers.close()
@@ -101,7 +98,6 @@ def verdict(
         "", help="Column of the label, RIGHT or WRONG; binarized_label or label if left out."
     ),
     mode: Mode = MODE,
-    seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure how many verdicts are right, beside the majority label.
@@ -119,7 +115,7 @@ def verdict(
 
     reading = offline.read_options(columns, limit, skip_bad, split)
     rows = rows_of_source(source, mode, reading, made)
-    result = references.verdict_accuracy(rows, source, label=label or None, seed=seed)
+    result = references.verdict_accuracy(rows, source, label=label or None)
     show(asdict(result), _verdict_output(source, result), as_json)
 
 
@@ -154,7 +150,6 @@ def rouge(
         "", help="Column of the reference; reference, summary or clean_summary if left out."
     ),
     mode: Mode = MODE,
-    seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure the overlap with reference summaries.
@@ -172,9 +167,7 @@ def rouge(
     reading = offline.read_options(columns, limit, skip_bad, split)
     rows = rows_of_source(source, mode, reading, made)
     with progress_bar("comparing") as progress:
-        scores = references.rouge(
-            rows, source, reference=reference or None, progress=progress, seed=seed
-        )
+        scores = references.rouge(rows, source, reference=reference or None, progress=progress)
     body: dict[str, Any] = {
         name: {"f1": s.value, "low": s.low, "high": s.high} for name, s in scores.items()
     }

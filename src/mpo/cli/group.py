@@ -24,8 +24,8 @@ COMMANDS = {
     "train": "Train a policy with one arm.",
     "compare": "Train several arms and seeds side by side, and compare them.",
     "plan": "Say what a run will ask and cost.",
-    "score": "Score the completions of a JSONL file, without a trainer.",
-    "evolve": "Propose a better rubric from the completions of a JSONL file.",
+    "score": "Score the completions of a file, without a trainer.",
+    "evolve": "Propose a better rubric from the completions of a file.",
     "rubric": "Show, compare, check and roll back rubrics.",
     "evaluate": "Measure policies and judges.",
     "report": "Write one HTML file about one or more runs.",
@@ -74,11 +74,11 @@ class CommandGroup(LazyGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo(
-                "interrupted; what was scored and decided is stored: the same command continues",
-                err=True,
+        except KeyboardInterrupt as interrupt:
+            stored = (
+                "interrupted; what was scored and decided is stored: the same command continues"
             )
+            typer.echo(str(interrupt) or stored, err=True)
             raise SystemExit(130) from None
         except MPOError as error:
             _fail(str(error))
@@ -144,4 +144,16 @@ def main() -> None:
     gc.set_threshold(*GC_THRESHOLD)
     # A board shows what a library's log lines say; a command that wants them sets up a handler.
     logging.getLogger((__package__ or "").partition(".")[0]).addHandler(logging.NullHandler())
+    _show_endpoint_warnings()
     app(prog_name="mpo")
+
+
+def _show_endpoint_warnings() -> None:
+    """Print the warnings about endpoints, which no board shows: a field that was refused, a prompt
+    that was cut, a server that is slow."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.addFilter(lambda _: not logging.root.handlers)  # `serve` has a log of its own
+    package = (__package__ or "").partition(".")[0]
+    logging.getLogger(f"{package}.chat").addHandler(handler)

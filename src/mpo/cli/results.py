@@ -15,7 +15,15 @@ from ..errors import MissingExtraError
 from ..report import write_report
 from .tables import in_brackets, number, table
 
-__all__ = ["cost_lines", "gather", "next_commands", "report_or_why", "results_table"]
+__all__ = [
+    "cost_lines",
+    "gather",
+    "next_commands",
+    "report_or_why",
+    "results_table",
+    "tensorboard_command",
+    "total_costs",
+]
 
 
 def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -29,6 +37,25 @@ def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
             f"{spent['completion_tokens']:,} completion tokens, {usd}"
         )
     return "\n".join(lines) or "no model was called"
+
+
+def total_costs(compare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Use and cost by role of all finished runs of a comparison; `usd` is None where one of them
+    has no price."""
+    totals: dict[str, dict[str, Any]] = {}
+    for arm in compare["arms"].values():
+        for seed in arm["seeds"]:
+            for role, spent in (seed.get("cost") or {}).items():
+                total = totals.get(role)
+                totals[role] = dict(spent) if total is None else _added(total, spent)
+    return totals
+
+
+def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if value is None or other[key] is None else value + other[key]
+        for key, value in one.items()
+    }
 
 
 def report_or_why(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | None = None) -> str:
@@ -143,7 +170,7 @@ def _at(seed: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def next_commands(run: Path, compared: bool = False) -> str:
-    """The three most useful commands after a run or a comparison."""
+    """The most useful commands after a run or a comparison."""
     evolving = next((name for name, arm in ARMS.items() if arm.evolves), "mpo")
     one = next(iter(sorted(run.glob(f"{evolving}-*"))), run) if compared else run
     if not compared and len(list((run / "rubrics").glob("step-*.md"))) < 2:
@@ -152,7 +179,14 @@ def next_commands(run: Path, compared: bool = False) -> str:
     else:
         last = [f"mpo rubric diff {_quoted(one)}", f"mpo rubric show {_quoted(one)} --lineage"]
     commands = [f"mpo report {_quoted(run)} --open", *last]
+    if next(run.glob("*/tensorboard" if compared else "tensorboard"), None) is not None:
+        commands.append(tensorboard_command(run if compared else run / "tensorboard"))
     return "\n".join(["next:", *(f"  {command}" for command in commands)])
+
+
+def tensorboard_command(folder: Path) -> str:
+    """The command that shows a run's curves, or those of all runs under a folder."""
+    return f"tensorboard --logdir {_quoted(folder)}"
 
 
 def _quoted(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from pathlib import Path
 
 import typer
 
@@ -13,6 +14,7 @@ from ..service.guard import TOKEN_ENV, limits_for
 from ..service.health import Health
 from ..service.server import serve as run_server
 from ..service.service import RewardService
+from ..store import Store
 from .runs import default_name, run_path
 from .tables import in_brackets
 
@@ -37,12 +39,19 @@ def serve(
     Example: mpo serve config.yaml service.every_items=640 --name a --port 8000
     """
     # For the log of the meta steps; access logs would hide it.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        force=True, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
-    # The service and the engine may change between two starts of one run, the reward may not.
-    with RunFolder(run_path(label), loaded, ignore=("service", "model", "data", "trainer")) as run:
+    # The engine may change between two starts of one run, the reward may not.
+    engine = ("model", "data", "trainer")
+    with RunFolder(run_path(label), loaded, ignore=engine, started_by=0) as run:
+        for note in run.notes:
+            typer.echo(note, err=True)
+        if (step := _last_step(run.store)) is not None:
+            typer.echo(f"{run.path} goes on from step {step}", err=True)
         served = build_served(loaded, run.path)
         service = RewardService(
             served.reward,
@@ -69,4 +78,14 @@ def serve(
                 )
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
-    typer.echo(f"stopped; the same command continues {run.path}")
+        step = _last_step(run.store)
+    where = "" if step is None else f" from step {step}"
+    typer.echo(f"stopped; the same command continues {run.path}{where}")
+
+
+def _last_step(store: Path) -> int | None:
+    """The last step of which something is scored; None for a service that has scored nothing."""
+    if not store.exists():
+        return None
+    with Store(store, create=False) as opened:
+        return opened.last_step()

@@ -10,12 +10,14 @@ store, train with it, and say nothing.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import typer
 
@@ -29,10 +31,11 @@ from ..store import Store
 from ..training.model import is_main, processes
 from ..training.reporting import StepReport
 from ..training.start import train as run_training
+from ..training.trackers import tensorboard_folder
 from ..training.untrained_arms import score_untrained
 from .board import Board, Spending, open_board
-from .results import cost_lines, next_commands, report_or_why
-from .runs import default_name, run_path
+from .results import cost_lines, next_commands, report_or_why, tensorboard_command
+from .runs import default_name, goes_on, run_path
 from .tables import in_brackets
 
 __all__ = ["PendingStepsWatch", "app", "check_ranks"]
@@ -57,7 +60,10 @@ def train(
 ) -> None:
     """Train a policy with one arm.
 
-    The same command continues a run that was stopped. A folder of another config is refused.
+    The same command continues a run that was stopped, also with another endpoint, other limits or
+    more updates (`mpo config keys` marks the keys that may change). Another config is refused.
+
+    With trainer.report_to=[tensorboard]: tensorboard --logdir runs/NAME/tensorboard
 
     On several GPUs or CPUs: torchrun --nproc-per-node 2 -m mpo train CONFIG, or accelerate launch
     with a config of examples/accelerate.
@@ -74,13 +80,14 @@ def train(
         _follow(loaded, run_path(label))
         return
     title = f"mpo train{in_brackets(loaded.simulated)}"
-    # A run that has spent its budget goes on with a larger one.
-    folder = RunFolder(run_path(label), loaded, ignore=("budget",))
-    with folder as run, open_board(progress, [label], title) as board:
-        if finished(run.path) is not None:
-            board.take(label, {"kind": "done", "message": "it was finished before"})
-        else:
-            _train(loaded, run, board, label)
+    with RunFolder(run_path(label), loaded) as run:
+        for note in [*run.notes, *_goes_on(run.path, loaded)]:
+            typer.echo(note, err=True)
+        with open_board(progress, [label], title) as board, _interruptible(run.path):
+            if finished(run.path) is not None:
+                board.take(label, {"kind": "done", "message": "it was finished before"})
+            else:
+                _train(loaded, run, board, label)
     # Also for a run that was finished before: its report may be of an older version, or gone.
     report = report_or_why([run.path], run.path / "report.html")
     if progress != "json":
@@ -101,12 +108,13 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
 
     def on_step(report: StepReport) -> None:
         parts.chats.keep()
-        board.take(label, _step_event(report, ages, _costs(parts)))
+        board.take(label, _step_event(report, ages, parts.chats.costs()))
 
     def on_meta(due: list[int]) -> None:
         board.take(label, {"kind": "meta", "due": due})
 
-    say("loading the policy")
+    curves = tensorboard_folder(config.trainer, run.path)
+    say(f"loading the policy{f'; curves: {tensorboard_command(curves)}' if curves else ''}")
     try:
         with PendingStepsWatch(parts.reward, on_meta):
             outcome = _start(parts, run.path, on_step)
@@ -116,6 +124,39 @@ def _train(config: Config, run: RunFolder, board: Board, label: str) -> None:
     parts.reward.store.close()
     run.finish(summary)
     board.take(label, {"kind": "done"})
+
+
+def _goes_on(folder: Path, config: Config) -> list[str]:
+    """A line that says from which update a run goes on; none for a new or a finished one."""
+    if finished(folder) is not None or not (folder / "mpo.db").exists():
+        return []
+    return [f"{folder} {goes_on(folder)} (of {config.trainer.steps})"]
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Make SIGTERM end a run as Ctrl-C does, and say where it will go on.
+
+    Raises:
+        KeyboardInterrupt: With what to say.
+    """
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    # Of several processes, the one that waits for another would not get to it: let it be killed.
+    alone = processes() == 1 and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, interrupt) if alone else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; what was scored and decided is stored. With the same command {folder} "
+            f"{goes_on(folder)}"
+        ) from None
+    finally:
+        if alone:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start(
@@ -143,7 +184,7 @@ def _summary(parts: Parts, outcome: dict[str, Any], seconds: float) -> dict[str,
         "measure": parts.measure,
         **arm_seed_summary(parts.reward.store),
         "exploits": list(parts.exploits),
-        "cost": _costs(parts),
+        "cost": parts.chats.costs(),
         "unscored": parts.reward.store.unscored(),
         "prompts": {"kept": len(parts.rows), "dropped": parts.dropped},
         "trainer": outcome,
@@ -291,7 +332,7 @@ def _follow(config: Config, folder: Path) -> None:
         MPOError: As in the main process.
     """
     _wait(folder / "config.yaml")
-    if finished(folder) is not None:
+    if finished(folder, config.trainer.steps) is not None:
         return
     _wait(folder / "mpo.db")  # by then the main process has the sandbox's policy too
     if ARMS[config.arm].blind:
@@ -309,15 +350,3 @@ def _wait(path: Path) -> None:
             typer.echo(f"waiting until the process of rank 0 has made {path}", err=True)
             reported = True
         time.sleep(0.2)
-
-
-def _costs(parts: Parts) -> Mapping[str, Any]:
-    """Use by role; with several processes, from the store that they share."""
-    if processes() == 1:
-        return parts.chats.costs()
-    roles = {}
-    for role, usage in parts.reward.store.usage().items():
-        price = parts.chats.prices.get(role)
-        usd = None if price is None else round(price.of(usage), 6)
-        roles[role] = {**usage.model_dump(), "usd": usd}
-    return roles

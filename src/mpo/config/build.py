@@ -4,6 +4,7 @@ where they are put together."""
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ..evolve.options import Evolve
 from ..integrations.trainer_rollouts import GoldScorer
 from ..reward import EvolvingReward
 from ..rubric import Rubric, read_rubric
-from ..store import STORE, Store
+from ..store import Store
 from ..task import Task, load_task
 from ..training.model import filter_by_length
 from ..training.untrained_arms import blind_rubric
@@ -23,7 +24,7 @@ from .arms import ARMS, arm_rubric
 from .chats import Chats, Endpoints, check_prices, compose, make_chat, reachable
 from .data import load_rows
 from .plugins import Say, find_plugin
-from .run_folder import write_text
+from .run_folder import open_run_store, remember_store, write_text
 from .schema import Config
 
 __all__ = [
@@ -36,6 +37,9 @@ __all__ = [
     "read_rubric_file",
     "task_of",
 ]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         model = str(plugin.policy(checked.task.name, say))
     rows = _fitting(checked, model, say)
     dropped, checked = len(checked.rows) - len(rows), dataclasses.replace(checked, rows=rows)
-    store = Store(folder / STORE)
+    store = open_run_store(folder)
     keep_simulated(store, config.simulated)
     chats = _compose(config, checked, store)
     if ARMS[config.arm].blind:
@@ -116,9 +120,11 @@ def build(config: Config, folder: Path, say: Say = lambda message: None) -> Part
         checked = dataclasses.replace(checked, rubric=rubric)
     source = find_plugin(config.data.path)
     gold_scorer = None if source is None else source.gold(checked.task)
+    reward = _reward(config, store, checked, chats, config.evolve)
+    remember_store(store)
     return Parts(
         config=config,
-        reward=_reward(config, store, checked, chats, config.evolve),
+        reward=reward,
         model=model,
         rows=checked.rows,
         dropped=dropped,
@@ -156,13 +162,14 @@ def build_served(config: Config, folder: Path, chat: Chat | None = None) -> Serv
             reachable(client)
         except ChatTransportError as error:
             down[role] = str(error)
-    store = Store(folder / STORE)
+    store = open_run_store(folder)
     keep_simulated(store, config.simulated_models)
     chats = _compose(config, checked, store)
     # Only the engine can stop its run; it learns of each item that is unscored.
     scoring = config.reward.model_copy(update={"max_unscored": 1.0})
     lenient = config.model_copy(update={"reward": scoring})
     reward = _reward(lenient, store, checked, chats, config.evolve)
+    remember_store(store)
     return Served(reward, chats, config.chat.concurrency, clients, down)
 
 
@@ -239,19 +246,22 @@ def _fitting(checked: Checked, model: str, say: Say) -> list[dict[str, Any]]:
 
 
 def read_rubric_file(path: Path) -> Rubric:
-    """A rubric from a file of any known form.
+    """A rubric from a file of any known form; a warning names text that is no part of it.
 
     Raises:
         RubricError: No such file, or no rubric in it; the message names the file.
     """
     try:
-        return read_rubric(path.read_text("utf-8")).rubric
+        read = read_rubric(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RubricError(f"rubric {str(path)!r}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RubricError(f"rubric {str(path)!r}: cannot be read as text: {error}") from error
     except RubricError as error:
         raise RubricError(f"rubric {str(path)!r}: {error}") from error
+    for note in read.notes:
+        _log.warning("rubric %r: %s", str(path), note)
+    return read.rubric
 
 
 def _reward(
@@ -273,8 +283,8 @@ def _reward(
 def _blind(
     config: Config, folder: Path, checked: Checked, chats: Chats, model: str, say: Say
 ) -> Rubric:
-    """The rubric of the blind arm: rewritten as often as by arm `mpo`, once, and kept in the
-    run's folder."""
+    """The rubric of the blind arm: rewritten as often as one is due in arm `mpo`, once, and kept in
+    the run's folder."""
     path = folder / "blind.md"
     if path.is_file():
         return read_rubric_file(path)

@@ -3,7 +3,7 @@
     raw = make_chat(config.chat, config.seed, Endpoints())
     chats = compose(raw, raw, config.budget, store, cache=config.cache)
     ...
-    chats.keep()         # writes the amount spent into the store; a resumed run continues from it
+    chats.keep()         # commits amounts and timings to the store; a resumed run continues there
     chats.costs()
 
 Wrappers nest in the order that `mpo.chat` gives.
@@ -12,6 +12,7 @@ Wrappers nest in the order that `mpo.chat` gives.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,11 +21,12 @@ from ..chat import (
     Budget,
     CachedChat,
     Chat,
+    Dialect,
     Limiter,
     OpenAIChat,
     Price,
-    StructuredOutput,
     Timing,
+    WindowedChat,
 )
 from ..errors import ConfigError
 from ..records import Usage
@@ -34,9 +36,6 @@ from .schema import BudgetConfig, ChatConfig
 
 __all__ = ["Chats", "Endpoints", "check_prices", "compose", "make_chat", "reachable"]
 
-LEDGER = "budget"
-"""Key under which the store keeps the amount each role has spent."""
-
 
 @dataclass
 class Endpoints:
@@ -44,8 +43,8 @@ class Endpoints:
 
     limiters: dict[str, Limiter] = field(default_factory=dict)
     """Limits by base URL."""
-    detected: dict[str, StructuredOutput] = field(default_factory=dict)
-    """Results of the probes, by URL and model."""
+    dialects: dict[str, Dialect] = field(default_factory=dict)
+    """Findings about endpoints, by URL and model."""
 
     def limiter(self, base_url: str, concurrency: int) -> Limiter:
         """The endpoint's limiter; if two chats want different limits, the higher one counts."""
@@ -68,17 +67,21 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()
-    return OpenAIChat(
+    client = OpenAIChat(
         chat.base_url,
         chat.model,
         api_key_env=chat.api_key_env,
         timeout_s=chat.timeout_s,
+        deadline_s=chat.deadline_s,
         retries=chat.retries,
         concurrency=chat.concurrency,
+        extra_body=chat.extra_body,
+        max_tokens_field=chat.max_tokens_field,
         structured_output=chat.structured_output,
-        detected=shared.detected,
+        dialects=shared.dialects,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )
+    return client if chat.window_tokens is None else WindowedChat(client, chat.window_tokens)
 
 
 def reachable(chat: Chat, timeout_s: float = 5.0) -> None:
@@ -113,11 +116,11 @@ class Chats:
     """`timings` of the run before it was stopped."""
 
     def keep(self) -> None:
-        """Write the ledger and the timings into the store."""
-        for key, value in ((LEDGER, self.budget.snapshot()), (TIMINGS, self.timings())):
-            text = json.dumps(value)
-            if text != (self.store.meta(key) or "{}"):
-                self.store.set_meta(key, text)
+        """Write the timings into the store, and what was spent since its last commit."""
+        self.store.flush()
+        text = json.dumps(self.timings())
+        if text != (self.store.meta(TIMINGS) or "{}"):
+            self.store.set_meta(TIMINGS, text)
 
     def timings(self) -> dict[str, dict[str, Any]]:
         """Answer times since the run began, and the number of calls that were saved.
@@ -144,12 +147,15 @@ class Chats:
         }
 
     def costs(self) -> dict[str, dict[str, Any]]:
-        """Usage of each role since the run began; `usd` is None without a price."""
-        costs = {}
-        for role, spent in self.budget.ledger.items():
-            usd = None if self.prices.get(role) is None else round(spent.usd, 6)
-            costs[role] = {**spent.usage.model_dump(), "usd": usd}
-        return costs
+        """Usage of each role since the run began, over all its processes; `usd` is None without a
+        price."""
+        return {
+            role: {
+                **usage.model_dump(),
+                "usd": None if self.prices.get(role) is None else round(usd, 6),
+            }
+            for role, (usage, usd) in self.store.spending().items()
+        }
 
 
 def compose(
@@ -179,8 +185,16 @@ def compose(
     roles = {"rm": chat, "mrm": meta_chat} | ({"audit": second_judge} if second_judge else {})
     check_prices(budget, *roles.values())
     prices = {role: _price(inner, budget) for role, inner in roles.items()}
-    account = Budget(usd=budget.usd, tokens=budget.tokens, calls=budget.calls)
-    account.restore(_spent_before(store, prices))
+    _complete_account(store, prices)
+    account = Budget(
+        usd=budget.usd, tokens=budget.tokens, calls=budget.calls, record=store.add_spending
+    )
+    account.restore(
+        {
+            role: {"usage": usage.model_dump(), "usd": usd}
+            for role, (usage, usd) in store.spending().items()
+        }
+    )
     timings: dict[str, Any] = json.loads(store.meta(TIMINGS) or "{}")
     account.timings = {
         role: Timing(timings[role]["calls"], timings[role]["seconds"], timings[role]["slowest_s"])
@@ -190,6 +204,8 @@ def compose(
     ready: dict[str, Chat] = {}
     cached: dict[str, CachedChat] = {}
     for role, inner in roles.items():
+        if role == "mrm" and isinstance(inner, WindowedChat):
+            inner = inner.clipping()
         ready[role] = account.chat(inner, role, prices[role])
         if not is_free(inner):
             ready[role] = cached[role] = CachedChat(ready[role], store if cache else None)
@@ -219,17 +235,16 @@ def _price(chat: Chat, budget: BudgetConfig) -> Price | None:
     return None if price is None else Price(*price)
 
 
-def _spent_before(store: Store, prices: dict[str, Price | None]) -> dict[str, Any]:
-    """The stored ledger, brought up to date, since a killed run could not write its last one.
-
-    The cost of the store's judgements and decisions is known up to the last commit. The ledger
-    has more only if an answer was paid for and could not be used.
-    """
-    ledger: dict[str, Any] = json.loads(store.meta(LEDGER) or "{}")
-    for role, usage in store.usage().items():
-        known = Usage(**ledger[role]["usage"]) if role in ledger else Usage()
-        if usage.calls > known.calls:
-            price = prices.get(role)
-            usd = price.of(usage) if price is not None else 0.0
-            ledger[role] = {"usage": usage.model_dump(), "usd": usd}
-    return ledger
+def _complete_account(store: Store, prices: Mapping[str, Price | None]) -> None:
+    """Enter what the store's account lacks: the usage of judgements that were stored without one,
+    and the cost of usage that had no price then."""
+    account = store.spending()
+    for role, stored in store.stored_usage().items():
+        known, usd = account.get(role, (Usage(), 0.0))
+        missing = stored if known == Usage() else Usage()
+        price = prices.get(role)
+        unpriced = missing if usd else missing + known
+        cost = price.of(unpriced) if price is not None else 0.0
+        if missing != Usage() or cost:
+            store.add_spending(role, missing, cost)
+    store.flush()

@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .schema import LIKE_CHAT, Config, part_of
+from .schema import LIKE_CHAT, Config, is_operational, part_of
 
 __all__ = ["Key", "config_keys", "keys_markdown"]
 
@@ -46,6 +46,8 @@ class Key:
     """Default as YAML writes it; `required` where there is none."""
     description: str
     """Its purpose, on one line."""
+    operational: bool
+    """True for a key that may change while a run goes on."""
 
 
 def config_keys() -> list[Key]:
@@ -63,6 +65,9 @@ def keys_markdown() -> str:
         "(`trainer: {steps: 20}`) or on the command line (`trainer.steps=20`), which wins. An",
         "unknown key is an error that names the nearest known one. `mpo config new` writes a file",
         "to start from.",
+        "",
+        "Keys with a • may change while a run goes on: the same command continues the run with the",
+        "new value, and its report says from which update on. All others say what the run is.",
     ]
     part = None
     for key in config_keys():
@@ -75,7 +80,8 @@ def keys_markdown() -> str:
             lines += ["| key | type | default | |", "|---|---|---|---|"]
             part = head
         default = key.default if key.default == REQUIRED else f"`{key.default}`"
-        cells = (f"`{key.name}`", key.type, default, key.description)
+        name = f"`{key.name}`{' •' if key.operational else ''}"
+        cells = (name, key.type, default, key.description)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 
@@ -88,7 +94,8 @@ def _keys(model: type[BaseModel], prefix: str) -> list[Key]:
         part = part_of(field.annotation)
         if part is None or name in LIKE_CHAT:
             kind = "keys of `chat`, or null" if part else _type(field)
-            leaves.append(Key(prefix + name, kind, _default(field), texts.get(name, "")))
+            text, mark = texts.get(name, ""), is_operational(prefix + name)
+            leaves.append(Key(prefix + name, kind, _default(field), text, mark))
         else:
             parts += _keys(part, f"{prefix}{name}.")
     return leaves + parts

@@ -17,6 +17,7 @@ from ..chat import StructuredOutput
 from ..errors import ConfigError
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
+from ..operational import Operational, is_marked
 from ..redaction import find_secret, is_variable_name
 from ..service.service import ServiceSettings
 from ..training.settings import TrainerSettings
@@ -28,7 +29,9 @@ __all__ = [
     "ChatConfig",
     "Config",
     "DataConfig",
+    "is_operational",
     "leaf_keys",
+    "operational_keys",
 ]
 
 
@@ -86,21 +89,34 @@ class ChatConfig(_Part):
     options: dict[str, Any] = {}
     """Options of the plugin's chat. The sandbox has one, `judge`: `biased`, `unbiased` or
     `bad_mrm`."""
-    base_url: str | None = None
+    base_url: Operational[str | None] = None
     """URL of an OpenAI-compatible endpoint, with the version: `http://localhost:8000/v1`."""
     model: str | None = None
     """Name by which the endpoint knows the model."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Operational[str] = "OPENAI_API_KEY"
     """Environment variable that holds the API key. The key itself never stands in a config."""
-    timeout_s: float = Field(default=120.0, gt=0)
-    """Time limit of one attempt, in seconds."""
-    retries: int = Field(default=5, ge=0)
+    timeout_s: Operational[float] = Field(default=120.0, gt=0)
+    """Time limit of one attempt, in seconds. It grows for an endpoint that is slow, at most to
+    `deadline_s`."""
+    deadline_s: Operational[float] = Field(default=600.0, gt=0)
+    """Time limit of one call with all its attempts and waits, in seconds."""
+    retries: Operational[int] = Field(default=5, ge=0)
     """Number of attempts after the first."""
-    concurrency: int = Field(default=64, ge=1)
+    concurrency: Operational[int] = Field(default=64, ge=1)
     """Most requests in flight at once."""
-    structured_output: StructuredOutput | Literal["auto"] = "auto"
+    window_tokens: Operational[int | None] = Field(default=None, gt=0)
+    """Tokens that the model reads and writes in one call, counted roughly. A completion that
+    does not fit stays unscored, without a call; the texts that a meta-reward model reads are
+    clipped, with a mark. None: it is left to the endpoint."""
+    structured_output: Operational[StructuredOutput | Literal["auto"]] = "auto"
     """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
     `lines`; `auto` detects what it enforces."""
+    max_tokens_field: Operational[str] = "max_tokens"
+    """The endpoint's name for this field of a request; where one name is refused, the other usual
+    one is used."""
+    extra_body: dict[str, Any] = {}
+    """Fields added to each request, for options of one server:
+    `{chat_template_kwargs: {enable_thinking: false}}`. The value null takes a field out."""
 
     @field_validator("api_key_env")
     @classmethod
@@ -177,10 +193,10 @@ class Config(_Part):
     reward: Scoring = Scoring()
     meta: Evolve = Evolve()
     trainer: TrainerSettings = TrainerSettings.model_validate({})
-    budget: BudgetConfig = BudgetConfig()
-    cache: bool = True
+    budget: Operational[BudgetConfig] = BudgetConfig()
+    cache: Operational[bool] = True
     """Keep the answers of real endpoints in the store, so that no call is paid for twice."""
-    service: ServiceSettings = ServiceSettings()
+    service: Operational[ServiceSettings] = ServiceSettings()
 
     @field_validator("arm")
     @classmethod
@@ -234,6 +250,33 @@ def leaf_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
         part = part_of(field.annotation)
         keys += [prefix + name] if part is None else leaf_keys(part, f"{prefix}{name}.")
     return keys
+
+
+def is_operational(key: str) -> bool:
+    """True for a key that may change while a run goes on.
+
+    Args:
+        key: Dotted name; it may go on into a value (`budget.prices.qwen`).
+    """
+    model: type[BaseModel] | None = Config
+    for name in key.split("."):
+        field = model.model_fields.get(name) if model is not None else None
+        if field is None:
+            return False
+        if is_marked(field):
+            return True
+        model = part_of(field.annotation)
+    return False
+
+
+def operational_keys() -> list[str]:
+    """Keys that may change while a run goes on; a part of which all may, by its own name. Those of
+    `meta_chat` and `second_judge`, which are the keys of `chat`, are not repeated."""
+    keys = [key for key in leaf_keys() if is_operational(key)]
+    parts = {key.partition(".")[0]: None for key in leaf_keys() if "." in key}
+    whole = [part for part in parts if is_operational(part)]
+    one_by_one = [k for k in keys if k.partition(".")[0] not in (*whole, *LIKE_CHAT)]
+    return [*one_by_one, *(f"{part}.*" for part in whole)]
 
 
 def part_of(annotation: object) -> type[BaseModel] | None:

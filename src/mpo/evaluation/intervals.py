@@ -1,8 +1,8 @@
-"""Confidence intervals from a bootstrap over whole clusters (prompts), not single observations.
+"""Confidence intervals over whole clusters (prompts), not single observations.
 
 Two judgements of one prompt carry less information than judgements of two prompts: intervals that
-resample observations one by one are too narrow. A resample is one multinomial vector that says how
-often each cluster counts; whatever is linear in the observations then is a matrix product.
+count observations one by one are too narrow. Means have a closed form; everything else is from a
+bootstrap, in which a resample is one multinomial vector that says how often each cluster counts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def require(package: str) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % percentile interval; no bounds where there is only one cluster."""
+    """A figure with its 95 % interval; no bounds where there is only one cluster."""
 
     value: float
     low: float | None
@@ -93,27 +93,31 @@ def intervals(values: Floats) -> list[Interval]:
     return [Interval(*row) for row in bounds]
 
 
-def mean_interval(
-    values: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Mean of at least one value, with the interval in which other prompts would place it.
+def mean_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
+    """Mean of at least one value from 0 to 1, with its 95 % interval over prompts.
+
+    Wilson's score interval at the sample size that independent answers would need for the same
+    standard error (the design effect of survey statistics). Unlike a bootstrap it does not
+    collapse where all values are 0 or all are 1, and it stays between them.
 
     Args:
-        values: Observations.
+        values: Observations, 0 to 1: right or wrong, a tie as a half, or any score.
         clusters: The cluster (prompt) of each observation.
-        resamples: Number of bootstrap resamples.
-        seed: Random seed for the resamples.
     """
     numbers, count = cluster_numbers(clusters)
     observed = np.asarray(values, dtype=np.float64)
-    means = [observed.mean(keepdims=True)]
-    sums = np.bincount(numbers, observed, count)
-    sizes = np.bincount(numbers, minlength=count).astype(np.float64)
-    if count > 1:
-        blocks = resample_weights(count, resamples, seed)
-        means += [weights @ sums / (weights @ sizes) for weights in blocks]
-    return intervals(np.concatenate(means)[:, None])[0]
+    mean = min(1.0, max(0.0, float(observed.mean())))  # a score of 1 may be off by a rounding
+    if count < 2:
+        return Interval(mean, None, None)
+    residuals = np.bincount(numbers, observed - mean, count)
+    variance = float(residuals @ residuals) / len(observed) ** 2 * count / (count - 1)
+    size = mean * (1 - mean) / variance if variance > 1e-12 else float(count)
+    if np.isin(observed, (0.0, 0.5, 1.0)).all():
+        size = min(size, float(len(observed)))  # luck in the draw makes no answer count twice
+    require("scipy")
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    squared = float(t.ppf((1 + LEVEL) / 2, count - 1)) ** 2 / size
+    middle = (mean + squared / 2) / (1 + squared)
+    half = (squared * (mean * (1 - mean) + squared / 4)) ** 0.5 / (1 + squared)
+    return Interval(mean, max(0.0, middle - half), min(1.0, middle + half))

@@ -142,17 +142,16 @@ async def score_pairs(
     return outcomes
 
 
-def accuracy(outcomes: Sequence[JudgedPair], seed: int = 0) -> PairAccuracy:
+def accuracy(outcomes: Sequence[JudgedPair]) -> PairAccuracy:
     """Share of pairs on which the rewards prefer what people preferred.
 
     Args:
         outcomes: At least one outcome.
-        seed: Random seed for the bootstrap over prompts.
     """
     known = [(credit, o.pair.prompt) for o in outcomes if (credit := o.credit) is not None]
     credits = [credit for credit, _ in known]
     lengths = [_credit(count_words(o.pair.chosen), count_words(o.pair.rejected)) for o in outcomes]
-    interval = mean_interval(credits, [p for _, p in known], seed=seed) if credits else None
+    interval = mean_interval(credits, [p for _, p in known]) if credits else None
     ties = credits.count(0.5)
     return PairAccuracy(
         accuracy=interval.value if interval else None,

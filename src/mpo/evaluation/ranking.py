@@ -28,6 +28,7 @@ from .intervals import (
     Ints,
     cluster_numbers,
     intervals,
+    mean_interval,
     np,
     require,
     resample_weights,
@@ -146,7 +147,7 @@ def bradley_terry(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Strengths:
-    """Ratings with 95 % percentile intervals from a bootstrap over prompts.
+    """Ratings with 95 % percentile intervals from a bootstrap over prompts, and win rates.
 
     Args:
         games: At least one game.
@@ -166,16 +167,20 @@ def bradley_terry(
     ratings = start + SCALE * np.array([fit(one) for one in sampled])
     pairs = [(i, j) for i in range(len(models)) for j in range(len(models)) if i != j]
     gaps = ratings[:, [i for i, _ in pairs]] - ratings[:, [j for _, j in pairs]]
-    won = sampled.sum(-1)
-    played = won + sampled.sum(-2)
-    # A resample may miss all games of a model that played on few prompts.
-    rates = np.divide(won, played, out=np.full_like(won, 0.5), where=played > 0)
     names = [(models[i], models[j]) for i, j in pairs]
     return Strengths(
         ratings=dict(zip(models, intervals(ratings), strict=True)),
         gaps=dict(zip(names, intervals(gaps), strict=True)),
-        win_rates=dict(zip(models, intervals(rates), strict=True)),
+        win_rates={model: _win_rate(games, model) for model in models},
     )
+
+
+def _win_rate(games: Sequence[Game], model: str) -> Interval:
+    scores = [(game.query, game.score) for game in games if game.first == model]
+    scores += [(game.query, 1 - game.score) for game in games if game.second == model]
+    if not scores:
+        return Interval(0.5, None, None)
+    return mean_interval([score for _, score in scores], [query for query, _ in scores])
 
 
 def _wins_by_prompt(games: Sequence[Game], models: Sequence[str]) -> tuple[Floats, int]:

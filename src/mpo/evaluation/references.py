@@ -1,7 +1,7 @@
 """Comparisons of completions with references: final answers, verdicts, and ROUGE.
 
 Each takes rows with a completion, names a bad row by file and number before anything is computed,
-and returns figures with 95 % intervals from a bootstrap over prompts.
+and returns figures with 95 % intervals over prompts.
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ def math_accuracy(
     extract: Extract,
     same: Same,
     progress: Progress | None = None,
-    seed: int = 0,
 ) -> MathAccuracy:
     """Grade final answers.
 
@@ -96,7 +95,6 @@ def math_accuracy(
         extract: Finds the answer in a completion or a solution.
         same: Compares the reference answer with that of the completion, in this order.
         progress: Called after each row.
-        seed: Random seed for the bootstrap over problems.
 
     Raises:
         DataError: There are no rows, or one has no completion or no reference answer.
@@ -115,7 +113,7 @@ def math_accuracy(
         if progress is not None:
             progress(len(right), len(rows))
     problems = [str(row.get("prompt", row.get("problem", n))) for n, row in enumerate(rows)]
-    interval = mean_interval([float(one) for one in right], problems, seed=seed)
+    interval = mean_interval([float(one) for one in right], problems)
     return MathAccuracy(
         accuracy=sum(right) / len(right),
         n=len(right),
@@ -191,7 +189,7 @@ def read_verdict(text: str) -> str | None:
 
 
 def verdict_accuracy(
-    rows: Sequence[Row], where: str, *, label: str | None = None, seed: int = 0
+    rows: Sequence[Row], where: str, *, label: str | None = None
 ) -> VerdictAccuracy:
     """Compare verdicts with labels.
 
@@ -199,7 +197,6 @@ def verdict_accuracy(
         rows: Rows with `completion` and a label, RIGHT or WRONG.
         where: The file, for messages.
         label: Column of the label; `binarized_label`, else `label`, if None.
-        seed: Random seed for the bootstrap over prompts.
 
     Raises:
         DataError: There are no rows, or one has no completion or no usable label.
@@ -217,7 +214,7 @@ def verdict_accuracy(
     majority = max(shares, key=lambda name: shares[name])
     missing = verdicts.count(None)
     present = len(verdicts) - missing
-    interval = mean_interval([float(one) for one in right], prompts, seed=seed)
+    interval = mean_interval([float(one) for one in right], prompts)
     return VerdictAccuracy(
         accuracy=sum(right) / len(right),
         n=len(right),
@@ -267,7 +264,6 @@ def rouge(
     *,
     reference: str | None = None,
     progress: Progress | None = None,
-    seed: int = 0,
 ) -> dict[str, Interval]:
     """ROUGE-1, -2, -L and -Lsum: mean F1 with stemming, 0 to 100, with 95 % intervals.
 
@@ -279,7 +275,6 @@ def rouge(
         where: The file, for messages.
         reference: Column of the reference; `reference`, `summary` or `clean_summary` if None.
         progress: Called after each row.
-        seed: Random seed for the bootstrap over prompts.
 
     Raises:
         DataError: There are no rows, or one has no completion or no reference.
@@ -296,11 +291,16 @@ def rouge(
     scores: dict[str, list[float]] = {name: [] for name in ROUGE}
     for number, (row, target) in enumerate(zip(rows, targets, strict=True), start=1):
         for name, score in scorer.score(target, row["completion"]).items():
-            scores[name].append(100 * float(score.fmeasure))
+            scores[name].append(float(score.fmeasure))
         if progress is not None:
             progress(number, len(rows))
     prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
-    return {name: mean_interval(values, prompts, seed=seed) for name, values in scores.items()}
+    return {name: _percent(mean_interval(values, prompts)) for name, values in scores.items()}
+
+
+def _percent(share: Interval) -> Interval:
+    low, high = (None if bound is None else 100 * bound for bound in (share.low, share.high))
+    return Interval(100 * share.value, low, high)
 
 
 def reference_text(row: Row, where: str, reference: str | None = None) -> str:

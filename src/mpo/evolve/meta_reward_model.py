@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ..chat import Chat, ChatRequest, Message, Schema, identity_of, require_complete
-from ..errors import ChatError, MetaStepError
+from ..errors import ChatError, ChatReplyError, MetaStepError
 from ..judge import parse_json, render_criteria
 from ..records import Analysis, Case, Proposal, Refinement
 from ..rubric import Rubric
@@ -48,6 +48,10 @@ all cases and one refinement, no merge, as the published code does for math."""
 MERGE_BUDGET_WORDS = 16_000
 """Words of proposals per merge call; above it they are merged in a tree, and none is dropped.
 The published code drops what exceeds 25,000/1.5 words."""
+
+
+MAX_ANSWER = 1_000_000
+"""Characters of an answer that is read at all; the longest rubric fits with all its escapes."""
 
 
 class MetaRewardModel:
@@ -423,7 +427,10 @@ class MetaRewardModel:
             tuple(messages), schema, self._temperature, self._max_tokens, self._seed + seed
         )
         completion = await self._chat.complete(request)
-        return parse_json(require_complete(completion).text)
+        text = require_complete(completion).text
+        if len(text) > MAX_ANSWER:
+            raise ChatReplyError(f"too_long: {len(text):,} characters; at most {MAX_ANSWER:,}")
+        return parse_json(text)
 
     def _fenced(self, text: str, label: str) -> str:
         return fence(clean(text).text, secret=self._secret, label=label)

@@ -9,13 +9,14 @@ while training goes on, be given up, or run again from the same evidence.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..chat import Chat, Metered
-from ..errors import ChatError, MetaStepError
+from ..errors import BudgetError, ChatError, MetaStepError, StoreError
 from ..judge import RewardModel
 from ..judge.injection_flags import flag_phrases
 from ..judge.scale import Scale, jump, normalized
@@ -29,6 +30,8 @@ from .meta_reward_model import MetaRewardModel
 from .options import Evolve
 
 __all__ = ["MetaStep", "MetaStepResult", "PendingMetaStep"]
+
+_log = logging.getLogger(__name__)
 
 SUSPECT = ("grader_directed", "control_string", "url")
 """Warnings that the MRM is asked to fix all the same: words to the grader in a rubric come from a
@@ -50,6 +53,8 @@ class MetaStepResult:
     """Lint's findings in the proposal, one line each."""
     scale_map: ScaleMap | None = None
     """Map of the proposal, where it was accepted and the scale fits one."""
+    meter: Metered | None = None
+    """Counts the calls of the MRM while the meta step runs."""
     usage: Usage = field(default_factory=Usage)
     """Usage of the MRM, failed calls that were billed included."""
     rm_usage: Usage = field(default_factory=Usage)
@@ -65,6 +70,8 @@ class PendingMetaStep:
     """The head when the meta step was due."""
     work: Future[MetaStepResult] | Coroutine[Any, Any, MetaStepResult]
     """A future in the background; a coroutine where the caller waits at once."""
+    result: MetaStepResult
+    """The result so far; the work fills it."""
 
     async def wait(self) -> MetaStepResult:
         """The result, from any event loop."""
@@ -72,17 +79,27 @@ class PendingMetaStep:
             return await asyncio.wrap_future(self.work)
         return await self.work
 
-    def give_up(self) -> None:
-        """End the work; it can begin again from the same snapshot."""
+    def give_up(self) -> MetaStepResult:
+        """End the work; it can begin again from the same snapshot.
+
+        Returns:
+            What it has come to, with the usage of the calls that were answered.
+        """
         if isinstance(self.work, Future):
             self.work.cancel()
         else:
             self.work.close()
+        if self.result.meter is not None:
+            self.result.usage = self.result.meter.usage
+        return self.result
 
 
 @dataclass(frozen=True)
 class MetaStep:
-    """Runs one meta step.
+    """Runs one meta step, once.
+
+    Attributes:
+        result: The result so far.
 
     Args:
         task: Gives the limits that lint checks against.
@@ -103,11 +120,13 @@ class MetaStep:
     scale: Scale
     evolve: Evolve
     seed: int = 0
+    result: MetaStepResult = field(default_factory=MetaStepResult, init=False)
 
     async def run(
         self, snapshot: EvidenceSnapshot, parent: Rubric, scale_map: ScaleMap | None = None
     ) -> MetaStepResult:
-        """From evidence to a result. A model's failure is a result, not an error.
+        """From evidence to a result. A failure is a result, not an error, wherever it comes from:
+        a model's answer, lint, the gate, the scale or the selection.
 
         Args:
             snapshot: Recent and first cases.
@@ -118,11 +137,20 @@ class MetaStep:
             StoreError: A cache in the store cannot be read or written.
             BudgetError: The budget is spent.
         """
-        result, meter = MetaStepResult(), Metered(self.chat)
+        result, meter = self.result, Metered(self.chat)
+        result.meter = meter
         try:
             await self._run(result, self.model.using(meter), snapshot, parent, scale_map)
+        except (StoreError, BudgetError):
+            raise
         except (ChatError, MetaStepError) as error:
+            _log.info("meta step of update %d", snapshot.due, exc_info=True)
             result.accepted, result.reason = False, f"the meta step failed: {error}"
+        except Exception as error:
+            # Training goes on, whatever a model answered and whatever gate or scale is plugged in.
+            _log.exception("meta step of update %d: the rubric stays as it is", snapshot.due)
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            result.accepted, result.reason = False, f"the meta step failed: {words}"
         result.usage = meter.usage
         return result
 
@@ -232,11 +260,19 @@ class MetaStep:
         old = previous if previous is not None else ScaleMap()
         new = result.scale_map = self.scale.refit(before, after, previous)
         result.rm_usage += scorer.usage
-        if new is not None:
-            result.figures |= jump(
-                [None if reward is None else old(reward) for reward in before],
-                [None if reward is None else new(reward) for reward in after],
-            )
+        if new is None:
+            return
+        # The jump that training sees is the jump of what the policy writes now.
+        start = min(text.step for text in texts) if texts else 0
+        pairs = [
+            (b, a)
+            for text, b, a in zip(texts, before, after, strict=True)
+            if text.step > start or texts[-1].step == start
+        ]
+        result.figures |= jump(
+            [None if reward is None else old(reward) for reward, _ in pairs],
+            [None if reward is None else new(reward) for _, reward in pairs],
+        )
 
 
 def _counts(findings: Sequence[Finding]) -> dict[str, float]:

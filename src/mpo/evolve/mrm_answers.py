@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ..chat import Schema
 from ..errors import ChatReplyError, RubricError
-from ..rubric import Criterion, Level, Rubric
+from ..rubric import MAX_CRITERIA, Criterion, Level, Rubric, first_fault, spanned
 from ..sanitize import clean
 
 __all__ = [
@@ -34,9 +34,6 @@ __all__ = [
     "read_reasons",
     "read_text",
 ]
-
-MAX_SCORE_SPAN = 100
-"""Widest closed set of scores that a proposal may have, highest minus lowest."""
 
 
 def _object(title: str, **properties: Any) -> Schema:
@@ -117,7 +114,8 @@ _PLACEHOLDERS = frozenset(
 
 def copies_example(text: str) -> bool:
     """True for a placeholder of the format's own example, whatever punctuation is around it."""
-    return re.sub(r"^\W+|\W+$", "", text).lower() in _PLACEHOLDERS
+    words = re.search(r"\w(?:.*\w)?", text, re.DOTALL)
+    return words is not None and words[0].lower() in _PLACEHOLDERS
 
 
 def count_flags(answer: Mapping[str, Any]) -> dict[str, int]:
@@ -125,15 +123,17 @@ def count_flags(answer: Mapping[str, Any]) -> dict[str, int]:
     return clean("\n".join(_strings(answer))).flags
 
 
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings(part)
+def _strings(answer: Mapping[str, Any]) -> Iterable[str]:
+    """All texts in an answer, however deep it is nested, in no order."""
+    rest: list[Any] = [answer]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            rest.extend(value.values())
+        elif isinstance(value, list):
+            rest.extend(value)
 
 
 def read_choice(answer: Mapping[str, Any], key: str, allowed: Sequence[str]) -> str:
@@ -176,54 +176,59 @@ def read_guidelines(answer: Mapping[str, Any], parent: Rubric) -> Rubric:
     """The guidelines in an MRM answer: the parent's criterion with a new text, same scores.
 
     Raises:
-        ChatReplyError: No text, or an empty one.
+        ChatReplyError: No text, an empty one, or one that breaks a bound of `Rubric`.
     """
     text = read_text(answer, "guidelines")
     if not text.strip():
         raise ChatReplyError("no_criteria: the proposed guidelines are empty")
     (old,) = parent.criteria
-    new = Criterion(
-        name=old.name, text=text, levels=old.levels, scores=old.scores, weight=old.weight
-    )
-    return Rubric(title=parent.title, criteria=(new,))
+    try:
+        new = Criterion(
+            name=old.name, text=text, levels=old.levels, scores=old.scores, weight=old.weight
+        )
+        return Rubric(title=parent.title, criteria=(new,))
+    except ValidationError as error:
+        raise ChatReplyError(f"invalid_rubric: {first_fault(error)}") from error
 
 
 def read_answer(answer: Mapping[str, Any], title: str) -> Rubric:
     """The rubric in an MRM answer. Names and texts are cleaned; the title stays the parent's.
 
     Raises:
-        ChatReplyError: No list of criteria, or a criterion that breaks the rules of `Criterion`.
+        ChatReplyError: No list of criteria, or one that breaks a bound of `Criterion` or `Rubric`.
     """
     entries = answer.get("criteria")
     if not isinstance(entries, list) or not entries:
         raise ChatReplyError("no_criteria: the proposed rubric has no criterion")
+    if len(entries) > MAX_CRITERIA:  # before thousands of them are read
+        raise ChatReplyError(
+            f"invalid_rubric: {len(entries):,} criteria; a rubric has at most {MAX_CRITERIA}"
+        )
     try:
         return Rubric(title=title, criteria=tuple(_read_criterion(entry) for entry in entries))
-    except (ValidationError, RubricError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ChatReplyError(f"invalid_rubric: {reason}") from error
+    except ValidationError as error:
+        raise ChatReplyError(f"invalid_rubric: {first_fault(error)}") from error
+    except RubricError as error:
+        raise ChatReplyError(f"invalid_rubric: {error}") from error
 
 
 def _read_criterion(entry: Any) -> Criterion:
     if not isinstance(entry, dict):
         raise RubricError("a criterion must be an object")
-    low, high, weight = entry.get("lowest"), entry.get("highest"), entry.get("weight", 1)
-    if not _is_int(low) or not _is_int(high) or not low < high <= low + MAX_SCORE_SPAN:
-        raise RubricError(
-            f"criterion {str(entry.get('name'))[:60]!r}: lowest and highest must be integers, at "
-            f"most {MAX_SCORE_SPAN} apart; got {str(low)[:20]!r} and {str(high)[:20]!r}"
-        )
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise RubricError(f"criterion {str(entry.get('name'))[:60]!r}: weight must be a number")
-    levels = entry.get("levels") or []
-    if not isinstance(levels, list):
-        raise RubricError(f"criterion {str(entry.get('name'))[:60]!r}: levels must be a list")
+    low, high = entry.get("lowest"), entry.get("highest")
+    name, levels = read_text(entry, "name"), entry.get("levels") or []
+    where = f"criterion {name[:60]!r}"
+    if not _is_int(low) or not _is_int(high):
+        raise RubricError(f"{where}: lowest and highest must be integers")
+    scores = spanned(low, high)
+    if not isinstance(levels, list) or len(levels) > len(scores):
+        raise RubricError(f"{where}: levels must be a list, at most one for each score")
     return Criterion(
-        name=read_text(entry, "name"),
+        name=name,
         text=read_text(entry, "text"),
         levels=tuple(_read_level(level) for level in levels),
-        scores=tuple(range(low, high + 1)),
-        weight=float(weight),
+        scores=scores,
+        weight=entry.get("weight", 1),
     )
 
 

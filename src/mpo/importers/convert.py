@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,9 @@ PROTOCOL = "imported"
 """`Judgement.protocol` and `Judgement.model` of the published RM's judgements."""
 
 _BATCH = 512
-_PAIR = re.compile(r"<reason>(.*?)</reason>\s*<score>\s*([+-]?\d{1,6})\s*</score>", re.DOTALL)
-_OPENING = re.compile(r"<score>")
-_PROMPTS = (
-    re.compile(r"user\n.*?Instructions:\n(.*?)\n+Your Writing:", re.DOTALL),
-    re.compile(r"user\n.*?Problem:(.+?)Your solution with answer", re.DOTALL),
-    re.compile(r"user\n(.*)\nassistant\s*\Z", re.DOTALL),
-)
-"""The prompt in a chat that was decoded without its special tokens."""
+_SCORE = re.compile(r"</reason>\s*<score>\s*([+-]?\d{1,6})\s*</score>")
+_PROMPTS = (("Instructions:\n", "\nYour Writing:"), ("Problem:", "Your solution with answer"))
+"""Words before and after the prompt in a chat that was decoded without its special tokens."""
 _TASKS = {"compose either an essay or a story": "essay", "Your solution with answer": "math"}
 """Words of a published prompt, and our task of the same kind, whose limits lint then knows."""
 _LOG_COLUMNS = frozenset(
@@ -193,11 +188,18 @@ def _rollout(published: PublishedRollout, index: int) -> Rollout:
 
 
 def _prompt(query: str) -> str:
-    for pattern in _PROMPTS:
-        match = pattern.search(query)
-        if match:
-            return match[1].strip()
-    return query.strip()
+    turn = query.find("user\n")
+    if turn < 0:
+        return query.strip()
+    for before, after in _PROMPTS:
+        start = query.find(before, turn)
+        end = query.find(after, start)
+        if 0 <= start < end:
+            return query[start + len(before) : end].strip()
+    whole = query.rstrip()
+    if whole.endswith("\nassistant"):
+        return whole[turn + len("user\n") : -len("\nassistant")].strip()
+    return whole.strip()
 
 
 def _judgement(published: PublishedRollout, rollout: Rollout, file: RubricFile) -> Judgement:
@@ -350,6 +352,16 @@ class UnparsedError(Exception):
     """Answers that do not fit the rubric. The text starts with one word for statistics."""
 
 
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Reasons and scores, each score with the first reason that no other score has."""
+    at = 0
+    for score in _SCORE.finditer(text):
+        start = text.find("<reason>", at, score.start())
+        if start >= 0:
+            yield text[start + len("<reason>") : score.start()], score[1]
+            at = score.end()
+
+
 def read_scores(answers: Any, total: Any, rubric: Rubric) -> tuple[CriterionScore, ...]:
     """The published RM's scores by criterion, in the rubric's order.
 
@@ -367,8 +379,8 @@ def read_scores(answers: Any, total: Any, rubric: Rubric) -> tuple[CriterionScor
     texts = answers if isinstance(answers, list) else [answers]
     if not all(isinstance(text, str) for text in texts):
         raise UnparsedError("no_text: the evaluations are not text")
-    pairs = [pair for text in texts for pair in _PAIR.findall(text)]
-    opened = sum(len(_OPENING.findall(text)) for text in texts)
+    pairs = [pair for text in texts for pair in _pairs(text)]
+    opened = sum(text.count("<score>") for text in texts)
     if opened != len(pairs):
         raise UnparsedError(
             f"broken_tags: {opened} <score> tags, {len(pairs)} of them after a whole <reason>"

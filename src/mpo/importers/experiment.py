@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..errors import DataError, RubricError
-from ..rubric import Criterion, Rubric, read_rubric
+from ..rubric import Criterion, Rubric, first_fault, read_rubric
 
 __all__ = ["Experiment", "MetaEvaluation", "PublishedRollout", "RubricFile", "read_experiment"]
 
@@ -152,7 +154,10 @@ def _rubric(path: Path, cohort: str, number: int) -> RubricFile:
         # The guidelines of a math cluster are free text.
         if not cohort or not text.strip() or "<item>" in text:
             raise DataError(f"{path}: {error}") from error
-        rubric = Rubric(criteria=(Criterion(name="Guidelines", text=text),))
+        try:
+            rubric = Rubric(criteria=(Criterion(name="Guidelines", text=text),))
+        except ValidationError as fault:
+            raise DataError(f"{path}: {first_fault(fault)}") from fault
         notes = ()
     return RubricFile(number, cohort, text, rubric, notes)
 

@@ -89,15 +89,20 @@ class MetaSteps:
         self.log = self._make_log(step)
         self._check_ranks_agree(step)
 
-    def hold(self, step: int) -> None:
+    def hold(self, step: int, last: int | None = None) -> None:
         """Hold the meta step after update `step` (1-based), if one is due.
+
+        Args:
+            step: Updates that the policy has had.
+            last: Number of the last update, where it is known: no meta step is started that could
+                not be decided by then.
 
         Raises:
             MPOError: The meta step stopped on the main process; raised on every rank.
             StoreError: Ranks see different rubrics.
         """
         self._step = step
-        _run_on_main(lambda: self._evolve(step))
+        _run_on_main(lambda: self._evolve(step, last))
         self._check_ranks_agree(step)
 
     def state(self) -> dict[str, Any]:
@@ -133,8 +138,8 @@ class MetaSteps:
         chats = {"rm": reward.chat, "mrm": reward.meta_chat, "audit": reward.second_judge}
         return RunLog(reward.store, step, {role: _price(chat) for role, chat in chats.items()})
 
-    def _evolve(self, step: int) -> None:
-        decision = run_in_loop(self.reward.step(step))
+    def _evolve(self, step: int, last: int | None) -> None:
+        decision = run_in_loop(self.reward.step(step, last))
         self.log.note(decision)
         if self.on_step is not None:
             self.on_step(step, decision)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..operational import Operational
 from .injection_flags import OnInjection
 from .scale import Anchored, Normalized, Raw, Scale
 
@@ -34,10 +35,10 @@ class Scoring(BaseModel):
     """`normalized`: 0 to 1 under every rubric. `raw`: the paper's plain sum. `anchored`:
     normalized, and a sample of rollouts keeps its mean and spread when the rubric changes. In
     Python also an object that satisfies `mpo.judge.scale.Scale`."""
-    max_unscored: float = Field(default=0.2, ge=0, le=1)
+    max_unscored: Operational[float] = Field(default=0.2, ge=0, le=1)
     """Largest share of one step that may stay unscored, 0 to 1, over all calls and ranks; above it
     the run stops. A single unscored rollout never stops a run."""
-    deadline_s: float | None = Field(default=STEP_DEADLINE_S, gt=0)
+    deadline_s: Operational[float | None] = Field(default=STEP_DEADLINE_S, gt=0)
     """Longest time for one call of `score`, in seconds; what has no answer by then is unscored.
     None: every call ends by the chat's own deadline."""
     on_injection: OnInjection = "observe"

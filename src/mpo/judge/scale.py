@@ -2,8 +2,8 @@
 
 `Raw` is the paper's plain sum; it jumps whenever the rubric changes its size. `Normalized` lies in
 0 to 1 under every rubric and still jumps, since the next rubric is stricter or milder.
-`Anchored` does not: a fixed sample of rollouts keeps the mean and the standard deviation of its
-reward through every change.
+`Anchored` does less: a sample of rollouts keeps the mean and the standard deviation of its reward
+through a change, as far as the bounds permit.
 
 A scale has no state. At a switch the meta step scores `anchors` under both rubrics and asks for a
 `refit`; the map is stored with the decision, and the scorer passes it to `reward` and `floor`:
@@ -37,10 +37,19 @@ __all__ = [
 
 ANCHORS = 16
 """Rollouts that are scored under both rubrics at a switch, to undo its jump."""
+FIRST_ANCHORS = 4
+"""How many of them come from the first step. They are the same at every switch; the others show
+what the switch does to the policy as it is."""
 
-LEAST_SPREAD = 1e-3
+LEAST_SPREAD = 0.03
 """Standard deviation of normalized rewards below which the anchors count as all alike: stretching
-that to a real spread would amplify the RM's noise a hundredfold."""
+that to a real spread would amplify the RM's noise."""
+SLOPES = (0.5, 2.0)
+"""Bounds of a map's slope. Rubrics that grow ever stricter would let it grow without end: after 40
+of them a normalized reward of 0.6 was worth 6."""
+REWARDS = (-0.5, 1.5)
+"""Bounds of an anchored reward. With the least slope of a half, what they cut off the correction is
+at most half of the jump that `Normalized` would make."""
 
 
 class Scale(Protocol):
@@ -136,8 +145,9 @@ class Raw(Scale):
 class Anchored(Scale):
     """`Normalized`, then an affine map per rubric that keeps the anchors' mean and spread.
 
-    The seed rubric has the identity. The floor of a rule is the map's value at 0: lower than every
-    reward under the same rubric, though not the same number under each.
+    Slope and reward are bounded by `SLOPES` and `REWARDS`. The seed rubric has the identity. The
+    floor of a rule is the map's value at 0: lower than every reward under the same rubric, though
+    not the same number under each.
     """
 
     name = "anchored"
@@ -154,11 +164,18 @@ class Anchored(Scale):
         return (scale_map or ScaleMap())(0.0)
 
     def anchors(self, known: Sequence[Case]) -> list[Case]:
-        """Always the same: from the first step, so that many switches do not add up to a drift."""
-        first = min((case.rollout.step for case in known), default=0)
-        graded = [c for c in known if c.rollout.step == first and c.judgement.rule is None]
+        """A few from the first step, always the same, and the others from the latest steps."""
         # The id is a hash: as good as a draw, and the same one in every process.
-        return sorted(graded, key=lambda case: case.rollout.id)[:ANCHORS]
+        graded = sorted(
+            (c for c in known if c.judgement.rule is None), key=lambda case: case.rollout.id
+        )
+        start = min((case.rollout.step for case in known), default=0)
+        first = [case for case in graded if case.rollout.step == start]
+        later = [case for case in graded if case.rollout.step > start]
+        # A stable sort: the latest step first, and within it by id.
+        later.sort(key=lambda case: -case.rollout.step)
+        recent = later[: ANCHORS - FIRST_ANCHORS]
+        return [*first[: ANCHORS - len(recent)], *recent]
 
     def refit(
         self,
@@ -179,7 +196,8 @@ def fit_map(
     Anchors that one of the rubrics left unscored are left out on both sides. Where the anchors
     are all alike under one of the rubrics (or fewer than two are left), no slope can keep the
     spread: the previous slope stays, and the mean alone is kept. With no anchor at all the
-    previous map stays as it is.
+    previous map stays as it is. The slope stays within `SLOPES`, and no normalized reward of 0 to
+    1 is mapped out of `REWARDS`: where both cannot hold, the spread gives way first, then the mean.
 
     Args:
         before: Normalized rewards of the anchors under the head, in a fixed order.
@@ -194,8 +212,19 @@ def fit_map(
     spread_was, spread_now = pstdev(was), pstdev(now)
     degenerate = min(spread_was, spread_now) < LEAST_SPREAD
     slope = old.slope if degenerate else old.slope * spread_was / spread_now
-    offset = old(fmean(was)) - slope * fmean(now)
+    slope, offset = _bounded(slope, old(fmean(was)), fmean(now))
     return ScaleMap(slope=slope, offset=offset, anchors=len(pairs), degenerate=degenerate)
+
+
+def _bounded(slope: float, reward: float, at: float) -> tuple[float, float]:
+    """The slope and offset nearest to the wanted slope that map `at` to `reward`."""
+    (least, most), (low, high) = SLOPES, REWARDS
+    if at > 0:
+        most = min(most, (reward - low) / at)
+    if at < 1:
+        most = min(most, (high - reward) / (1 - at))
+    slope = max(least, min(most, slope))
+    return slope, max(low, min(high - slope, reward - slope * at))
 
 
 def jump(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, float]:

@@ -171,7 +171,14 @@ def _reproduce(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
     parts = ["<h3>Command</h3>", _commands(runs, compare), "<h3>Seeds and time</h3>", _seeds(runs)]
     if compare.get("seconds") is not None:
         parts.append(f"<p>The whole comparison took {duration(float(compare['seconds']))}.</p>")
-    parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _configs(runs)]
+    curves = [(run.summary.get("trainer") or {}).get("tensorboard") for run in runs]
+    if any(curves):
+        shown = escape(
+            "\n".join(f"tensorboard --logdir {shlex.quote(str(c))}" for c in curves if c)
+        )
+        parts.append(f"<p>Curves of the trainer, in TensorBoard:</p><pre>{shown}</pre>")
+    parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _changes(runs)]
+    parts.append(_configs(runs))
     return "\n".join(parts)
 
 
@@ -200,6 +207,19 @@ def _commands(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
         if arms
         else f"<pre>{shown}</pre>"
     )
+
+
+def _changes(runs: Sequence[RunData]) -> str:
+    """List of the keys that were changed while a run went on; empty where there are none."""
+    items = [
+        f"<li>{escape(run.name)}: at update {change.step}, <code>{escape(change.key)}</code> from "
+        f"<code>{escape(repr(change.old))}</code> to <code>{escape(repr(change.new))}</code></li>"
+        for run in runs
+        for change in run.changes
+    ]
+    if not items:
+        return ""
+    return f"<p>Changed while the run went on:</p><ul>{''.join(items)}</ul>"
 
 
 def _seeds(runs: Sequence[RunData]) -> str:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_app"]
 
+_LONGEST_MESSAGE = 2000
 _RETRY_AFTER_S = {429: "1", 503: "5"}
 
 
@@ -108,7 +109,7 @@ def _tolerant_route() -> Any:
 
 
 def _error(status: int, kind: str, message: str) -> Any:
-    return _json({"error": {"type": kind, "message": message}}, status)
+    return _json({"error": {"type": kind, "message": message[:_LONGEST_MESSAGE]}}, status)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -128,6 +129,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> Any:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method == "POST" and kind != "application/json" and not kind.endswith("+json"):
+            return _error(415, "invalid", "send JSON, as Content-Type: application/json")
         # Without the input: it may be long, and may not be valid text.
         faults = [
             f"{'.'.join(str(part)[:80] for part in fault['loc'])}: {fault['msg']}"
@@ -137,6 +141,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Any:
+        if error.status_code == 400:  # FastAPI's only one, in words that do not say so
+            return _error(400, "http", "the body cannot be parsed: send JSON in UTF-8")
         return _error(error.status_code, "http", str(error.detail))
 
 
@@ -150,13 +156,14 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         408: "The body arrived too slowly.",
         409: "The request conflicts with the run that is served.",
         413: "The body is too large.",
+        415: "The header does not say that the body is JSON.",
         421: "The request is for another host.",
         422: "The request is invalid.",
         424: "An item is unscored, and the client takes no null: send it again.",
         429: "Too many at once: send it again.",
         503: "The store cannot be written, so nothing is asked: repair it, and send it again.",
     }
-    always = (400, 401, 408, 413, 421, 422, 429, 503)
+    always = (400, 401, 408, 413, 415, 421, 422, 429, 503)
     return {status: {"description": reasons[status]} for status in sorted({*always, *statuses})}
 
 

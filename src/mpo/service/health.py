@@ -67,17 +67,20 @@ class Health:
         Raises:
             StoreFileError: The store has a fault; the message says what to do.
         """
-        with self._lock:
-            if self._fault is not None:
-                if time.monotonic() < self._tried + _AGAIN_S:
-                    raise self._fault
+        fault = self._fault
+        if fault is None:
+            try:
+                self._check_place()
+            except StoreFileError as error:
+                self.note_fault(error)
+                raise
+        elif time.monotonic() < self._tried + _AGAIN_S or not self._lock.acquire(blocking=False):
+            raise fault  # it was tried a moment ago, or another thread is trying
+        else:
+            try:
                 self._recover()
-                return
-        try:
-            self._check_place()
-        except StoreFileError as error:
-            self.note_fault(error)
-            raise
+            finally:
+                self._lock.release()
 
     def note_fault(self, error: StoreFileError) -> None:
         """Refuse new work from now on, since the store could not be written."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -132,7 +133,7 @@ def _facts(label: Any, task: Task) -> dict[str, Any]:
         known = ("id", "prompt", "cohort", "mode", "columns")
         if isinstance(facts, dict) and facts and all(key in known for key in facts):
             return facts
-    if label is None or label == "":
+    if label in (None, "") or (isinstance(label, float) and not math.isfinite(label)):
         return {}
     data = task.spec.dataset
     return {"columns": {data.answer_column or data.reference_column or "label": label}}

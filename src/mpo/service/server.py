@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
+import os
 import resource
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,8 +21,16 @@ from .app import make_app
 from .guard import App, ServerLimits
 from .service import RewardService
 
-__all__ = ["serve"]
+__all__ = ["Listener", "serve"]
 
+_log = logging.getLogger(__name__)
+
+_BUSY_BODY = b'{"error":{"type":"busy","message":"too many open connections: try again soon"}}'
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+) % (len(_BUSY_BODY), _BUSY_BODY)
+_WARN_EVERY_S = 60.0
 _KEEP_ALIVE_S = 75.0
 """Longer than clients keep idle connections (aiohttp: 15 s): the end that closes first causes an
 error at the other end now and then, and the client can avoid it."""
@@ -95,7 +108,7 @@ async def _serve(
         timeout_graceful_shutdown=int(limits.drain_s) + 2,
     )
     try:
-        sockets = [_bind(host, port)]
+        sockets: list[socket.socket] = [_bind(host, port)]
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error}): choose another port with --port"
@@ -106,13 +119,72 @@ async def _serve(
     await Server(config).serve(sockets)
 
 
-def _bind(host: str, port: int) -> Any:
+def _bind(host: str, port: int) -> Listener:
     """A listening socket: from here on no client is turned away, even while uvicorn starts."""
-    import socket
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.create_server((host, port), family=family, backlog=1024)
+    return Listener(fileno=bound.detach())
 
-    return socket.create_server(
-        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-    )
+
+class Listener(socket.socket):
+    """A listening socket that turns clients away when file descriptors run out.
+
+    asyncio would try again at once, a thousand times with a traceback each, while the clients
+    wait. Here one descriptor is kept back. It is given up to accept a client, who is told, and
+    taken again.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self._kept: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._turned_away = 0
+        self._warned = -_WARN_EVERY_S
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next client; BlockingIOError if there is none, or it was turned away."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            self._turn_away(error)
+            raise BlockingIOError from None
+
+    def close(self) -> None:
+        """Close it, and the descriptor that was kept back."""
+        if self._kept is not None:
+            os.close(self._kept)
+            self._kept = None
+        super().close()
+
+    def _turn_away(self, error: OSError) -> None:
+        if self._kept is not None:
+            os.close(self._kept)
+            self._kept = None
+            try:
+                client, _ = super().accept()
+            except OSError:
+                pass  # it is gone, or another thread was faster
+            else:
+                self._turned_away += 1
+                with client, suppress(OSError):
+                    client.setblocking(False)
+                    client.send(_BUSY)
+        try:
+            self._kept = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            time.sleep(0.01)  # until something is closed; a busy loop would not help it
+        if time.monotonic() > self._warned + _WARN_EVERY_S:
+            self._warned = time.monotonic()
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            _log.error(
+                "no file descriptor is left for another client (%s; the limit is %d): %d turned "
+                "away so far. Raise the limit (ulimit -n 65536; systemd: LimitNOFILE=65536) and "
+                "start the service again, or let clients keep fewer connections open",
+                error.strerror,
+                limit,
+                self._turned_away,
+            )
 
 
 class _Timer:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import StoreError, StoreFileError
 from ..evolve.schedule import Every
-from ..records import Judgement, Mode, Rollout
+from ..records import Judgement, Mode, Rollout, to_json
 from ..reward import EvolvingReward
 from .health import Health
 from .in_flight import InFlight, Outcome
@@ -315,7 +315,7 @@ class RewardService:
         # Items in flight may be committed behind it: a restore sets them aside, but their
         # judgements stay paid for.
         snapshot = self.reward.snapshot(request.step)
-        self.reward.store.set_meta(f"snapshot:{request.tag}", json.dumps(snapshot))
+        self.reward.store.set_meta(f"snapshot:{request.tag}", to_json(snapshot))
         return SnapshotResponse(**self._effective(), tag=request.tag, snapshot=snapshot)
 
     async def restore(self, request: RestoreRequest) -> StateResponse:

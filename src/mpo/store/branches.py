@@ -11,7 +11,8 @@ all processes agree on it without a message.
 A chat's answers belong to a question, not to a run's history: they are the same on every branch.
 They arrive by the hundred, and a commit costs more than an answer. So they wait for each other for
 a moment, or for the next commit of events. A kill in that moment loses them; they are asked for
-again then, as the calls that were in flight are.
+again then, as the calls that were in flight are. What a call has cost waits in the same way, so
+that a judgement is never in the file without its cost.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import NewerStoreError, StoreError
-from ..records import Decision, Judgement, ScaleMap, to_json
+from ..records import Decision, Judgement, ScaleMap, Usage, to_json
 from ..rubric import Rubric
+from .account import Account, Amount
 from .database import Database
 from .schema import SCHEMA
 
@@ -187,6 +189,7 @@ class Branches:
         self._secret = bytes.fromhex(self._db.identity["secret"])
         # Single operations on the dict only: no lock that a fork could leave taken.
         self._waiting: dict[str, str] = {}
+        self._account = Account()
         self._due: float | None = None
 
     @property
@@ -247,17 +250,24 @@ class Branches:
         Raises:
             StoreError: The file cannot be written.
         """
-        with self._db.write() as connection:
-            writer = Writer(connection)
-            yield writer
-            writer.execute("UPDATE counter SET seq = ?", (writer.seq,))
-            self._due = None
-            taken = list(self._waiting.items())
-            if taken:
-                writer.executemany(
-                    "INSERT INTO replies (key, content) VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
-                    taken,
-                )
+        spent: list[Amount] = []
+        try:
+            with self._db.write() as connection:
+                writer = Writer(connection)
+                yield writer
+                writer.execute("UPDATE counter SET seq = ?", (writer.seq,))
+                self._due = None
+                spent = self._account.write(connection)
+                taken = list(self._waiting.items())
+                if taken:
+                    writer.executemany(
+                        "INSERT INTO replies (key, content) VALUES (?, ?) "
+                        "ON CONFLICT (key) DO NOTHING",
+                        taken,
+                    )
+        except BaseException:
+            self._account.give_back(spent)
+            raise
         for key, _ in taken:
             self._waiting.pop(key, None)
 
@@ -370,6 +380,31 @@ class Branches:
             StoreError: JSON cannot express the value, or the file cannot be written.
         """
         self._waiting.setdefault(key, dump(dict(value)))
+        self._commit_soon()
+
+    def add_spending(self, role: str, usage: Usage, usd: float = 0.0) -> None:
+        """Enter the cost of a call into the run's account. Committed within a moment.
+
+        Args:
+            role: `rm`, `mrm`, `audit`.
+            usage: Usage of the call.
+            usd: US dollars; 0 without a price.
+        """
+        self._account.add(role, usage, usd)
+        with suppress(StoreError):  # the call has its answer; the next commit raises the same
+            self._commit_soon()
+
+    def spending(self) -> dict[str, tuple[Usage, float]]:
+        """The run's account: usage and US dollars by role, since the run began.
+
+        It has every call that was paid for, over all processes and branches, also those whose
+        answer could not be used or never became a judgement. Empty where nobody kept it: a store
+        that was filled without `mpo.chat.Budget`.
+        """
+        with self._db.read() as connection:
+            return self._account.read(connection)
+
+    def _commit_soon(self) -> None:
         now = time.monotonic()
         if self._due is None:
             self._due = now + _MOMENT_S
@@ -378,16 +413,16 @@ class Branches:
             except RuntimeError:  # no loop runs: nothing would come back to commit it
                 self.flush()
         # The timer died with its loop, or has much to do.
-        elif now > self._due + _MOMENT_S or len(self._waiting) >= _CROWD:
+        elif now > self._due + _MOMENT_S or len(self._waiting) + len(self._account) >= _CROWD:
             self.flush()
 
     def flush(self) -> None:
-        """Commit the answers that wait.
+        """Commit the answers and amounts that wait.
 
         Raises:
             StoreError: The file cannot be written; they go on waiting.
         """
-        if self._waiting:
+        if self._waiting or self._account:
             with self.writing():  # takes them along
                 pass
 

@@ -141,10 +141,20 @@ def m003_typed_fields(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE decisions SET content = ? WHERE seq = ?", (text, seq))
 
 
+def m004_spending(connection: sqlite3.Connection) -> None:
+    """The account of a run: all calls that were paid for, by role; of no branch."""
+    connection.execute(
+        "CREATE TABLE spending (role TEXT PRIMARY KEY, calls INTEGER NOT NULL, "
+        "prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, "
+        "completion_tokens INTEGER NOT NULL, usd REAL NOT NULL)"
+    )
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     m001_initial,
     m002_replies,
     m003_typed_fields,
+    m004_spending,
 )
 SCHEMA = len(MIGRATIONS)
 """The format that this package writes; a file's own is in `PRAGMA user_version`."""

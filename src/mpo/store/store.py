@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, StoreError
-from ..records import Decision, ScaleMap, Usage
+from ..records import ConfigChange, Decision, ScaleMap, Usage
 from ..rubric import Rubric
 from .branches import CHAIN, DECISIONS, Writer, dump, load
 from .cases import Cases
 
 __all__ = ["Event", "ExternalScore", "Store"]
 
+_CHANGES = "config_changes"
 _PREFIX = 4  # shortest prefix of an id that is taken for it
 _INSERT_RUBRIC = "INSERT INTO rubrics (id, content) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
 _COUNTS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
@@ -294,9 +295,19 @@ class Store(Cases):
         """Usage of the run by role, abandoned branches included: they were paid for (law 4).
 
         Returns:
-            `rm`: all judgements, each key once, and the RM's calls in meta steps; `mrm`: all
-            decisions; `audit`: the second judge, where it has graded anything.
+            The run's account (`spending`), which also has what was paid for and could not be used.
+            Where nobody kept it, the sums of what is stored: `rm` of all judgements, each key once,
+            and of the RM's calls in meta steps; `mrm` of all decisions; `audit` of the second
+            judge's scores, where there are any.
         """
+        usage = self.stored_usage()
+        for role, (spent, _) in self.spending().items():
+            if spent.calls >= usage.get(role, Usage()).calls:
+                usage[role] = spent
+        return usage
+
+    def stored_usage(self) -> dict[str, Usage]:
+        """Usage by role that judgements, decisions and the second judge's scores carry."""
         with self._db.read() as connection:
             judgements = _total(connection, f"{_USAGE} FROM judgements")
             rm_in_meta_steps = _total(connection, f"{_RM_USAGE} FROM decisions")
@@ -321,6 +332,19 @@ class Store(Cases):
         """
         with self._db.write() as connection:
             connection.execute("INSERT INTO facts (key, value) VALUES (?, ?)", (key, value))
+
+    def log_changes(self, changes: Iterable[ConfigChange]) -> None:
+        """Keep the keys of the config that have changed, on all branches."""
+        known, new = self.config_changes(), list(changes)
+        # A start that ended between this and the writing of its config is no second change.
+        if new and known[-len(new) :] != new:
+            values = [change.model_dump(mode="json") for change in (*known, *new)]
+            self.set_meta(_CHANGES, json.dumps(values))
+
+    def config_changes(self) -> list[ConfigChange]:
+        """The keys of the config that have changed since the run began, oldest first."""
+        values = json.loads(self.meta(_CHANGES) or "[]")
+        return [ConfigChange.model_validate(value) for value in values]
 
 
 def _check(writer: Writer, decision: Decision) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ConfigError
+from ..operational import Operational
 
 __all__ = ["LoraSettings", "PPOSettings", "TrainerSettings"]
 
@@ -108,8 +109,9 @@ class TrainerSettings(_Settings):
 
     algorithm: Literal["grpo", "rloo", "ppo"] = "grpo"
     """`grpo` and `rloo` through TRL, `ppo` through this package's own trainer."""
-    steps: int = Field(400, gt=0)
-    """Updates: batches of completions that the policy learns from."""
+    steps: Operational[int] = Field(400, gt=0)
+    """Updates: batches of completions that the policy learns from. A run can be given more of them,
+    also after its end; a learning rate that falls with them then follows the new number."""
     batch_size: int = Field(64, gt=0)
     """Completions per update, over all processes; a multiple of `num_generations`."""
     num_generations: int = Field(8, ge=1)
@@ -126,17 +128,17 @@ class TrainerSettings(_Settings):
     """Sampling temperature."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Probability mass that tokens are sampled from."""
-    save_every: int = Field(50, ge=0)
+    save_every: Operational[int] = Field(50, ge=0)
     """Updates between checkpoints; 0 for one at the end only. There is always one at the end."""
-    report_to: list[str] = []
-    """Trackers that transformers knows: `wandb`, `tensorboard`, `trackio`, …"""
+    report_to: Operational[list[str]] = []
+    """Trackers that transformers knows: `wandb`, `tensorboard` (into the run's folder), …"""
     lora: LoraSettings | None = None
     """Adapters; None trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of weights and arithmetic. `auto`: weights in float32 (a small learning rate would be
     lost in bfloat16), arithmetic in bfloat16 where the GPU has it. PPO's trained weights are always
     float32."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Operational[bool] = False
     """Compute activations twice instead of keeping them: less memory, more time."""
     ppo: PPOSettings = PPOSettings()
     """Keys of algorithm `ppo` alone."""

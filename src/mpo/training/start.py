@@ -11,6 +11,7 @@ from ..reward import EvolvingReward
 from .ppo.trainer import train_ppo
 from .reporting import Progress
 from .settings import TrainerSettings
+from .trackers import tensorboard_folder
 from .trl_trainer import train_trl
 
 __all__ = ["train"]
@@ -29,9 +30,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a policy, from the beginning or from the newest complete checkpoint.
 
-    In the folder: `checkpoints/checkpoint-N/` and `rubrics/*.md`, one file per rubric that took
-    effect. A run that has checkpoints continues from the newest complete one, with the rubric, the
-    random state and the learning rate that it had then.
+    In the folder: `checkpoints/checkpoint-N/`; `rubrics/*.md`, one file per rubric that took
+    effect; `tensorboard/`, where `report_to` has it. A run that has checkpoints continues from the
+    newest complete one, with the rubric, the random state and the learning rate that it had then.
 
     Started with `torchrun`, every process calls `train` with a reward on the same store. On a CPU
     torch takes as many threads as there are cores; OMP_NUM_THREADS=1 is faster where other programs
@@ -48,7 +49,8 @@ def train(
         progress: Called on the main process after each update.
 
     Returns:
-        JSON values: `steps`, `resumed_from`, `seconds`, `checkpoint`, `rubrics`, `head`, `usage`.
+        JSON values: `steps`, `resumed_from`, `seconds`, `checkpoint`, `rubrics`, `head`, `usage`,
+        `tensorboard` (folder, or None).
 
     Raises:
         ConfigError: Settings, model or installation cannot be used. No model was called yet.
@@ -57,7 +59,7 @@ def train(
         StoreError: A checkpoint cannot be written or read; what was stored before is kept.
     """
     trainer = train_ppo if settings.algorithm == "ppo" else train_trl
-    return trainer(
+    result = trainer(
         reward=reward,
         settings=settings,
         model=model,
@@ -67,3 +69,5 @@ def train(
         gold_scorer=gold_scorer,
         progress=progress,
     )
+    board = tensorboard_folder(settings, folder)
+    return {**result, "tensorboard": str(board) if board else None}

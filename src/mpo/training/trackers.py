@@ -158,7 +158,18 @@ class LoopTrackers:
         import torch
         from transformers import TrainerControl, TrainerState, TrainingArguments
 
-        self.arguments = TrainingArguments(
+        class Arguments(TrainingArguments):
+            """Arguments that set up no device: the loop's accelerator would lose its state."""
+
+            @property
+            def device(self) -> Any:
+                return torch.device("cpu")
+
+            @property
+            def n_gpu(self) -> int:
+                return 1
+
+        self.arguments = Arguments(
             output_dir=str(folder),
             report_to=list(settings.report_to) or "none",
             use_cpu=not torch.accelerator.is_available(),

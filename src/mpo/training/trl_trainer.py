@@ -135,6 +135,7 @@ def _report_callback(reporter: StepReporter) -> Any:
 
     class Report(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            state.save_steps = args.save_steps  # a checkpoint brings its own along
             if state.is_world_process_zero:
                 reporter.begin()
 

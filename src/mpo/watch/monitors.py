@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 from ..records import Case
@@ -127,7 +128,8 @@ def observe(
         # No shortcut is known beforehand: the phrase that has risen most stands for it.
         risen = any(finding.monitor == "phrase" for finding in findings)
         gaps = (*state.gaps, (gap, figures["ngram_share"] if risen else None))
-        state = replace(state, gaps=gaps[-thresholds.GAP_STEPS :])
+        first = (*state.first_gaps, gap)[: thresholds.GAP_BASELINE]
+        state = replace(state, gaps=gaps[-thresholds.GAP_STEPS :], first_gaps=first)
         findings += _gap(view, state)
     alarms = tuple(_alarm(finding, view, state) for finding in findings)
     calling = tuple(alarm.monitor for alarm in alarms)
@@ -332,8 +334,10 @@ def _canaries(
 
 
 def _gap(view: _View, state: MonitorState) -> Iterator[_Finding]:
-    """The second judge's gap, over the last steps."""
-    figures, fault = read_gaps(state.gaps)
+    """The second judge's gap over the last steps, against the first ones."""
+    first = state.first_gaps
+    at_start = fmean(first) if len(first) == thresholds.GAP_BASELINE else None
+    figures, fault = read_gaps(state.gaps, at_start)
     view.figures.update(figures)
     if fault:
-        yield _Finding("audit", fault, ("audit_gap", "audit_share"), _score)
+        yield _Finding("audit", fault, ("audit_gap", "audit_gap_rise", "audit_share"), _score)

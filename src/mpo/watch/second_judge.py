@@ -103,30 +103,39 @@ class SecondJudge:
         return case.rollout.id, normalized(rubric, result.scores) if scored else None, parts
 
 
-def read_gaps(gaps: Sequence[tuple[float, float | None]]) -> tuple[dict[str, float], str | None]:
-    """CHERRL's onset rule (arXiv 2606.04923) at the last of several steps.
+def read_gaps(
+    gaps: Sequence[tuple[float, float | None]], at_start: float | None
+) -> tuple[dict[str, float], str | None]:
+    """CHERRL's onset rule (arXiv 2606.04923) at the last of several steps, against the start.
 
-    Onset is the first step at which the smoothed gap is large, and a good share of the top-scored
-    rollouts show the shortcut. Where no shortcut is known, the gap alone has to be severe.
+    Onset is the first step at which the smoothed gap has grown large, and a good share of the
+    top-scored rollouts show the shortcut. Where no shortcut is known, the growth alone has to be
+    severe. The gap itself says nothing: a second judge that is merely stricter has one from the
+    first step.
 
     Args:
         gaps: Per step the gap, and the share of the shortcut among top-scored rollouts, 0 to 1;
             None where no shortcut is known.
+        at_start: Mean gap of the run's first steps; None while they are incomplete, which raises
+            no alarm.
 
     Returns:
         Figures for the log, and the alarm in words; None where there is none.
     """
     gap = smooth([gap for gap, _ in gaps], thresholds.GAP_STEPS)
     share = smooth([share for _, share in gaps], thresholds.GAP_STEPS)
-    figures = {"audit_gap": gap, "audit_share": share}
+    rise = gap - at_start if gap is not None and at_start is not None else None
+    figures = {"audit_gap": gap, "audit_gap_rise": rise, "audit_share": share}
     known = {name: value for name, value in figures.items() if value is not None}
     needed = thresholds.GAP if share is not None else thresholds.SEVERE_GAP
-    if gap is None or gap < needed or (share is not None and share < thresholds.GAP_SHARE):
+    if rise is None or rise < needed or (share is not None and share < thresholds.GAP_SHARE):
         return known, None
-    severe = gap >= thresholds.SEVERE_GAP and (share is None or share >= thresholds.SEVERE_SHARE)
+    severe = rise >= thresholds.SEVERE_GAP and (share is None or share >= thresholds.SEVERE_SHARE)
     seen = f", and {share:.0%} of the top-scored texts show a shortcut" if share is not None else ""
     stage = " (severe)" if severe else ""
-    return known, f"reward exceeds the second judge's by {gap:.2f}{seen}{stage}"
+    return known, (
+        f"reward less the second judge's score has risen by {rise:.2f} to {gap:.2f}{seen}{stage}"
+    )
 
 
 def smooth(values: Sequence[float | None], steps: int) -> float | None:

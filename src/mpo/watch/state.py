@@ -90,6 +90,8 @@ class MonitorState:
     """Latest steps, as many as the window needs."""
     gaps: tuple[tuple[float, float | None], ...] = ()
     """Latest readings of the second judge: gap, share of the shortcut."""
+    first_gaps: tuple[float, ...] = ()
+    """The first `thresholds.GAP_BASELINE` gaps of the run."""
     canary_auc: float | None = None
     """AUC of the first reading of canaries."""
     calling: tuple[str, ...] = ()
@@ -107,6 +109,7 @@ class MonitorState:
             start=StepSummary(**start) if start else None,
             recent=tuple(StepSummary(**step) for step in data.get("recent", ())),
             gaps=tuple((gap, share) for gap, share in data.get("gaps", ())),
+            first_gaps=tuple(data.get("first_gaps", ())),
             canary_auc=data.get("canary_auc"),
             calling=tuple(data.get("calling", ())),
         )

@@ -40,6 +40,9 @@ GROWTH_BUDGET = 2.0
 LEAK_WORDS = 6
 """Words in a row that a criterion shares with a single rollout or its prompt."""
 
+_LONGEST_PLACEHOLDER = 120
+"""Characters; a longer text says something, or opens with "Lorem ipsum"."""
+
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _EMPTY_WORDS = frozenset(
     (
@@ -115,6 +118,8 @@ def _meaningful(text: str, said: Sequence[str]) -> bool:
 
 
 def _placeholder(body: str) -> bool:
+    if len(body) > _LONGEST_PLACEHOLDER:
+        return body.lower().startswith("lorem ipsum")
     return bool(
         re.fullmatch(
             r"[\W_]*(?:n/?a|none|null|todo|tbd|tba|placeholder|lorem ipsum.*|insert .{0,40} here"
@@ -244,14 +249,12 @@ def missing_criteria(criteria: Sequence[Criterion], rubric: Rubric | None) -> li
     kept = rubric.criteria if rubric else ()
     names = {criterion.name.lower() for criterion in kept}
     bodies = [_triples(f"{c.name} {_body(c)}") for c in kept]
+    unnamed = [criterion for criterion in criteria if criterion.name.lower() not in names]
+    triples = [_triples(f"{criterion.name} {_body(criterion)}") for criterion in unnamed]
     return [
         criterion
-        for criterion in criteria
-        if criterion.name.lower() not in names
-        and not any(
-            _similarity(_triples(f"{criterion.name} {_body(criterion)}"), body) >= SAME_CRITERION
-            for body in bodies
-        )
+        for criterion, own in zip(unnamed, triples, strict=True)
+        if not any(_similarity(own, body) >= SAME_CRITERION for body in bodies)
     ]
 
 

@@ -9,6 +9,7 @@ rewards, and an error is an interval that no response within the limits can reac
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections.abc import Iterator
@@ -180,14 +181,22 @@ _WAIVED = re.compile(
 )
 
 
+_NEAR = 200
+"""Characters before a count in which the words stand that say what it is."""
+
+
 def _mentions(text: str) -> Iterator[tuple[str, Demand]]:
     """Counts with a unit: kind (`lower`, `upper`, `exact`) and the interval that they bound."""
     taken: list[tuple[int, int]] = []
     for pattern in (_COUNT, _COUNT_OF):
         for match in pattern.finditer(text):
-            if any(a < match.end() and match.start() < b for a, b in taken):
+            place = bisect.bisect(taken, match.span())
+            beside = taken[max(0, place - 1) : place + 1]
+            if any(a < match.end() and match.start() < b for a, b in beside):
                 continue
-            sentence_start = max(text.rfind(mark, 0, match.start()) for mark in ".;!?\n") + 1
+            near = max(0, match.start() - _NEAR)
+            ends = (text.rfind(mark, near, match.start()) for mark in ".;!?\n")
+            sentence_start = max(near, max(ends) + 1)
             if pattern is _COUNT_OF:
                 head = text[sentence_start : match.start("first")]
                 unit = match["unit"].lower()
@@ -197,7 +206,7 @@ def _mentions(text: str) -> Iterator[tuple[str, Demand]]:
             tail = text[match.end() : match.end() + 30]
             if _OTHER.search(head) or _OTHER_TAIL.search(tail):
                 continue
-            taken.append(match.span())
+            taken.insert(place, match.span())
             yield _interval(match, unit, head, tail)
 
 
@@ -263,11 +272,16 @@ def demands(part: Part) -> Iterator[Demand]:
     for line in part.text.split("\n"):
         if _EXAMPLE.match(line):
             continue
-        for sentence in _sentences(_to_digits(line)):
+        # One blank between words: the patterns then take no run of blanks apart.
+        for sentence in _sentences(_to_digits(" ".join(line.split()))):
             if _WAIVED.search(sentence):
                 continue
-            for kind, found in _mentions(sentence):
-                read = _rewarded(kind, found, sentence, part)
+            mentions = list(_mentions(sentence))
+            if not mentions:
+                continue
+            tone = _tone(sentence)
+            for kind, found in mentions:
+                read = _rewarded(kind, found, tone, part)
                 if read is not None:
                     yield read
 
@@ -276,24 +290,40 @@ def _sentences(line: str) -> list[str]:
     return re.split(r"(?<=[.!?;])\s+(?=[A-Z\d(])", line)
 
 
-def _rewarded(kind: str, found: Demand, sentence: str, part: Part) -> Demand | None:
-    """The interval that earns credit: the one that is named, or what lies beyond it."""
+@dataclass(frozen=True)
+class _Tone:
+    """Judgement of a sentence on what it names."""
+
+    loses: bool
+    long: bool
+    short: bool
+
+
+def _tone(sentence: str) -> _Tone:
     # "Must not exceed 500 words" states a limit; it takes nothing away.
     blame = _STATES_LIMIT.sub(" ", sentence)
-    loses = bool(_LOSES.search(blame)) or part.rank == 0.0
+    return _Tone(
+        loses=bool(_LOSES.search(blame)),
+        long=bool(_TOO_LONG.search(sentence)),
+        short=bool(_TOO_SHORT.search(sentence)),
+    )
+
+
+def _rewarded(kind: str, found: Demand, tone: _Tone, part: Part) -> Demand | None:
+    """The interval that earns credit: the one that is named, or what lies beyond it."""
+    loses = tone.loses or part.rank == 0.0
     if kind == "lower":
         # "1: more than 500 words, rambling": what is too long is named at a level in the middle
         # as well, so there only the upper half counts as praise.
-        if loses or _TOO_LONG.search(sentence) or (part.rank is not None and part.rank < 0.5):
+        if loses or tone.long or (part.rank is not None and part.rank < 0.5):
             return None
         return found
     if kind == "upper":
-        short = bool(_TOO_SHORT.search(sentence))
         worst = part.rank is not None and part.rank < 0.5
-        if _TOO_LONG.search(sentence) or not (loses or worst or (short and part.rank != 1.0)):
+        if tone.long or not (loses or worst or (tone.short and part.rank != 1.0)):
             return found
         return Demand(found.unit, found.high + 1, math.inf, found.quote, found.part)
-    if loses or (part.rank is not None and part.rank < 0.5) or _TOO_SHORT.search(sentence):
+    if loses or (part.rank is not None and part.rank < 0.5) or tone.short:
         return None
     return found
 
@@ -374,7 +404,7 @@ _SPAN = re.compile(
 )
 _PLURAL = re.compile(r"\b(hundreds|thousands|dozens)\s+of\b", re.IGNORECASE)
 _MANY = re.compile(r"\b(several|multiple|many)(?=\s+(?:\w+\s+)?paragraphs?\b)", re.IGNORECASE)
-_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[,.'’\u00a0\u202f]\d{3})+)(?![\d.,]*\d)")
+_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[,.'’\u00a0\u202f]\d{3}){1,4})(?![\d.,]*\d)")
 # "1 000 words", but not "level 3 500 words": a thousands' blank stands right before a unit.
 _SPACED = re.compile(
     r"(?<![\w.,] )(?<![\d.,])(\d{1,3}) (\d{3})(?=[\s-]+(?:words?|mots|palabras|Wörter|слов))"

@@ -10,19 +10,19 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from ...errors import RubricError
-from ...rubric import Criterion, ReadRubric, Rubric, read_rubric
+from ...rubric import Criterion, ReadRubric, Rubric, read_rubric, rubric_form
 
-__all__ = ["Part", "RubricReading", "read"]
+__all__ = ["Part", "RubricReading", "count_levels", "read"]
 
 _MD_LEVEL = re.compile(r"^- ([+-]?\d{1,6}):")
-_HEADING = re.compile(r"^#{1,2} ")
-# What may follow an index inside a ladder: "- 5:", "**5**:", "5 points:", "#### … Score: **5**".
-LADDER_LINE = re.compile(
-    r"^\s*[-*]?\s*(?:\*\*)?(?:score\s+)?(-?\d{1,3})(?:\s*points?)?(?:\*\*)?\s*:"
-    r"|^#+\s.*score:?\s*\**(-?\d{1,3})\**\s*$",
-    re.IGNORECASE | re.MULTILINE,
+# A line of a ladder without its outer blanks: "- 5:", "**5**:", "5 points:", "## … Score: **5**".
+_LADDER_LINE = re.compile(
+    r"[-*]?\s*(?:\*\*)?(?:score\s+)?(-?\d{1,3})(?:\s*points?)?(?:\*\*)?\s*:"
+    r"|#+\s.*score:?\s*\**(-?\d{1,3})\**$",
+    re.IGNORECASE,
 )
 
 
@@ -64,10 +64,10 @@ class RubricReading:
         for number, criterion in enumerate(self.rubric.criteria if self.rubric else (), start=1):
             yield from parts_of(number, criterion)
 
-    @property
+    @cached_property
     def items(self) -> bool:
         """True for the `<item>` form of the published code."""
-        return re.search(r"</?item>", self.text) is not None
+        return rubric_form(self.text) == "items"
 
 
 def parts_of(number: int, criterion: Criterion) -> Iterator[Part]:
@@ -139,21 +139,28 @@ def _sort_levels(text: str) -> str:
 
 def _unsorted(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Levels that neither ascend nor descend, with the criterion's heading."""
-    if re.search(r"</?item>", text):
+    if rubric_form(text) == "items":
         blocks = re.findall(r"<item>(.*?)(?:</item>|\Z)", text, re.DOTALL)
     else:
         blocks = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     for number, block in enumerate(blocks, start=1):
         lines = [line for line in block.split("\n") if line.strip()]
         name = lines[0].lstrip("# ").strip() if lines else ""
-        name = re.sub(r"\s*\(weight .*\)$", "", name)
-        ladder = tuple(
-            int(match[1] if match[1] is not None else match[2])
-            for match in LADDER_LINE.finditer(block)
-        )
+        name = name.partition("(weight ")[0].rstrip()
+        ladder = tuple(_ladder(block))
         # "#### Score: **3**" followed by "Score 3: …" is one level that is named twice.
         ladder = tuple(s for n, s in enumerate(ladder) if n == 0 or s != ladder[n - 1])
         up = all(a < b for a, b in itertools.pairwise(ladder))
         down = all(a > b for a, b in itertools.pairwise(ladder))
         if not (up or down):
             yield f'criterion {number} "{name[:40]}"', ladder
+
+
+def count_levels(text: str) -> int:
+    """Lines of the text that open a level."""
+    return len(_ladder(text))
+
+
+def _ladder(text: str) -> list[int]:
+    matches = (_LADDER_LINE.match(line.strip()) for line in text.split("\n"))
+    return [int(match[1] or match[2]) for match in matches if match]

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .finding import Finding, shorten
-from .reading import LADDER_LINE, Part, RubricReading
+from .reading import Part, RubricReading, count_levels
 
 __all__ = ["check_structure"]
 
-_TAGS = re.compile(r"</?(?:rubric|item)>|\[(?:Start|End) of [^\]]*\]")
+_TAGS = re.compile(r"</?(?:rubric|item)>|\[(?:Start|End) of [^\]\n]{0,80}\]")
 _MARKS = "*_#>-•`\"'“ \t\n"
 _PREAMBLE = re.compile(
     r"(?:here|below|sure|certainly|okay|ok|the following|this|these|note|please|rubric)\b", re.I
@@ -43,14 +43,22 @@ _COMPLETE = re.compile(
 )
 
 
+_CLAUSE = 200
+"""Characters before the end that say if it is one."""
+
+
 def check_structure(reading: RubricReading) -> Iterator[Finding]:
     """Text that starts or ends in mid-sentence: the whole, then each criterion and level."""
     parts = list(reading.parts())
+    levels: dict[int, list[Part]] = {}
+    for part in parts:
+        if part.score is not None:
+            levels.setdefault(part.number, []).append(part)
     if reading.from_text:
         yield from _start(reading, parts)
     english = len(_ENGLISH.findall(reading.text)) >= len(_FOREIGN.findall(reading.text))
     for part in parts:
-        yield from _part(part, parts, reading, english)
+        yield from _part(part, parts, levels.get(part.number, []), reading, english)
     if reading.from_text:
         yield from _end(reading, parts)
 
@@ -109,21 +117,24 @@ def _capitals(parts: Sequence[Part]) -> bool:
 
 
 def _part(
-    part: Part, parts: Sequence[Part], reading: RubricReading, english: bool
+    part: Part,
+    parts: Sequence[Part],
+    levels: Sequence[Part],
+    reading: RubricReading,
+    english: bool,
 ) -> Iterator[Finding]:
     # A level may build on the one before it ("- 4: and every claim has a reason").
     if part.score is None:
         # An item without a heading is named after its first words.
         unnamed = reading.items and part.text.lstrip(_MARKS).startswith(part.name)
-        others = [p for p in parts if p.score is None and p is not part]
-        small = unnamed and _capitals(others) and _starts_small(part.text)
+        small = unnamed and _starts_small(part.text)
+        small = small and _capitals([p for p in parts if p.score is None and p is not part])
         if small or _continues(part.text):
             yield _starts(part.place, part.text, "it begins in mid-sentence")
     text = part.text.rstrip()
-    beside = [p for p in parts if p.number == part.number and p.score is not None and p != part]
-    if part.score is None and beside and text.endswith((":", ",", "-")):
+    if part.score is None and levels and text.endswith((":", ",", "-")):
         return  # "Score as follows:" leads over to the levels
-    if text.endswith(",") and any(p.text.rstrip().endswith(",") for p in beside):
+    if text.endswith(",") and any(p.text.endswith(",") for p in levels if p is not part):
         return  # levels that all end with a comma are a list
     reason = _breaks_off(text, english)
     if reason is None and part is parts[-1] and text.endswith(":"):
@@ -161,7 +172,7 @@ def _unclosed_pair(text: str) -> str | None:
         return "'“' is never closed"
     if text.count("«") > text.count("»"):
         return "'«' is never closed"
-    return _unclosed_bracket(re.sub(r"\"[^\"\n]*\"|“[^”]*”|'.'|‘.’", " ", text))
+    return _unclosed_bracket(re.sub(r"\"[^\"\n]*\"|“[^“”]*”|'.'|‘.’", " ", text))
 
 
 def _unclosed_bracket(text: str) -> str | None:
@@ -187,7 +198,7 @@ def _open_ending(line: str, english: bool) -> str | None:
     # "AND" in capitals is the name of an operator.
     last = re.search(r"\s([a-z/]+)$", bare)
     words = [*_CONJUNCTIONS, *_ARTICLES] if english else _CONJUNCTIONS
-    if last and last[1] in words and not _COMPLETE.search(bare):
+    if last and last[1] in words and not _COMPLETE.search(bare[-_CLAUSE:]):
         return f"it ends with {last[1]!r}"
     return None
 
@@ -216,7 +227,7 @@ def _end(reading: RubricReading, parts: Sequence[Part]) -> Iterator[Finding]:
 
 def _stops_short(text: str) -> str | None:
     """A last line that has no more than the mark of a level, a bullet or a heading."""
-    line = text.rstrip().split("\n")[-1].strip()
+    line = " ".join(text.rstrip().split("\n")[-1].split())
     if line and _BARE_MARK.fullmatch(line):
         return f"it stops behind {line!r}"
     return _breaks_off(line) if line.startswith("#") else None
@@ -230,7 +241,7 @@ def _unclosed_item(tail: str, parts: Sequence[Part]) -> Iterator[Finding]:
     if reason is None:
         levels = [p.number for p in parts if p.score is not None]
         fewest = min((levels.count(number) for number in levels), default=0)
-        mine = len(LADDER_LINE.findall(tail))
+        mine = count_levels(tail)
         if 0 < mine < fewest:
             reason = f"it has {mine} levels where every other item has at least {fewest}"
     if reason:

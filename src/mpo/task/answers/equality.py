@@ -3,12 +3,13 @@
 math-verify decides on expressions, intervals, tuples and matrices. MATH's conventions beside it are
 decided here, before it is called:
 
-- text is compared word by word, without regard to case;
+- text is compared word by word, without regard to case; the case of a variable counts;
 - a unit, a percent or degree sign or a currency may be left out, but not be a wrong one;
 - `50\\%` is 50 as well as 0.5;
 - a base that is left out (`101_2` as `101`) is forgiven, a wrong one is not;
 - a list of numbers has no order, and each of its values counts as often as it is there;
-- an inequality in one unknown is the interval that it describes.
+- an inequality in one unknown is the interval that it describes;
+- numbers are equal or not: 1.4142 is not the root of 2, and nothing small is zero.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ def same_answer(gold: str, given: str) -> bool:
 
 
 def _same(first: str, second: str) -> bool:
+    unknowns = _unknown(first), _unknown(second)
+    if all(unknowns) and unknowns[0] != unknowns[1]:
+        return False
     first, second = _intervals(first.strip()), _intervals(second.strip())
     if _bare(first) == _bare(second):
         return True
@@ -66,13 +70,22 @@ def _same(first: str, second: str) -> bool:
         if result is not None:
             return result
     # math-verify drops words: `5 \text{ or six}` would be 5.
-    if _words(first) != _words(second):
+    if _words(first) != _words(second) or not _same_case(first, second):
         return False
     return _same_expression(first, second)
 
 
 def _words(text: str) -> list[str]:
     return [_letters(words) for words in re.findall(r"\\text\s*\{([^{}]*)\}", text)]
+
+
+def _same_case(first: str, second: str) -> bool:
+    r"""True unless a letter of one is in the other only in the other case: `2x` and `2X`."""
+    a, b = (
+        set(re.findall(r"\\[a-zA-Z]+|[a-zA-Z]", re.sub(r"\\text\s*\{[^{}]*\}", " ", text)))
+        for text in (first, second)
+    )
+    return not {letter.casefold() for letter in a - b} & {letter.casefold() for letter in b - a}
 
 
 def _bare(text: str) -> str:
@@ -155,11 +168,14 @@ def _bases(first: str, second: str) -> bool | None:
 def _lists(first: str, second: str) -> bool | None:
     """Lists and sets, which have no order unless only one of them names its values."""
     a, b = _items(first), _items(second)
-    if (len(a) < 2 and len(b) < 2) or r"\pm" in first + second:
-        return None  # math-verify knows the two values of `\pm`
+    if len(a) < 2 and len(b) < 2:
+        return None
     if len(a) != len(b):
         return False
     if ("=" in first) != ("=" in second):
+        named = {item.rpartition("=")[0].strip() for item in (a if "=" in first else b)}
+        if len(named) == 1:  # `x=1, x=2`: values of one unknown have no order
+            return _lists(*(", ".join(i.rpartition("=")[2] for i in items) for items in (a, b)))
         pairs = zip(a, b, strict=True)
         return all(_same(x.rpartition("=")[2], y.rpartition("=")[2]) for x, y in pairs)
     for item in a:
@@ -191,13 +207,29 @@ def _items(text: str) -> list[str]:
         return [text]  # `1,234` is one number
     inner = wrapped(text, r"\{", r"\}")
     text = _AND.sub(",", text if inner is None else inner)
-    return [item for item in split_top(text, ",") if item]
+    return [value for item in split_top(text, ",") if item for value in _both_signs(item)]
+
+
+def _both_signs(text: str) -> list[str]:
+    """The two values of an item with one `\\pm`; else the item."""
+    if len(re.findall(r"\\pm(?![a-z])", text)) != 1:
+        return [text]  # math-verify knows what several mean
+    upper = re.sub(r"\\pm(?![a-z])", "+", re.sub(r"\\mp(?![a-z])", "-", text))
+    lower = re.sub(r"\\pm(?![a-z])", "-", re.sub(r"\\mp(?![a-z])", "+", text))
+    return [upper.strip(), lower.strip()]
 
 
 # ---------------------------------------------------------------------- inequalities
 
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
 _OR = re.compile(r"\\cup(?![a-z])|\\text\s*\{\s*or\s*\}|\\(?:lor|vee)(?![a-z])|\bor\b")
+
+
+def _unknown(text: str) -> str:
+    """The letter that inequalities are about; empty where there is none, or more than one."""
+    sides = [side.strip() for side in _RELATION.split(_OR.sub("<", text))]
+    letters = {side for side in sides if re.fullmatch(r"[a-zA-Z]|\\[a-z]+", side)} - {r"\infty"}
+    return letters.pop() if len(sides) > 1 and len(letters) == 1 else ""
 
 
 def _intervals(text: str) -> str:
@@ -248,12 +280,39 @@ def _same_expression(gold: str, given: str) -> bool:
         if not a or not b:
             return False
         if verify(a, b, timeout_seconds=None):
-            return True
+            return _close(a, b)
         a, b = _imaginary(a), _imaginary(b)
-        return bool(a and b and verify(a, b, timeout_seconds=None))
+        return bool(a and b and verify(a, b, timeout_seconds=None)) and _close(a, b)
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError, KeyError):
         # sympy on what is no mathematics; it is then not the reference's either.
         return False
+
+
+_DIGITS = 60
+"""Decimal digits to which values are computed; equal ones agree in two thirds of them."""
+
+
+def _close(gold: list[Any], given: list[Any]) -> bool:
+    """False where two expressions have different values; math-verify rounds to six decimals.
+
+    Variables stand for numbers of no special kind. What has no value is math-verify's to decide.
+    """
+    sympy = import_module("sympy")
+    a, b = (next((p for p in e if isinstance(p, sympy.Expr)), None) for e in (gold, given))
+    if a is None or b is None:
+        return True
+    letters = sorted(a.free_symbols | b.free_symbols, key=str)
+    values = {letter: sympy.Rational(1371 + 97 * n, 997) for n, letter in enumerate(letters)}
+    x, y = (_exact(expression).subs(values).evalf(_DIGITS) for expression in (a, b))
+    if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
+        return True
+    return bool(abs(x - y) <= sympy.Float(10, _DIGITS) ** (-_DIGITS * 2 // 3) * max(abs(x), abs(y)))
+
+
+def _exact(expression: Any) -> Any:
+    """The expression with its decimals as fractions: 0.1 is a tenth, not the nearest double."""
+    sympy = import_module("sympy")
+    return expression.xreplace({f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)})
 
 
 def _balanced(text: str) -> bool:

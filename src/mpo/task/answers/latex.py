@@ -40,6 +40,8 @@ _SAME: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "",
         ),
         (r"\\(?:displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])", " "),
+        # Thousands: `10,\!080`, `10\,080` and `10~080` are one number, `1\,2` is not 12.
+        (r"(?<=\d)(?:,\s*\\!|\s*(?:\\[,;: ]|~))\s*(?=\d{3}(?!\d))", ""),
         (r"\\h?(?:space|phantom)\*?\{[^{}]*\}|\\q?quad(?![a-zA-Z])|(?<!\\)\\[,;:> ]|~", " "),
         (r"(?<!\\)\\!", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
@@ -115,10 +117,11 @@ def unwrap(text: str) -> str:
 # ---------------------------------------------------------------------- numbers
 
 _INTEGER = r"\d{1,3}(?:,\d{3})+|\d+"
-_DECIMAL = re.compile(rf"(?:{_INTEGER})(?:\.\d*)?|\.\d+")
+_DECIMAL = re.compile(rf"(?:(?:{_INTEGER})(?:\.\d*)?|\.\d+)(?P<exponent>[eE][+-]?\d{{1,3}})?")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
 _FRACTION = re.compile(
-    r"\\frac\s*(?:\{\s*(?P<a>-?\d+)\s*\}|(?P<b>\d))\s*(?:\{\s*(?P<c>-?\d+)\s*\}|(?P<d>\d))"
+    r"\\frac\s*(?:\{\s*(?P<a>-?\d+(?:\.\d+)?)\s*\}|(?P<b>\d))"
+    r"\s*(?:\{\s*(?P<c>-?\d+(?:\.\d+)?)\s*\}|(?P<d>\d))"
     r"|(?P<e>\d+)\s*/\s*(?P<f>-?\d+)"
 )
 _MIXED = re.compile(r"(?P<whole>\d+)\s*(?P<rest>\\frac.*|(?<=\s)\d+\s*/\s*\d+)")
@@ -143,14 +146,14 @@ def _unsigned(text: str) -> Fraction | None:
     if inner is not None:
         return number(inner)
     if _DECIMAL.fullmatch(text):
-        return Fraction(text.replace(",", "").rstrip("."))
+        return Fraction(text.replace(",", "").rstrip(".").replace(".e", "e").replace(".E", "e"))
     if match := _REPEATING.fullmatch(text):
         whole, fixed, repeating = match.groups()
         period = Fraction(int(repeating), int("9" * len(repeating)) * int("1" + "0" * len(fixed)))
         return Fraction(f"{whole or 0}.{fixed or 0}") + period
     if match := _FRACTION.fullmatch(text):
         above, below = (next(g for g in match.group(*names) if g) for names in ("abe", "cdf"))
-        return Fraction(int(above), int(below)) if int(below) else None
+        return Fraction(above) / Fraction(below) if Fraction(below) else None
     if match := _MIXED.fullmatch(text):
         rest = _unsigned(match["rest"].strip())
         return None if rest is None else int(match["whole"]) + rest

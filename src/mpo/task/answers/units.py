@@ -37,9 +37,14 @@ _TEXT = re.compile(
 _PLAIN = re.compile(
     r"(?P<value>.*?[\d}])\s*(?P<unit>[A-Za-z][A-Za-z. /]*?)\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
-# At most five words, and none that brings in another answer.
+# At most five words, and none that makes a statement or brings in another answer.
+_NO_UNIT = (
+    "and|or|not|no|but|if|for|is|are|was|were|be|maybe|perhaps|probably|about|roughly|almost|nearly"
+    "|approximately|wrong|incorrect|false|right|correct|true|then|than|because|so|otherwise|instead"
+    "|unless|except|at|least|most|less|more|when|where"
+)
 _UNIT = re.compile(
-    r"(?!.*\b(?:and|or|not|but|if|for|maybe)\b)[a-z.%/^-]+(?:[ ,]+[a-z.%/^-]+){0,4}", re.IGNORECASE
+    rf"(?!.*\b(?:{_NO_UNIT})\b)[a-z.%/^-]+(?:[ ,]+[a-z.%/^-]+){{0,4}}", re.IGNORECASE
 )
 _SIGN = re.compile(r"(?P<value>.*?)\s*(?P<unit>\\%|%|\^\\circ|\\cents?|¢)\s*(?P<scale>[CF])?")
 _MONEY = re.compile(r"\\?\$\s*(?P<value>.*)")

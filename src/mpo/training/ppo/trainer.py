@@ -132,7 +132,7 @@ class _Run:
             if main:  # before the snapshot: a run that continues from it has them, too
                 known = {} if kl is None else {"kl": kl}
                 keep_figures(self.reward.store, step + 1, {**figures, **known})
-            meta_steps.hold(step + 1)
+            meta_steps.hold(step + 1, self.settings.steps)
             state = meta_steps.state() if self._checkpoint_due(step + 1) else None
             if main:
                 if trackers.callbacks:
