@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from pathlib import Path
 
 import typer
 
@@ -13,6 +14,7 @@ from ..service.guard import TOKEN_ENV, limits_for
 from ..service.health import Health
 from ..service.server import serve as run_server
 from ..service.service import RewardService
+from ..store import Store
 from .runs import default_name, run_path
 from .tables import in_brackets
 
@@ -48,6 +50,8 @@ def serve(
     with RunFolder(run_path(label), loaded, ignore=engine, started_by=0) as run:
         for note in run.notes:
             typer.echo(note, err=True)
+        if (step := _last_step(run.store)) is not None:
+            typer.echo(f"{run.path} goes on from step {step}", err=True)
         served = build_served(loaded, run.path)
         service = RewardService(
             served.reward,
@@ -74,4 +78,14 @@ def serve(
                 )
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
-    typer.echo(f"stopped; the same command continues {run.path}")
+        step = _last_step(run.store)
+    where = "" if step is None else f" from step {step}"
+    typer.echo(f"stopped; the same command continues {run.path}{where}")
+
+
+def _last_step(store: Path) -> int | None:
+    """The last step of which something is scored; None for a service that has scored nothing."""
+    if not store.exists():
+        return None
+    with Store(store, create=False) as opened:
+        return opened.last_step()

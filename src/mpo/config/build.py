@@ -283,8 +283,8 @@ def _reward(
 def _blind(
     config: Config, folder: Path, checked: Checked, chats: Chats, model: str, say: Say
 ) -> Rubric:
-    """The rubric of the blind arm: rewritten as often as by arm `mpo`, once, and kept in the
-    run's folder."""
+    """The rubric of the blind arm: rewritten as often as one is due in arm `mpo`, once, and kept in
+    the run's folder."""
     path = folder / "blind.md"
     if path.is_file():
         return read_rubric_file(path)
