@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import typer
 
 from ..data import read_rows
 from ..errors import ConfigError, TaskError
+from ..records import to_json
 from ..task import BUILTIN, builtin_tasks, check_task, load_task
 from ..task.cohorts import Cohorts, Method, cohorts_path
 from ..task.template import write_task_template
@@ -45,7 +45,7 @@ def check(
     checked, faults = check_task(place)
     notes = list(checked.seed.notes) if checked is not None else []
     if as_json:
-        typer.echo(json.dumps({"ok": not faults, "faults": faults, "notes": notes}, indent=2))
+        typer.echo(to_json({"ok": not faults, "faults": faults, "notes": notes}, indent=2))
     else:
         for note in notes:
             typer.echo(f"note: {place / 'rubric.md'}: {note}")
@@ -113,7 +113,7 @@ def cohorts(
             "method": built.method,
             "cohorts": {name: sizes[name] for name in built.names},
         }
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        typer.echo(to_json(result, indent=2))
         return
     for name in built.names:
         typer.echo(f"{sizes[name]:>6}  {name}")
