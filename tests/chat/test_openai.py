@@ -64,7 +64,14 @@ def test_a_call(endpoint: Any) -> None:
         calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=3
     )
     assert endpoint.requests == [
-        {"model": "tiny", "messages": list(ASK), "temperature": 0.5, "seed": 3, "top_k": 1}
+        {
+            "model": "tiny",
+            "messages": list(ASK),
+            "stream": False,
+            "temperature": 0.5,
+            "seed": 3,
+            "top_k": 1,
+        }
     ]
     assert "Authorization" not in endpoint.headers[0]
 

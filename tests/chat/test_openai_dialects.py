@@ -85,10 +85,10 @@ def test_many_at_once_find_out_together(endpoint: Any, faults: Any) -> None:
 
 def test_the_probe_does_not_take_it_for_a_refused_schema(endpoint: Any, faults: Any) -> None:
     endpoint.default = newer(faults, "max_tokens", "temperature")
-    detected: dict[str, Any] = {}
-    chat = OpenAIChat(endpoint.url, "new", structured_output="auto", detected=detected)
+    dialects: dict[str, Any] = {}
+    chat = OpenAIChat(endpoint.url, "new", structured_output="auto", dialects=dialects)
     assert ask(chat, schema=SCHEMA) == ['{"word": "a"}']
-    assert list(detected.values()) == ["json_schema"]
+    assert [d.structured_output for d in dialects.values()] == ["json_schema"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,6 @@ def test_the_probe_does_not_take_it_for_a_refused_schema(endpoint: Any, faults: 
     [
         "Unsupported parameter: 'messages' is not supported with this model.",
         "Unsupported parameter: 'max_tokens' is too large.",
-        "temperature must be positive",
     ],
 )
 def test_any_other_refusal_is_final(endpoint: Any, said: str) -> None:

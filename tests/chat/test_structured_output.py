@@ -91,9 +91,9 @@ def test_the_output_is_detected(
 ) -> None:
     caplog.set_level(logging.INFO, "mpo.chat.probe")
     Server(endpoint, faults, kind)
-    detected: dict[str, Any] = {}
+    dialects: dict[str, Any] = {}
     chat = OpenAIChat(
-        endpoint.url, "tiny", structured_output="auto", detected=detected, backoff_s=0.001
+        endpoint.url, "tiny", structured_output="auto", dialects=dialects, backoff_s=0.001
     )
 
     async def several() -> list[Any]:
@@ -104,7 +104,9 @@ def test_the_output_is_detected(
         return got
 
     got = asyncio.run(several())
-    assert detected == {f"{endpoint.url} tiny": output}
+    assert {key: d.structured_output for key, d in dialects.items()} == {
+        f"{endpoint.url} tiny": output
+    }
     assert [json.loads(completion.text) for completion in got] == [JSON] * 5
     # What probing has cost is in the first answer's usage, and nowhere else.
     assert sorted(completion.usage.calls for completion in got) == [1, 1, 1, 1, calls]
@@ -119,20 +121,22 @@ def test_the_output_is_detected(
 def test_overload_and_outage_say_nothing_about_the_output(endpoint: Any, faults: Any) -> None:
     Server(endpoint, faults, "openai")
     endpoint.faults = [429, 503, faults.reset]
-    detected: dict[str, Any] = {}
+    dialects: dict[str, Any] = {}
     chat = OpenAIChat(
-        endpoint.url, "tiny", structured_output="auto", detected=detected, backoff_s=0.001
+        endpoint.url, "tiny", structured_output="auto", dialects=dialects, backoff_s=0.001
     )
     asyncio.run(chat.complete(ChatRequest(ASK, schema=SCHEMA)))
-    assert list(detected.values()) == ["json_schema"]
+    assert [d.structured_output for d in dialects.values()] == ["json_schema"]
 
     endpoint.default = 503
     down = OpenAIChat(
-        endpoint.url, "other", structured_output="auto", detected=detected, backoff_s=0.001
+        endpoint.url, "other", structured_output="auto", dialects=dialects, backoff_s=0.001
     )
     with pytest.raises(ChatTransportError, match="status 503"):
         asyncio.run(down.complete(ChatRequest(ASK, schema=SCHEMA)))
-    assert len(detected) == 1, "nothing is remembered of an endpoint that was down"
+    assert dialects[f"{endpoint.url} other"].structured_output is None, (
+        "nothing is remembered of an endpoint that was down"
+    )
 
 
 def test_without_a_schema_nothing_is_probed(endpoint: Any) -> None:

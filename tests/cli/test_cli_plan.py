@@ -134,9 +134,9 @@ def test_gate_and_canaries_ask_for_their_judgements() -> None:
 
     gate = Probes(make_reward_model(task, ScriptedChat(reply), b"x"), task, normalized)
     # Canaries: under the seed rubric and under each that follows it.
-    extra = 14 * gate.calls() + 15 * CANARIES_PER_RUBRIC
+    extra = 13 * gate.calls() + 14 * CANARIES_PER_RUBRIC
     assert probes["rm_calls"] - always["rm_calls"] == extra
-    assert f"canaries ask for {15 * CANARIES_PER_RUBRIC} judgements" in str(probes["assumptions"])
+    assert f"canaries ask for {14 * CANARIES_PER_RUBRIC} judgements" in str(probes["assumptions"])
     assert planned("sandbox/essay", "arm=fixed")["rm_calls"] == 140 * 64
 
 
@@ -152,7 +152,7 @@ def test_an_audit_asks_a_second_rm_about_a_few() -> None:
 
 def test_a_prescreen_asks_about_every_rollout() -> None:
     plain, screened = planned("sandbox/essay"), planned("sandbox/essay", "meta.selection=prescreen")
-    assert screened["mrm_calls"] - plain["mrm_calls"] == 14 * 10 * 64
+    assert screened["mrm_calls"] - plain["mrm_calls"] == 13 * 10 * 64
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_prescreen_asks_about_every_rollout() -> None:
         ("fixed", 140, 0, 140 * 64),
         ("expert", 140, 0, 140 * 64),
         ("blind", 140, 14, 154 * 64),
-        ("mpo", 140, 14, 140 * 64),
+        ("mpo", 140, 13, 140 * 64),
     ],
 )
 def test_arms(arm: str, updates: int, meta_steps: int, judgements: int) -> None:

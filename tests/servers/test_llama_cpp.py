@@ -65,13 +65,13 @@ def test_the_probe_finds_the_output_that_is_enforced(
 ) -> None:
     """It refuses json_schema, and enforces a schema beside json_object: a random model then writes
     nothing but valid judgements, unless it is cut off."""
-    detected: dict[str, Any] = {}
+    dialects: dict[str, Any] = {}
     chat = OpenAIChat(
-        url, "tiny", structured_output="auto", detected=detected, concurrency=2, timeout_s=300
+        url, "tiny", structured_output="auto", dialects=dialects, concurrency=2, timeout_s=300
     )
     with caplog.at_level(logging.INFO, logger="mpo.chat.probe"):
         judgements = judged(tmp_path / "a.db", chat, 12)
-    assert list(detected.values()) == ["json_object_schema"]
+    assert [d.structured_output for d in dialects.values()] == ["json_object_schema"]
     assert "structured output is json_object_schema" in caplog.text
     assert "json_schema: failed: status 500" in caplog.text
     scored = [j for j in judgements if j.reward is not None]

@@ -57,12 +57,12 @@ def judged(path: Path, chat: OpenAIChat) -> list[Judgement]:
 def probed(
     url: str, name: str, path: Path, caplog: pytest.LogCaptureFixture
 ) -> tuple[list[Judgement], list[Any]]:
-    detected: dict[str, Any] = {}
+    dialects: dict[str, Any] = {}
     chat = OpenAIChat(
-        url, name, structured_output="auto", detected=detected, concurrency=1, timeout_s=300
+        url, name, structured_output="auto", dialects=dialects, concurrency=1, timeout_s=300
     )
     with caplog.at_level(logging.INFO, logger="mpo.chat.probe"):
-        return judged(path, chat), list(detected.values())
+        return judged(path, chat), [d.structured_output for d in dialects.values()]
 
 
 def test_the_probe_notices_and_lines_serve(

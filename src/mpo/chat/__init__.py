@@ -2,7 +2,8 @@
 
     base.py         Chat, ChatRequest, Completion: the interface that all other code uses
     identity.py     who answered: part of every key under which an answer is used again
-    openai.py       OpenAIChat; with retry, limiter, sessions, and reading of replies
+    openai.py       OpenAIChat; with limiter, sessions, proxy, replies (retries), refusals, thinking
+    dialect.py      how one endpoint wants its requests, as found out
     structured.py   ways to request an answer of a given shape; probe.py finds the endpoint's best
     ledger.py       Budget: usage, money and time by role, with caps
     cache.py        CachedChat: a known answer, or one in flight, costs nothing
@@ -28,11 +29,13 @@ from .base import (
     same_model,
 )
 from .cache import Cache, CachedChat, MemoryCache
+from .dialect import Dialect
 from .fakes import RecordedChat, Reply, ScriptedChat
 from .ledger import TIMINGS, Budget, LedgerChat, Price, Spent, Timing
 from .limiter import Limiter
 from .openai import OpenAIChat
 from .structured import StructuredOutput
+from .window import WindowedChat, estimate_tokens
 
 __all__ = [
     "TIMINGS",
@@ -43,6 +46,7 @@ __all__ = [
     "ChatRequest",
     "ChatWrapper",
     "Completion",
+    "Dialect",
     "LedgerChat",
     "Limiter",
     "MemoryCache",
@@ -58,6 +62,8 @@ __all__ = [
     "Spent",
     "StructuredOutput",
     "Timing",
+    "WindowedChat",
+    "estimate_tokens",
     "identity_of",
     "require_complete",
     "same_model",

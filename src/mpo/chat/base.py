@@ -89,6 +89,8 @@ class Completion:
     """Only `stop` means that the answer is whole."""
     model: str = ""
     """Model name that the server gave; for the record."""
+    fault: str = ""
+    """Cause of an answer that is not whole, in words, where the client knows it."""
 
 
 @runtime_checkable
@@ -149,9 +151,8 @@ def require_complete(completion: Completion) -> Completion:
         word = {"length": "truncated", "content_filter": "refused"}.get(
             completion.finish_reason, "unfinished"
         )
-        raise ChatReplyError(
-            f"{word}: the model stopped with finish_reason={completion.finish_reason!r}"
-        )
+        stopped = f"the model stopped with finish_reason={completion.finish_reason!r}"
+        raise ChatReplyError(f"{word}: {completion.fault or stopped}")
     return completion
 
 

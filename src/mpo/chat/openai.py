@@ -7,10 +7,13 @@
 
 Guarantees:
 
-- A call ends: every attempt has a timeout, and all attempts and waits together a deadline.
+- A call ends: every attempt has a timeout, and all attempts and waits together a deadline. The
+  timeout grows for an endpoint that is slow, at most to the deadline.
 - Overload (408, 409, 429, 5xx), broken connections, stalls and unreadable bodies are retried, with
-  full jitter and as `Retry-After` says (`replies.py`). Failures that a repetition cannot fix (400,
-  401, 403, 404, 422, redirects) are not.
+  full jitter and as `Retry-After` says (`replies.py`), also where a reply with status 200 tells of
+  them. Failures that a repetition cannot fix (400, 401, 403, 404, 422, redirects) are not.
+- A field that the endpoint refuses is left out from then on (`dialect.py`), and the log says so.
+- Thinking in front of an answer is taken off (`thinking.py`).
 - The API key is read from the environment for each request. It is in no attribute, log line,
   error or pickle of this package, and is redacted if a server repeats it in an error.
 - One object may be used from several event loops. Each loop has its own connections; the limit on
@@ -25,42 +28,47 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
-import socket
 import time
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ChatTransportError, ConfigError
 from ..records import Usage
 from ..redaction import LEAST, find_secret, is_variable_name, read_secret, redact
 from .base import ChatRequest, Completion
+from .dialect import Dialect
 from .identity import endpoint_identity
 from .limiter import Limiter
 from .probe import FORMAT_REFUSED, Detector
+from .refusals import refused_fields
 from .replies import (
     OVERLOAD,
     Failure,
     Retry,
+    all_thinking,
     clip,
     error_message,
+    failure_inside,
     is_retryable,
     read_reply,
     retry_after,
 )
 from .sessions import Sessions
-from .structured import StructuredOutput, ask_in_lines, read_lines, response_format, unwrap
+from .structured import OUTPUTS, StructuredOutput, ask_in_lines, read_answer, response_format
 
 __all__ = ["OpenAIChat"]
 
 _log = logging.getLogger(__name__)
 
-_UNSUPPORTED = re.compile(r"[Uu]nsupported (?:parameter|value): '(\w+)'")
-"""OpenAI's message for a field that a model refuses."""
+_REFUSALS = frozenset({400, 422, 500, 501})
+"""Statuses with which servers refuse a field. The last two have other causes, too: they are retried
+as they are where no field is named."""
 
 _ENCODER = json.JSONEncoder(default=dict)
+
+_AZURE = (".azure.com", ".azure.us", ".azure.cn")
 
 _CONNECT_S = 10.0
 """Longest wait for a connection, in seconds; a host that is silent for longer is down."""
@@ -81,14 +89,14 @@ class OpenAIChat:
         concurrency: Maximum number of requests in flight.
         extra_body: Fields added to each request, for options of one server
             (`{"chat_template_kwargs": {"enable_thinking": False}}`). None removes a field:
-            `{"temperature": None}` for models that refuse one.
-        max_tokens_field: The endpoint's name for this field; OpenAI's newer models want
-            `max_completion_tokens`.
+            `{"temperature": None}`.
+        max_tokens_field: The endpoint's name for this field. OpenAI's newer models want
+            `max_completion_tokens`; where one name is refused, the other is used.
         structured_output: How an answer is held to a schema (`structured.py`). `auto` detects it
             with at most three small calls before the first call that has a schema; that call's
-            usage includes them.
-        detected: Results of `auto` by endpoint. Pass the same mapping to all chats of a process,
-            and each endpoint is probed once.
+            usage includes them. Where the endpoint refuses one, the next weaker one is used.
+        dialects: Findings by endpoint. Pass the same mapping to all chats of a process, and each
+            endpoint is probed once, and refuses a field once.
         limiter: The limit on requests in flight. Pass the same one to all chats of an endpoint; by
             default one is made from `concurrency`.
 
@@ -110,7 +118,7 @@ class OpenAIChat:
         extra_body: Mapping[str, Any] | None = None,
         max_tokens_field: str = "max_tokens",
         structured_output: StructuredOutput | Literal["auto"] = "json_schema",
-        detected: MutableMapping[str, StructuredOutput] | None = None,
+        dialects: MutableMapping[str, Dialect] | None = None,
         limiter: Limiter | None = None,
     ) -> None:
         self.url = _endpoint(base_url)
@@ -137,7 +145,12 @@ class OpenAIChat:
             raise ConfigError(f"concurrency must be at least 1, not {concurrency!r}")
         self.limiter = limiter or Limiter(concurrency)
         self.structured_output = structured_output
-        self._detector = Detector(self.identity, detected if detected is not None else {})
+        for name in ("model", "messages", "stream"):
+            if name in self.extra_body:
+                raise ConfigError(f"extra_body holds {name!r}, which is not an extra: take it out")
+        dialects = dialects if dialects is not None else {}
+        self.dialect = dialects.setdefault(self.identity, Dialect(self.identity))
+        self._detector = Detector(self.dialect)
         self._sessions = Sessions(self.url)
 
     def __repr__(self) -> str:
@@ -153,21 +166,25 @@ class OpenAIChat:
         return self.url.partition("?")[0].removesuffix("/chat/completions")
 
     async def complete(self, request: ChatRequest) -> Completion:
-        schema = request.schema
-        if schema is None:
-            return await self._completion(request, None)
-        output, probing = self.structured_output, Usage()
-        if output == "auto":
-            output, probing = await self._detector.find(self._probe)
-        if output == "lines":
-            request = replace(request, messages=ask_in_lines(request.messages, schema))
-        completion = await self._completion(request, response_format(schema, output))
+        output, probing = OUTPUTS[-1], Usage()
+        if request.schema is not None:
+            output, probing = await self._output(request)
+        outcome = await self._ask(request, output)
+        while isinstance(outcome, Failure):  # nothing but a refused `response_format`
+            self.dialect.refuse_output(output, outcome.message)
+            output = self.dialect.output(output)
+            outcome = await self._ask(request, output)
+        self.dialect.check_prompt(request, outcome)
         if probing.calls:
-            completion = replace(completion, usage=probing + completion.usage)
-        if completion.finish_reason != "stop" or output not in ("json_object", "lines"):
-            return completion
-        text = read_lines(completion.text, schema) if output == "lines" else completion.text
-        return replace(completion, text=unwrap(text))
+            outcome = replace(outcome, usage=probing + outcome.usage)
+        return outcome
+
+    async def _output(self, request: ChatRequest) -> tuple[StructuredOutput, Usage]:
+        """The way to request a shape, and the usage of finding it out."""
+        if self.structured_output != "auto":
+            return self.dialect.output(self.structured_output), Usage()
+        output, usage = await self._detector.find(self._probe, request)
+        return self.dialect.output(output), usage
 
     async def aclose(self) -> None:
         await self._sessions.aclose()
@@ -178,29 +195,42 @@ class OpenAIChat:
         Raises:
             ChatTransportError: No server listens at the endpoint.
         """
-        url = urlsplit(self.url)
-        port = url.port or (443 if url.scheme == "https" else 80)
         try:
-            socket.create_connection((url.hostname or "", port), timeout_s).close()
+            self._sessions.check(timeout_s)
         except OSError as error:
+            text = self._error_text(error)
+            if self._sessions.proxy is None:
+                text = f"nobody answers at {self.shown_url} ({text})"
+            failure = self._sessions.failure(error, text)
             raise ChatTransportError(
-                f"unreachable: nobody answers at {self.shown_url} ({error}); is the server "
-                "running, and is chat.base_url right?"
-            ) from error
+                f"{failure.message} ({self._place()}){self._advice(failure)}"
+            ) from None
 
     # ---------------------------------------------------------------------- one call
 
-    async def _completion(self, request: ChatRequest, format: str | None) -> Completion:
-        outcome = await self._send(request, format)
-        assert isinstance(outcome, Completion)  # no failure is accepted
-        return outcome
+    async def _ask(
+        self, request: ChatRequest, output: StructuredOutput, accept: Collection[int] = ()
+    ) -> Completion | Failure:
+        """One call with the given output, and its answer without the thinking."""
+        schema, format = request.schema, None
+        if schema is not None and output == "lines":
+            request = replace(request, messages=ask_in_lines(request.messages, schema))
+        elif output != "lines":
+            format = response_format(schema or {}, output)
+        outcome = await self._send(request, format, accept)
+        if isinstance(outcome, Failure):
+            return outcome
+        thinking, text = read_answer(outcome.text, schema, output)
+        if not text and text != outcome.text:
+            return all_thinking(outcome)
+        whole = outcome.finish_reason == "stop"
+        return replace(outcome, text=text) if whole or thinking else outcome
 
     async def _probe(self, request: ChatRequest, output: StructuredOutput) -> Completion | Failure:
-        format = response_format(request.schema or {}, output)
-        return await self._send(request, format, accept=FORMAT_REFUSED)
+        return await self._ask(request, output, FORMAT_REFUSED)
 
     async def _send(
-        self, request: ChatRequest, format: str | None, accept: Collection[int] = ()
+        self, request: ChatRequest, format: str | None, accept: Collection[int]
     ) -> Completion | Failure:
         """Make attempts until one is answered or another attempt would be useless.
 
@@ -209,29 +239,42 @@ class OpenAIChat:
             format: The `response_format`, as JSON; None sends none.
             accept: Statuses of failures that are returned and not raised.
 
+        Returns:
+            The completion; or a failure of `accept`, or one that refuses the `response_format`.
+
         Raises:
             ChatTransportError: The model could not be reached, or kept failing.
             ChatReplyError: The reply is not a chat completion.
         """
-        payload = self._payload(request, format)
+        changes, refusals = self.dialect.changes, dict[str, str]()
+        fields = self._fields(request)
         await self.limiter.acquire()
         try:
             started, attempt = time.monotonic(), 1
             while True:
                 time_left = self.deadline_s - (time.monotonic() - started)
-                outcome = await self._attempt(payload, min(self.timeout_s, time_left))
+                limit = max(self.timeout_s, self.dialect.timeout_s)
+                sent = changes.apply(fields)
+                outcome = await self._attempt(self._encode(sent, format), min(limit, time_left))
                 if isinstance(outcome, Completion):
+                    self.dialect.learn(changes, refusals)
                     self.limiter.succeeded()
                     return outcome
-                if outcome.status == 400:
-                    self._adapt(outcome)
-                    # Compared, since another call may have adapted the request before.
-                    adapted = self._payload(request, format)
-                    if adapted != payload:
-                        payload, started = adapted, time.monotonic()
-                        continue
+                refused = self._refused(outcome, sent, format)
+                if refused is not None and refused not in refusals:
+                    if not refused_fields(outcome.body, list(refusals), self.model):
+                        self.dialect.learn(changes, refusals)  # they helped: another is refused
+                    if refused == "response_format" and format is not None:
+                        return outcome
+                    refusals[refused] = outcome.message
+                    # Another call may have found more in the meantime.
+                    changes = (self.dialect.changes | changes).without(refused)
+                    started = time.monotonic()
+                    continue
                 if outcome.status in accept:
                     return outcome
+                if outcome.timed_out:
+                    self.dialect.slow(limit, self.deadline_s)
                 if outcome.overload:
                     self.limiter.overloaded(outcome.wait_s or 0.0)
                 wait = self.retry.wait(attempt, outcome.wait_s)
@@ -247,47 +290,49 @@ class OpenAIChat:
         finally:
             self.limiter.release()
 
-    def _payload(self, request: ChatRequest, format: str | None) -> bytes:
-        body: dict[str, Any] = {
+    def _fields(self, request: ChatRequest) -> dict[str, Any]:
+        fields: dict[str, Any] = {
             "model": self.model,
             "messages": request.messages,
+            "stream": False,  # some servers stream where nothing is said
             "temperature": request.temperature,
             self.max_tokens_field: request.max_tokens,
             "seed": request.seed,
+            **self.extra_body,
         }
-        body.update(self.extra_body)
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _encode(self, fields: Mapping[str, Any], format: str | None) -> bytes:
         # ASCII escapes: a lone surrogate must not stop the call.
-        text = _ENCODER.encode({field: v for field, v in body.items() if v is not None})
-        if format is not None and "response_format" not in self.extra_body:
+        text = _ENCODER.encode(fields)
+        if format is not None and "response_format" not in fields:
             text = f'{text[:-1]}, "response_format": {format}}}'
         return text.encode("ascii")
 
-    def _adapt(self, failure: Failure) -> None:
-        """Leave out a field that the model refuses: OpenAI's newer models want
-        `max_completion_tokens`, and no temperature."""
-        match = _UNSUPPORTED.search(failure.message)
-        if match is None:
-            return
-        field = match[1]
-        if field == "max_tokens" and "max_completion_tokens" in failure.message:
-            self.max_tokens_field = "max_completion_tokens"
-        elif field in ("temperature", "seed") and self.extra_body.get(field, 0) is not None:
-            self.extra_body[field] = None
-        else:
-            return
-        _log.info("%s, %s: requests go without %s from now on", self.shown_url, self.model, field)
+    def _refused(
+        self, failure: Failure, fields: Mapping[str, Any], format: str | None
+    ) -> str | None:
+        """The field of a request that the endpoint refuses; None if it is something else."""
+        if failure.status not in _REFUSALS:
+            return None
+        names = [*fields, *(["response_format"] if format is not None else [])]
+        refused = refused_fields(failure.body, names, self.model)
+        return refused[0] if refused else None
 
     async def _attempt(self, payload: bytes, timeout_s: float) -> Completion | Failure:
         """One request. Exceptions of aiohttp carry the headers, and so the key: they end here."""
         import aiohttp  # late: `import mpo` must stay quick
 
-        session = self._sessions.get()
+        session, proxy = self._sessions.get(), self._sessions.proxy
+        proxy_headers = proxy.headers() if proxy is not None else {}
+        secure = self.url.startswith("https:")  # then the proxy makes a tunnel, and sees no request
         try:
             async with session.post(
                 self.url,
                 data=payload,
-                headers=self._headers(),
-                proxy=self._sessions.proxy,
+                headers=self._headers() | ({} if secure else proxy_headers),
+                proxy=proxy.url if proxy is not None else None,
+                proxy_headers=proxy_headers if secure else None,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S),
                 allow_redirects=False,
             ) as response:
@@ -296,11 +341,15 @@ class OpenAIChat:
         except aiohttp.ServerTimeoutError:
             return Failure(f"unreachable: no connection within {_CONNECT_S:.3g} s", True)
         except TimeoutError:
-            return Failure(f"failed: no answer within {timeout_s:.3g} s", True, overload=True)
-        except aiohttp.ClientConnectorCertificateError as error:
-            return Failure(f"unreachable: {self._error_text(error)}", False)
-        except aiohttp.ClientConnectorError as error:
-            return Failure(f"unreachable: {self._error_text(error)}", True)
+            return Failure(
+                f"failed: no answer within {timeout_s:.3g} s",
+                True,
+                overload=True,
+                timed_out=True,
+                advice="The server may be slow: raise chat.timeout_s and chat.deadline_s",
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
+            return self._sessions.failure(error, self._error_text(error))
         except (aiohttp.ClientError, OSError) as error:
             cause = f"{type(error).__name__}: {self._error_text(error)}"
             return Failure(f"failed: the connection broke ({cause})", True)
@@ -314,8 +363,8 @@ class OpenAIChat:
             body = json.loads(raw)
         except (ValueError, RecursionError):  # ValueError: bad JSON and bad UTF-8 both
             body = None
-        if status == 200 and isinstance(body, Mapping) and "choices" not in body:
-            status = _status_inside(body)  # some gateways answer 200 with an error inside
+        if status == 200:
+            status = failure_inside(body) or 200
         if status == 200:
             if body is None:
                 start = clip(raw[:80].decode("utf-8", "replace"))
@@ -329,14 +378,24 @@ class OpenAIChat:
             overload=status in OVERLOAD or status >= 500,
             wait_s=retry_after(headers) if retryable else None,
             status=status,
+            body=body if body is not None else raw.decode("utf-8", "replace"),
         )
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
         key = self._key()
-        if key:
+        if key and self._wants_api_key and not key.startswith("eyJ"):
+            headers["api-key"] = key
+        elif key:
             headers["Authorization"] = f"Bearer {key}"
         return headers
+
+    @property
+    def _wants_api_key(self) -> bool:
+        """True for Azure, which takes a key in a header of its own; tokens of Entra ID, which are
+        JSON in base64, it takes as others do."""
+        url = urlsplit(self.url)
+        return (url.hostname or "").endswith(_AZURE) or "api-version" in parse_qs(url.query)
 
     def _key(self) -> str:
         key = read_secret(self.api_key_env)
@@ -356,12 +415,19 @@ class OpenAIChat:
 
     def _explain(self, failure: Failure, attempts: int, elapsed_s: float, wait_s: float) -> str:
         tried = "1 attempt" if attempts == 1 else f"{attempts} attempts in {elapsed_s:.1f} s"
-        text = f"{failure.message} ({self.shown_url}, model {self.model!r}, {tried})"
+        text = f"{failure.message} ({self._place()}, {tried})"
         if failure.retryable and attempts <= self.retry.retries:
             text += f"; the next attempt, {wait_s:.1f} s later, would be past deadline_s"
         return text + self._advice(failure)
 
+    def _place(self) -> str:
+        proxy = self._sessions.proxy
+        through = f", through the proxy {proxy.url} of {proxy.variable}" if proxy else ""
+        return f"{self.shown_url}, model {self.model!r}{through}"
+
     def _advice(self, failure: Failure) -> str:
+        if failure.advice:
+            return f". {failure.advice}"
         if failure.message.startswith(("unreachable:", "malformed:")) or failure.status == 404:
             known = " and that it has this model" if failure.status == 404 else ""
             return (
@@ -371,6 +437,8 @@ class OpenAIChat:
         if failure.status in (401, 403):
             state = "holds the right key" if self._key() else "is set: it is empty"
             return f". Check that the environment variable {self.api_key_env} {state}"
+        if self._sessions.proxy is not None and failure.status in (407, 502, 503, 504):
+            return f". {self._sessions.proxy.advice(urlsplit(self.url).hostname)}"
         if 300 <= failure.status < 400:
             return ". Put the final address into base_url"
         return ""
@@ -394,9 +462,3 @@ def _endpoint(base_url: str) -> str:
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
     return parts._replace(path=path, fragment="").geturl()
-
-
-def _status_inside(body: Mapping[str, Any]) -> int:
-    error = body.get("error")
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 200

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ChatReplyError
 from ..records import Usage, content_hash
 from .base import ChatRequest, Completion, Message, Schema
+from .dialect import Dialect
 from .replies import Failure, clip
-from .structured import StructuredOutput, unwrap
+from .structured import StructuredOutput
 
 __all__ = ["FORMAT_REFUSED", "Detector", "ProbeResult", "probe"]
 
@@ -28,9 +29,6 @@ _log = logging.getLogger(__name__)
 FORMAT_REFUSED = frozenset({400, 415, 422, 500, 501})
 """Statuses with which servers refuse an unknown `response_format`. Others (429, 503, timeouts) do
 not tell whether the format is supported, and the call is retried."""
-
-PROBE_TOKENS = 512
-"""Room for models that think first; an enforced answer stops after a dozen."""
 
 Ask = Callable[[ChatRequest, StructuredOutput], Awaitable[Completion | Failure]]
 """Makes one call with the given output; a `Failure` has a status of `FORMAT_REFUSED`."""
@@ -48,11 +46,13 @@ class ProbeResult:
     """Reason why each stricter output was not taken."""
 
 
-async def probe(ask: Ask, salt: str = "") -> ProbeResult:
+async def probe(ask: Ask, request: ChatRequest, salt: str = "") -> ProbeResult:
     """Try the outputs, strictest first.
 
     Args:
         ask: Makes one call to the endpoint.
+        request: The call that needs the result. The probe is sent with its fields: an endpoint that
+            refuses one of them must not look as if it refused the output.
         salt: Name of the endpoint. The word that only the schema contains is derived from it, so
             that every process of a run makes the same calls.
 
@@ -75,13 +75,12 @@ async def probe(ask: Ask, salt: str = "") -> ProbeResult:
         ("json_object", None),
     )
     for output, expected in tries:
-        result = await _try(ask, output, None if expected is None else schema)
+        result = await _try(ask, request, output, None if expected is None else schema)
         if isinstance(result, str):
             notes.append(f"{output}: {result}")
             continue
         usage = usage + result.usage
-        # Read as the client reads it: without a schema, models often wrap JSON in a code block.
-        answer = _object(result.text if expected else unwrap(result.text))
+        answer = _object(result.text)
         if answer is not None and (expected is None or answer == expected):
             return ProbeResult(output, usage, tuple(notes))
         notes.append(
@@ -90,13 +89,15 @@ async def probe(ask: Ask, salt: str = "") -> ProbeResult:
     return ProbeResult("lines", usage, tuple(notes))
 
 
-async def _try(ask: Ask, output: StructuredOutput, schema: Schema | None) -> Completion | str:
+async def _try(
+    ask: Ask, request: ChatRequest, output: StructuredOutput, schema: Schema | None
+) -> Completion | str:
     """The completion, or the reason why there is none."""
     # The prompt must contain "JSON", or OpenAI refuses json_object.
     text = 'Reply with this JSON object and nothing else: {"word": "blue"}'
     message = Message(role="user", content=text)
     try:
-        outcome = await ask(ChatRequest((message,), schema, max_tokens=PROBE_TOKENS), output)
+        outcome = await ask(replace(request, messages=(message,), schema=schema), output)
     except ChatReplyError as error:
         return clip(str(error), 120)
     return clip(outcome.message, 120) if isinstance(outcome, Failure) else outcome
@@ -115,42 +116,40 @@ class Detector:
     """Probes one endpoint once, when the first call needs the result.
 
     Args:
-        endpoint: URL and model; the key in `detected`.
-        detected: Results by endpoint, shared by the chats of one process.
+        dialect: Findings about the endpoint, where the result is kept.
     """
 
-    def __init__(self, endpoint: str, detected: MutableMapping[str, StructuredOutput]) -> None:
-        self.endpoint = endpoint
-        self.detected = detected
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
         self._probing: dict[asyncio.AbstractEventLoop, asyncio.Task[ProbeResult]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"endpoint": self.endpoint, "detected": dict(self.detected)}
+        return {"dialect": self.dialect}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["endpoint"], state["detected"])  # type: ignore[misc]
+        self.__init__(state["dialect"])  # type: ignore[misc]
 
-    async def find(self, ask: Ask) -> tuple[StructuredOutput, Usage]:
+    async def find(self, ask: Ask, request: ChatRequest) -> tuple[StructuredOutput, Usage]:
         """The endpoint's output, and the usage of the probe if this call has started it."""
-        known = self.detected.get(self.endpoint)
+        known = self.dialect.structured_output
         if known is not None:
             return known, Usage()
         loop = asyncio.get_running_loop()
         task = self._probing.get(loop)
         first = task is None
         if task is None:
-            task = self._probing[loop] = loop.create_task(self._probe(ask))
+            task = self._probing[loop] = loop.create_task(self._probe(ask, request))
             task.add_done_callback(lambda _: self._probing.pop(loop, None))
         # Shielded: the first caller may be cancelled while others wait for the same result.
         result = await asyncio.shield(task)
         return result.output, result.usage if first else Usage()
 
-    async def _probe(self, ask: Ask) -> ProbeResult:
-        result = await probe(ask, self.endpoint)
-        self.detected[self.endpoint] = result.output
+    async def _probe(self, ask: Ask, request: ChatRequest) -> ProbeResult:
+        result = await probe(ask, request, self.dialect.endpoint)
+        self.dialect.structured_output = result.output
         _log.info(
             "%s: structured output is %s%s",
-            self.endpoint,
+            self.dialect.endpoint,
             result.output,
             f" ({'; '.join(result.notes)})" if result.notes else "",
         )

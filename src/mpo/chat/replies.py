@@ -8,9 +8,10 @@ the server takes precedence.
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -22,8 +23,10 @@ __all__ = [
     "OVERLOAD",
     "Failure",
     "Retry",
+    "all_thinking",
     "clip",
     "error_message",
+    "failure_inside",
     "is_retryable",
     "read_reply",
     "read_usage",
@@ -37,6 +40,18 @@ _MOST_TOKENS = 10**9
 
 _WHOLE = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
 """Other words for `stop`, used by some servers."""
+
+_THINKING_FIELDS = ("reasoning_content", "reasoning")
+"""Fields of a message in which servers return the thinking."""
+_OFF = (
+    "switch thinking off (e.g. chat.extra_body: {chat_template_kwargs: {enable_thinking: false}})"
+)
+_MORE_TOKENS = f"Raise max_tokens (rm.max_tokens in task.yaml), or {_OFF}"
+_NO_PARSER = f"Start the server without its reasoning parser, or {_OFF}"
+_NO_FINISH_REASON = (
+    "the server gives no finish_reason, so a cut answer cannot be told from a whole one. Use a "
+    "version of the server, or of the gateway before it, that gives one"
+)
 
 
 def read_reply(body: Any) -> Completion:
@@ -61,17 +76,40 @@ def read_reply(body: Any) -> Completion:
     finish_reason = str(choice.get("finish_reason") or "unknown").lower()
     finish_reason = _WHOLE.get(finish_reason, finish_reason)
     text = _text(message.get("content"))
-    if text is None:
-        if finish_reason == "stop":
-            raise ChatReplyError("malformed: the reply's message has no text")
-        text = ""  # cut before the first word, or filtered; see the finish reason
     model = body.get("model")
-    return Completion(
-        text=text,
+    completion = Completion(
+        text=text or "",  # none: cut before the first word, or filtered; see the finish reason
         usage=read_usage(body.get("usage")),
         finish_reason=finish_reason,
         model=model if isinstance(model, str) else "",
+        fault=_NO_FINISH_REASON if finish_reason == "unknown" else "",
     )
+    thinking = next((name for name in _THINKING_FIELDS if _text(message.get(name))), None)
+    if thinking is not None and not completion.text.strip():
+        return all_thinking(completion, thinking)
+    if text is None and finish_reason == "stop":
+        raise ChatReplyError("malformed: the reply's message has no text")
+    return completion
+
+
+def all_thinking(completion: Completion, where: str = "") -> Completion:
+    """A completion that has thinking and no answer: it is not whole, and says why.
+
+    Args:
+        completion: The completion.
+        where: Field of the reply that has the thinking; empty if it is in the text.
+    """
+    if completion.finish_reason == "length":
+        fault = f"the model's thinking used up max_tokens before its answer. {_MORE_TOKENS}"
+    elif where:
+        fault = (
+            f"the reply has no text; what the model wrote stands in {where}, the place of its "
+            f"thinking, and is not scored. {_NO_PARSER}"
+        )
+    else:
+        fault = f"the reply is all thinking, with no answer behind it. {_MORE_TOKENS}"
+    reason = completion.finish_reason.replace("stop", "thinking")
+    return replace(completion, text="", finish_reason=reason, fault=fault)
 
 
 def read_usage(usage: Any) -> Usage:
@@ -80,24 +118,97 @@ def read_usage(usage: Any) -> Usage:
         return Usage(calls=1)
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    others = map(usage.get, ("prompt_cache_hit_tokens", "cache_read_input_tokens"))
     prompt = _tokens(usage.get("prompt_tokens"))
     return Usage(
         calls=1,
         prompt_tokens=prompt,
-        # DeepSeek uses another name.
-        cached_tokens=min(prompt, _tokens(cached) or _tokens(usage.get("prompt_cache_hit_tokens"))),
+        cached_tokens=min(prompt, next(filter(None, map(_tokens, (cached, *others))), 0)),
         completion_tokens=_tokens(usage.get("completion_tokens")),
     )
 
 
 def error_message(body: Any) -> str:
     """An error body's message in one line; empty if it has none."""
-    if not isinstance(body, Mapping):
-        return ""
-    error = body.get("error", body.get("detail", body.get("message", "")))
-    if isinstance(error, Mapping):
-        error = error.get("message", "")
-    return clip(error if isinstance(error, str) else repr(error))
+    for part in _parts(body):
+        error = part.get("error", part.get("detail", part.get("message", "")))
+        if isinstance(error, Mapping):
+            error = error.get("message") or error
+        if error:
+            return clip(error if isinstance(error, str) else repr(error))
+    return ""
+
+
+def failure_inside(body: Any) -> int | None:
+    """Status of a failure that came with status 200, as gateways send it; None if none is known.
+
+    The failure is in `error`, beside or in place of the choices, or in the first choice. Its code
+    is a number, a number as text, or a word.
+    """
+    *_, outer = parts = list(_parts(body)) or [{}]
+    choices = outer.get("choices")
+    errors = [part["error"] for part in parts if _is_error(part.get("error"))]
+    failed = any(part.get("finish_reason") == "error" for part in parts)
+    if choices and not (errors or failed):
+        return None
+    for error in [*errors, *([] if choices else [outer])]:
+        status = _status_of(error)
+        if status is not None:
+            return status
+    return 502 if choices else None  # an answer that failed for an unknown reason may succeed
+
+
+def _parts(body: Any) -> Iterator[Mapping[str, Any]]:
+    """The parts of a reply that may tell of a failure: the first choice, and the reply."""
+    if isinstance(body, list) and len(body) == 1:  # Gemini
+        body = body[0]
+    if isinstance(body, Mapping):
+        choices = body.get("choices")
+        if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+            yield choices[0]
+        yield body
+
+
+def _is_error(error: Any) -> bool:
+    return any(error.values()) if isinstance(error, Mapping) else bool(error)
+
+
+_CODES = ("code", "status", "status_code", "statusCode", "http_status", "type", "error_type")
+"""Keys of an error that may hold its status."""
+_NUMBER = re.compile(r"(?:^|\b(?:http|status|code|error)\W{0,3}(?:code\W{0,3})?)([45]\d\d)\b", re.I)
+_STATUSES = {
+    "contextlength|maximumcontext|invalidrequest|badrequest|invalidargument|validation": 400,
+    "ratelimit|toomanyrequests|quota|throttl|resourceexhausted|slowdown": 429,
+    "unauthori|unauthenticated|authentication|apikey|invalidtoken": 401,
+    "permission|forbidden|accessdenied": 403,
+    "notfound|unexpectedendpoint|unknownurl|unknownendpoint|doesnotexist|nosuchmodel": 404,
+    "overload|unavailable|capacity|busy|loading": 503,
+    "timeout|timedout|deadlineexceeded": 504,
+    "internal|servererror|upstream|badgateway": 500,
+}
+"""Statuses by words that stand for them, in letters alone."""
+
+
+def _status_of(error: Any) -> int | None:
+    """Status that an error names: by its code, or else by the words of its message."""
+    if not isinstance(error, Mapping):
+        return _status_in(error, message=True)
+    codes = [_status_in(error.get(key), message=False) for key in _CODES]
+    known = next((code for code in codes if code is not None), None)
+    return known or _status_in(error.get("message", error.get("detail")), message=True)
+
+
+def _status_in(value: Any, *, message: bool) -> int | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(value) if 400 <= value < 600 else None
+    if not isinstance(value, str):
+        return None
+    text = value[:400].strip()
+    number = _NUMBER.search(text) if message else re.fullmatch(r"([45]\d\d)(?:\.0)?", text)
+    if number is not None:
+        return int(number[1])
+    letters = re.sub(r"[^a-z]", "", text.lower())
+    return next((code for words, code in _STATUSES.items() if re.search(words, letters)), None)
 
 
 def clip(text: str, length: int = 200) -> str:
@@ -110,7 +221,12 @@ def _text(content: Any) -> str | None:
     if isinstance(content, str):
         return content
     if isinstance(content, list):  # some servers answer in parts
-        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        # A part that is thinking is no part of the answer.
+        parts = [
+            part.get("text")
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") in (None, "text", "output_text")
+        ]
         texts = [part for part in parts if isinstance(part, str)]
         return "".join(texts) if texts else None
     return None
@@ -138,10 +254,16 @@ class Failure:
     """True if a repetition may succeed."""
     overload: bool = False
     """True if the endpoint was overloaded."""
+    timed_out: bool = False
+    """True if the answer did not come within the attempt's time limit."""
+    advice: str = ""
+    """Remedy, as a sentence; empty where it follows from the status."""
     wait_s: float | None = None
     """Wait that the server requests in `Retry-After`, in seconds."""
     status: int = 0
     """HTTP status; 0 if there was none."""
+    body: Any = field(default=None, repr=False)
+    """The reply, decoded where it is JSON; it may name the field that was refused."""
 
 
 @dataclass

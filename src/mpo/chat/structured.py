@@ -14,14 +14,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .base import Message, Schema, schema_json
+from .thinking import split_thinking
 
 __all__ = [
+    "OUTPUTS",
     "StructuredOutput",
     "ask_in_lines",
     "conforms",
+    "read_answer",
     "read_lines",
     "response_format",
     "unwrap",
@@ -30,8 +33,14 @@ __all__ = [
 StructuredOutput = Literal["json_schema", "json_object_schema", "json_object", "lines"]
 """Ways to request a shape, strictest first."""
 
+OUTPUTS: tuple[StructuredOutput, ...] = get_args(StructuredOutput)
+
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
-_BLOCK = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+_BLOCK = re.compile(
+    r"[\s\ufeff]*(`{3,}|~{3,})[ \t]*(?:json[c5l]?\b)?(?P<content>.*?)\1\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
 def response_format(schema: Schema, output: StructuredOutput) -> str | None:
@@ -54,7 +63,37 @@ def unwrap(text: str) -> str:
     Nothing else is repaired: repairing JSON would invent scores.
     """
     match = _BLOCK.fullmatch(text)
-    return match[1] if match and "```" not in match[1] else text
+    if match is None or _FENCE.search(match["content"]):
+        return text
+    return match["content"].strip()
+
+
+def read_answer(text: str, schema: Schema | None, output: StructuredOutput) -> tuple[str, str]:
+    """A whole reply's thinking, and its answer: JSON where a schema asks for it.
+
+    Args:
+        text: The reply.
+        schema: Shape that was asked for; None for free text.
+        output: Way in which it was asked for.
+
+    Returns:
+        Thinking and answer; the answer is empty if the reply has nothing behind its thinking.
+    """
+    if output != "lines":
+        thinking, answer = split_thinking(text, _is_object)
+        return thinking, unwrap(answer)
+    # A draft in the thinking may have the same lines, so the thinking goes first.
+    thinking, answer = split_thinking(text, lambda _: False)
+    return thinking, answer if schema is None else unwrap(read_lines(answer, schema))
+
+
+def _is_object(text: str) -> bool:
+    """True for one JSON object, which may stand in a code block."""
+    try:
+        # Not strict: grammar-bound models write raw control characters into strings.
+        return isinstance(json.loads(unwrap(text), strict=False), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from ..records import to_json
 from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
-from .results import gather, next_commands, report_or_why, results_table
-from .runs import run_path
+from .results import cost_lines, gather, next_commands, report_or_why, results_table, total_costs
+from .runs import goes_on, run_path
 from .tables import in_brackets, print_table
 
 __all__ = ["app", "given_rubrics"]
@@ -79,6 +79,7 @@ def compare(
         typer.echo(to_json(result, indent=2))
     else:
         print_table(results_table(result))
+        typer.echo(cost_lines(total_costs(result)))
         typer.echo(report)
         typer.echo(next_commands(path, compared=True))
     if failed:
@@ -134,12 +135,27 @@ def _run_missing(
                 board.take(label, {"kind": "done", "message": "it was finished before"})
         if plugin is not None:
             _make_policy(board, plugin, task.name)
-        failed = run_jobs(
-            [_job(folder, label, rubrics) for label in missing],
-            jobs or min(2, os.cpu_count() or 1),
-            board.take,
-        )
+        try:
+            failed = run_jobs(
+                [_job(folder, label, rubrics) for label in missing],
+                jobs or min(2, os.cpu_count() or 1),
+                board.take,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_interrupted(folder, missing)) from None
     return failed, time.monotonic() - started
+
+
+def _interrupted(folder: Path, labels: Sequence[str]) -> str:
+    """Message that says where the runs that were not finished will go on."""
+    open_runs = [label for label in labels if finished(folder / label) is None]
+    where = "; ".join(
+        f"{label} {goes_on(folder / label)}"
+        if (folder / label).exists()
+        else f"{label} has not begun"
+        for label in open_runs
+    )
+    return f"interrupted; what was scored and decided is stored. With the same command {where}"
 
 
 def _make_policy(board: Board, plugin: Plugin, task: str) -> None:

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+import typer
 
 from ..chat import Chat
-from ..config import make_chat, reachable
+from ..config import load_chat_config, make_chat, reachable
 from ..config.plugins import find_plugin
-from ..config.schema import ChatConfig
 from ..errors import ConfigError
 
-__all__ = ["endpoint", "read_price"]
+__all__ = ["CHAT_OPTION", "endpoint", "read_price"]
+
+CHAT_OPTION: Any = typer.Option(
+    [],
+    "--chat-option",
+    metavar="KEY=VALUE",
+    help="Any other key of `chat` in a config: timeout_s=300, retries=2, "
+    "'extra_body={top_k: 1}', ...; may be repeated.",
+)
+"""Option of every command that calls a model without a config."""
 
 
-def endpoint(chat: str, model: str, api_key_env: str, concurrency: int = 64, seed: int = 0) -> Chat:
+def endpoint(
+    chat: str,
+    model: str,
+    api_key_env: str,
+    concurrency: int = 64,
+    seed: int = 0,
+    options: Sequence[str] = (),
+) -> Chat:
     """The client of a model over HTTP, which must be reachable; or the chat of a plugin.
 
     Args:
@@ -22,19 +41,23 @@ def endpoint(chat: str, model: str, api_key_env: str, concurrency: int = 64, see
         api_key_env: Environment variable with the API key.
         concurrency: Largest number of requests in flight.
         seed: Random seed for a plugin's chat.
+        options: Other keys of `chat` in a config, as `KEY=VALUE`.
 
     Raises:
-        ConfigError: The model's name is missing.
+        ConfigError: The model's name is missing, or an option cannot be used.
         ChatTransportError: The endpoint cannot be reached.
     """
     if find_plugin(chat) is not None:
-        return make_chat(ChatConfig(plugin=chat), seed)
+        return make_chat(load_chat_config({"plugin": chat}, options), seed)
     if not model:
         raise ConfigError(f"--model is missing: name the model to call at {chat}")
-    config = ChatConfig(
-        base_url=chat, model=model, api_key_env=api_key_env, concurrency=concurrency
-    )
-    client = make_chat(config, 0)
+    settings = {
+        "base_url": chat,
+        "model": model,
+        "api_key_env": api_key_env,
+        "concurrency": concurrency,
+    }
+    client = make_chat(load_chat_config(settings, options), 0)
     reachable(client)
     return client
 

@@ -24,7 +24,7 @@ from ..evaluation.ranking import rank as rank_games
 from ..evaluation.rows import JsonlLog, Outputs, Row, common_prompts, read_outputs
 from ..records import content_hash
 from . import offline
-from .endpoints import endpoint, read_price
+from .endpoints import CHAT_OPTION, endpoint, read_price
 from .evaluate_common import (
     AS_JSON,
     SEED,
@@ -68,6 +68,7 @@ def rank(
     model: str = offline.MODEL,
     api_key_env: str = offline.API_KEY_ENV,
     concurrency: int = offline.CONCURRENCY,
+    chat_option: list[str] = CHAT_OPTION,
     run: str = typer.Option(
         "", help="The policy's run: warn if its reward model is the judge here, too."
     ),
@@ -114,7 +115,7 @@ def rank(
         prompts = common[: limit or None]
         plan = plan_games(outputs, prompts, baseline=baseline or None, seed=seed)
         wording = read_pairwise_prompt(prompt) if prompt else read_pairwise_prompt()
-        judge = endpoint(chat, model, api_key_env, concurrency)
+        judge = endpoint(chat, model, api_key_env, concurrency, options=chat_option)
         _warn_if_rm(judge.name, run)
         # Named after the judge and the test set, so that one more model pays only for itself.
         name = content_hash([identity_of(judge), wording.hash, common], 12)

@@ -144,7 +144,9 @@ def make_plan(
     dry = DryRun(config, task, sizes)
     arm, batch, every = ARMS[config.arm], config.trainer.batch_size, _interval(config)
     updates = config.trainer.steps if arm.trains else 0
-    meta_steps = updates // every if every and (arm.evolves or arm.blind) else 0
+    # One that could not be decided before the end is not started.
+    decided = max(0, updates - config.meta.delay) if arm.evolves else updates
+    meta_steps = decided // every if every and (arm.evolves or arm.blind) else 0
     window = (batch if arm.blind else every * batch) // sizes.cohorts
     cases = max(1, min(config.meta.samples, window))
 

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from ..chat import Chat
-from ..config import check, compose, read_run_config
+from ..config import check, compose, load_chat_config, read_run_config
 from ..config.build import task_of
 from ..config.schema import BudgetConfig
 from ..errors import ConfigError
@@ -26,7 +26,7 @@ from ..rubric import Rubric
 from ..store import RunFiles, Store
 from ..task import Task, load_task
 from ..task.answers import BoxedAnswers
-from .endpoints import endpoint
+from .endpoints import CHAT_OPTION, endpoint
 from .offline.session import score_in_chunks
 from .rubric_choice import COHORT, WHICH, choose_cohort, choose_rubric
 from .runs import RUN, create_store, find_run
@@ -66,6 +66,7 @@ def replay(
     api_key_env: str = typer.Option(
         "OPENAI_API_KEY", help="Environment variable with the API key."
     ),
+    chat_option: list[str] = CHAT_OPTION,
     task: str = typer.Option("", "--task", help="Task of a run without a config; essay if empty."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -86,7 +87,7 @@ def replay(
         if not cases:
             where = f" of cohort {cohort!r}" if cohort else ""
             raise ConfigError(f"run {run!r} has no stored rollouts{where} to replay")
-        grader = _grader(files, chat, model, api_key_env, task)
+        grader = _grader(files, (chat, model, api_key_env, chat_option), task)
         now, fresh = asyncio.run(_replay(files.replays, store, grader, target, cases))
         then = {case.judgement.rubric_id for case in cases}
         rubrics = {id: store.rubric(id) for id in then}
@@ -108,21 +109,34 @@ def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
     return [last[n * len(last) // limit] for n in range(limit)]
 
 
-def _grader(files: RunFiles, chat: str, model: str, api_key_env: str, task: str) -> _Grader:
+def _grader(files: RunFiles, named: tuple[str, str, str, list[str]], task: str) -> _Grader:
+    """The grader that the run has, or that the options name.
+
+    Args:
+        files: The run's files.
+        named: The options --chat, --model, --api-key-env and --chat-option.
+        task: The option --task.
+
+    Raises:
+        ConfigError: Neither names a model, or they contradict each other.
+    """
+    chat, model, api_key_env, options = named
     config = None if files.alone else read_run_config(files.folder)
     if config is None:
         if not chat:
             raise ConfigError(
                 f"{files.path} has no config.yaml that names a model: give --chat, --model"
             )
-        client = endpoint(chat, model, api_key_env)
+        client = endpoint(chat, model, api_key_env, options=options)
         return _Grader(load_task(task or TASK), client, 0, BudgetConfig(), "observe")
     if task:
         raise ConfigError(f"--task: {files.path} says itself that its task is {config.task!r}")
     if chat:
-        loaded, client = task_of(config), endpoint(chat, model, api_key_env, seed=config.seed)
+        loaded = task_of(config)
+        client = endpoint(chat, model, api_key_env, seed=config.seed, options=options)
     else:
-        checked = check(config)
+        own = load_chat_config(config.chat.model_dump(), options)
+        checked = check(config.model_copy(update={"chat": own}))
         loaded, client = checked.task, checked.chat
     return _Grader(loaded, client, config.seed, config.budget, config.reward.on_injection)
 

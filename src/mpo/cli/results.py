@@ -22,6 +22,7 @@ __all__ = [
     "report_or_why",
     "results_table",
     "tensorboard_command",
+    "total_costs",
 ]
 
 
@@ -36,6 +37,25 @@ def cost_lines(costs: Mapping[str, Mapping[str, Any]]) -> str:
             f"{spent['completion_tokens']:,} completion tokens, {usd}"
         )
     return "\n".join(lines) or "no model was called"
+
+
+def total_costs(compare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Use and cost by role of all finished runs of a comparison; `usd` is None where one of them
+    has no price."""
+    totals: dict[str, dict[str, Any]] = {}
+    for arm in compare["arms"].values():
+        for seed in arm["seeds"]:
+            for role, spent in (seed.get("cost") or {}).items():
+                total = totals.get(role)
+                totals[role] = dict(spent) if total is None else _added(total, spent)
+    return totals
+
+
+def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if value is None or other[key] is None else value + other[key]
+        for key, value in one.items()
+    }
 
 
 def report_or_why(runs: Sequence[Path], out: Path, compare: Mapping[str, Any] | None = None) -> str:

@@ -11,6 +11,7 @@ import typer
 from ..config import Config, load_config
 from ..errors import ConfigError, StoreError
 from ..store import STORE, RunFiles, Store
+from ..training.files import newest_checkpoint
 
 __all__ = [
     "RUN",
@@ -20,6 +21,7 @@ __all__ = [
     "expand",
     "find_place",
     "find_run",
+    "goes_on",
     "is_store",
     "open_store",
     "run_path",
@@ -37,6 +39,14 @@ _HEADER = b"SQLite format 3\x00"
 def default_name(config: Config) -> str:
     """`essay-mpo-0`: task, arm and seed."""
     return f"{Path(config.task).name}-{config.arm}-{config.seed}"
+
+
+def goes_on(folder: Path) -> str:
+    """The update from which a run that trains goes on, in words that follow its name."""
+    newest = newest_checkpoint(folder / "checkpoints")
+    if newest is None:
+        return "has no checkpoint yet: it begins again at update 1, and pays for no answer twice"
+    return f"goes on from checkpoint {newest.step}, at update {newest.step + 1}"
 
 
 def run_path(name: str) -> Path:
@@ -58,7 +68,7 @@ def find_place(text: str) -> Path:
     Raises:
         ConfigError: No run is there.
     """
-    places = [path for path in (Path(text), RUNS / text) if _exists(path)]
+    places = [path for path in (Path(text), RUNS / text) if text and _exists(path)]
     place = next((place for place in places if _runs_at(place)), None)
     if place is None:
         raise ConfigError(_why_none(text, places))

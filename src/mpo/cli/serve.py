@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from pathlib import Path
 
 import typer
 
 from ..config import RunFolder, build_served, load_config, reachable
+from ..redaction import redact_record
 from ..service.guard import TOKEN_ENV, limits_for
 from ..service.health import Health
 from ..service.server import serve as run_server
 from ..service.service import RewardService
+from ..store import Store
 from .runs import default_name, run_path
 from .tables import in_brackets
 
@@ -37,7 +40,11 @@ def serve(
     Example: mpo serve config.yaml service.every_items=640 --name a --port 8000
     """
     # For the log of the meta steps; access logs would hide it.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        force=True, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    for handler in logging.root.handlers:  # of the server's log, too
+        handler.addFilter(redact_record)
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)
@@ -46,6 +53,8 @@ def serve(
     with RunFolder(run_path(label), loaded, ignore=engine, started_by=0) as run:
         for note in run.notes:
             typer.echo(note, err=True)
+        if (step := _last_step(run.store)) is not None:
+            typer.echo(f"{run.path} goes on from step {step}", err=True)
         served = build_served(loaded, run.path)
         service = RewardService(
             served.reward,
@@ -72,4 +81,14 @@ def serve(
                 )
 
         run_server(service, host=host, port=port, limits=limits, ready=ready)
-    typer.echo(f"stopped; the same command continues {run.path}")
+        step = _last_step(run.store)
+    where = "" if step is None else f" from step {step}"
+    typer.echo(f"stopped; the same command continues {run.path}{where}")
+
+
+def _last_step(store: Path) -> int | None:
+    """The last step of which something is scored; None for a service that has scored nothing."""
+    if not store.exists():
+        return None
+    with Store(store, create=False) as opened:
+        return opened.last_step()

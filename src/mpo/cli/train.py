@@ -28,7 +28,6 @@ from ..evolve.lineage import number_rubrics
 from ..report import versions
 from ..reward import EvolvingReward
 from ..store import Store
-from ..training.files import newest_checkpoint
 from ..training.model import is_main, processes
 from ..training.reporting import StepReport
 from ..training.start import train as run_training
@@ -36,7 +35,7 @@ from ..training.trackers import tensorboard_folder
 from ..training.untrained_arms import score_untrained
 from .board import Board, Spending, open_board
 from .results import cost_lines, next_commands, report_or_why, tensorboard_command
-from .runs import default_name, run_path
+from .runs import default_name, goes_on, run_path
 from .tables import in_brackets
 
 __all__ = ["PendingStepsWatch", "app", "check_ranks"]
@@ -131,14 +130,7 @@ def _goes_on(folder: Path, config: Config) -> list[str]:
     """A line that says from which update a run goes on; none for a new or a finished one."""
     if finished(folder) is not None or not (folder / "mpo.db").exists():
         return []
-    return [f"{folder} {_where(folder)} of {config.trainer.steps}"]
-
-
-def _where(folder: Path) -> str:
-    newest = newest_checkpoint(folder / "checkpoints")
-    if newest is None:
-        return "has no checkpoint yet: it begins again at update 1"
-    return f"goes on from checkpoint {newest.step}, at update {newest.step + 1}"
+    return [f"{folder} {goes_on(folder)} (of {config.trainer.steps})"]
 
 
 @contextmanager
@@ -160,7 +152,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; what was scored and decided is stored. With the same command {folder} "
-            f"{_where(folder)}"
+            f"{goes_on(folder)}"
         ) from None
     finally:
         if alone:
@@ -272,6 +264,7 @@ def _step_event(
         "rubric_title": age.title,
         "cost": asdict(Spending.of(costs)),
         "seconds": report.seconds,
+        "alarms": [" ".join(alarm.split())[:200] for alarm in report.alarms],
         "accepted": None if decision is None else decision.accepted,
         "reason": None if decision is None else " ".join(decision.reason.split())[:200],
     }

@@ -13,7 +13,15 @@ from .arms import ARMS, Arm, arm_rubric
 from .build import Parts, Served, build, build_served, check, read_rubric_file
 from .chats import Chats, Endpoints, compose, make_chat, reachable
 from .data import load_rows, policy_row
-from .load import PRESETS, config_hash, differences, load_config, preset_names, to_yaml
+from .load import (
+    PRESETS,
+    config_hash,
+    differences,
+    load_chat_config,
+    load_config,
+    preset_names,
+    to_yaml,
+)
 from .plugins import Plugin, find_plugin, load_plugin
 from .run_folder import RunFolder, finished, read_run_config, write_text
 from .schema import Config, leaf_keys
@@ -39,6 +47,7 @@ __all__ = [
     "find_plugin",
     "finished",
     "leaf_keys",
+    "load_chat_config",
     "load_config",
     "load_plugin",
     "load_rows",

@@ -21,11 +21,12 @@ from ..chat import (
     Budget,
     CachedChat,
     Chat,
+    Dialect,
     Limiter,
     OpenAIChat,
     Price,
-    StructuredOutput,
     Timing,
+    WindowedChat,
 )
 from ..errors import ConfigError
 from ..records import Usage, to_json
@@ -42,8 +43,8 @@ class Endpoints:
 
     limiters: dict[str, Limiter] = field(default_factory=dict)
     """Limits by base URL."""
-    detected: dict[str, StructuredOutput] = field(default_factory=dict)
-    """Results of the probes, by URL and model."""
+    dialects: dict[str, Dialect] = field(default_factory=dict)
+    """Findings about endpoints, by URL and model."""
 
     def limiter(self, base_url: str, concurrency: int) -> Limiter:
         """The endpoint's limiter; if two chats want different limits, the higher one counts."""
@@ -66,17 +67,21 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()
-    return OpenAIChat(
+    client = OpenAIChat(
         chat.base_url,
         chat.model,
         api_key_env=chat.api_key_env,
         timeout_s=chat.timeout_s,
+        deadline_s=chat.deadline_s,
         retries=chat.retries,
         concurrency=chat.concurrency,
+        extra_body=chat.extra_body,
+        max_tokens_field=chat.max_tokens_field,
         structured_output=chat.structured_output,
-        detected=shared.detected,
+        dialects=shared.dialects,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )
+    return client if chat.window_tokens is None else WindowedChat(client, chat.window_tokens)
 
 
 def reachable(chat: Chat, timeout_s: float = 5.0) -> None:
@@ -199,6 +204,8 @@ def compose(
     ready: dict[str, Chat] = {}
     cached: dict[str, CachedChat] = {}
     for role, inner in roles.items():
+        if role == "mrm" and isinstance(inner, WindowedChat):
+            inner = inner.clipping()
         ready[role] = account.chat(inner, role, prices[role])
         if not is_free(inner):
             ready[role] = cached[role] = CachedChat(ready[role], store if cache else None)

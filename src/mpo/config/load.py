@@ -16,12 +16,21 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ..data import load_yaml
 from ..errors import ConfigError
 from ..records import ConfigChange, content_hash
 from .plugins import load_plugin, plugin_names
-from .schema import LIKE_CHAT, Config, leaf_keys, part_of
+from .schema import LIKE_CHAT, ChatConfig, Config, leaf_keys, part_of
 
-__all__ = ["PRESETS", "config_hash", "differences", "load_config", "preset_names", "to_yaml"]
+__all__ = [
+    "PRESETS",
+    "config_hash",
+    "differences",
+    "load_chat_config",
+    "load_config",
+    "preset_names",
+    "to_yaml",
+]
 
 _EXAMPLES = {
     "chat": "; name the model that grades: chat: {base_url: http://localhost:8000/v1, model: qwen}",
@@ -95,6 +104,29 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         faults = "; ".join(dict.fromkeys(_fault(fault) for fault in error.errors()))
         raise ConfigError(f"config {str(source)!r}: {faults}") from error
+
+
+def load_chat_config(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> ChatConfig:
+    """Check the settings of a chat that stand in no file.
+
+    Args:
+        settings: Keys of `ChatConfig`.
+        overrides: `key.sub=value`, values as in YAML; later ones win.
+
+    Raises:
+        ConfigError: Keys or values that cannot be used; the message names each as a key of `chat`.
+    """
+    data = dict(settings)
+    for override in overrides:
+        _override(data, override)
+    renamed = _renamed({"chat": data})
+    if renamed:
+        raise ConfigError("; ".join(renamed))
+    try:
+        return ChatConfig.model_validate(data)
+    except ValidationError as error:
+        faults = [_fault({**fault, "loc": ("chat", *fault["loc"])}) for fault in error.errors()]
+        raise ConfigError("; ".join(dict.fromkeys(faults))) from error
 
 
 def preset_names() -> list[str]:
@@ -172,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    return load_yaml(text, _Loader)
 
 
 def _override(data: dict[str, Any], override: str) -> None:

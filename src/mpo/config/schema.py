@@ -96,14 +96,27 @@ class ChatConfig(_Part):
     api_key_env: Operational[str] = "OPENAI_API_KEY"
     """Environment variable that holds the API key. The key itself never stands in a config."""
     timeout_s: Operational[float] = Field(default=120.0, gt=0)
-    """Time limit of one attempt, in seconds."""
+    """Time limit of one attempt, in seconds. It grows for an endpoint that is slow, at most to
+    `deadline_s`."""
+    deadline_s: Operational[float] = Field(default=600.0, gt=0)
+    """Time limit of one call with all its attempts and waits, in seconds."""
     retries: Operational[int] = Field(default=5, ge=0)
     """Number of attempts after the first."""
     concurrency: Operational[int] = Field(default=64, ge=1)
     """Most requests in flight at once."""
+    window_tokens: Operational[int | None] = Field(default=None, gt=0)
+    """Tokens that the model reads and writes in one call, counted roughly. A completion that
+    does not fit stays unscored, without a call; the texts that a meta-reward model reads are
+    clipped, with a mark. None: it is left to the endpoint."""
     structured_output: Operational[StructuredOutput | Literal["auto"]] = "auto"
     """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
     `lines`; `auto` detects what it enforces."""
+    max_tokens_field: Operational[str] = "max_tokens"
+    """The endpoint's name for this field of a request; where one name is refused, the other usual
+    one is used."""
+    extra_body: dict[str, Any] = {}
+    """Fields added to each request, for options of one server:
+    `{chat_template_kwargs: {enable_thinking: false}}`. The value null takes a field out."""
 
     @field_validator("api_key_env")
     @classmethod

@@ -8,6 +8,7 @@ from itertools import starmap
 from typing import Any
 
 from ..chat import Schema
+from ..chat.structured import unwrap
 from ..errors import ChatReplyError
 from ..records import CriterionScore
 from ..rubric import Criterion, Rubric
@@ -106,16 +107,13 @@ def score_schema(criterion: Criterion) -> Schema:
 def parse_json(text: str) -> dict[str, Any]:
     """A model's JSON object, read strictly: no repair, no duplicate keys, no NaN.
 
-    A code fence around the whole answer is taken off; raw control characters inside strings are
-    let through,
-    since grammar-constrained servers write them.
+    A code fence around the whole answer is taken off; raw control characters inside strings are let
+    through, since grammar-constrained servers write them.
 
     Raises:
         ChatReplyError: The text is not one JSON object.
     """
-    body = text.strip()
-    if body.startswith("```") and body.endswith("```") and "\n" in body:
-        body = body[body.index("\n") + 1 : -3]
+    body = unwrap(text.strip().lstrip("\ufeff"))
     try:
         value = json.loads(
             body, strict=False, object_pairs_hook=_unique, parse_constant=_refuse_constant

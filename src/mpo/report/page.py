@@ -23,9 +23,10 @@ from .curves import curves_section, figures, scale_sentence
 from .decisions import decisions_section
 from .elements import badge, details, duration, number, section, table
 from .figures import library
+from .notes import notes
 from .rollouts import pack, pack_texts, rollouts_section
 from .run_data import RunData, load_run
-from .summary import headline, notes, summary_section, what_was_run
+from .summary import headline, summary_section, what_was_run
 
 __all__ = ["LARGEST", "versions", "write_report"]
 
@@ -37,7 +38,7 @@ QUOTA = 10_000
 """Rollouts that are read for the page, over all runs."""
 _SECTIONS = (
     ("arms", "Result"),
-    ("curves", "Reward and gold"),
+    ("curves", "Curves"),
     ("rubric", "The life of the rubric"),
     ("texts", "Rollouts"),
     ("monitors", "Monitors and cost"),
@@ -176,7 +177,8 @@ def _reproduce(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
             "\n".join(f"tensorboard --logdir {shlex.quote(str(c))}" for c in curves if c)
         )
         parts.append(f"<p>Curves of the trainer, in TensorBoard:</p><pre>{shown}</pre>")
-    parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _configs(runs)]
+    parts += ["<h3>Versions</h3>", _versions(runs), "<h3>Config</h3>", _changes(runs)]
+    parts.append(_configs(runs))
     return "\n".join(parts)
 
 
@@ -205,6 +207,19 @@ def _commands(runs: Sequence[RunData], compare: Mapping[str, Any]) -> str:
         if arms
         else f"<pre>{shown}</pre>"
     )
+
+
+def _changes(runs: Sequence[RunData]) -> str:
+    """List of the keys that were changed while a run went on; empty where there are none."""
+    items = [
+        f"<li>{escape(run.name)}: at update {change.step}, <code>{escape(change.key)}</code> from "
+        f"<code>{escape(repr(change.old))}</code> to <code>{escape(repr(change.new))}</code></li>"
+        for run in runs
+        for change in run.changes
+    ]
+    if not items:
+        return ""
+    return f"<p>Changed while the run went on:</p><ul>{''.join(items)}</ul>"
 
 
 def _seeds(runs: Sequence[RunData]) -> str:

@@ -17,12 +17,13 @@ from typing import Any
 import yaml
 
 from ..chat import TIMINGS
+from ..data import load_yaml
 from ..errors import DataError, StoreError
 from ..evaluation.run_metrics import arm_seed_summary, curves
 from ..evaluation.simulated import read_simulated
 from ..evolve.lineage import number_rubrics
 from ..integrations.trainer_figures import TRAINER
-from ..records import Decision, Judgement, Rollout, Usage
+from ..records import ConfigChange, Decision, Judgement, Rollout, Usage
 from ..reward import MONITOR
 from ..rubric import Rubric
 from ..store import RunFiles, StepResults, Store
@@ -152,6 +153,8 @@ class RunData:
     config: Mapping[str, Any]
     config_text: str
     """Text of config.yaml; empty where the run has none."""
+    changes: Sequence[ConfigChange]
+    """Keys that were changed while the run went on, oldest first; `config` has the last values."""
     curves: Mapping[str, Any]
     """Result of `evaluation.run_metrics.curves`."""
     raw: Sequence[float | None]
@@ -203,7 +206,7 @@ def load_run(path: Path, quota: int, name: str = "") -> RunData:
     """
     files = RunFiles.at(path)
     config_text, config = _config(files.beside("config.yaml"))
-    before, before_rubrics, before_usage, before_sample = _blind(files.beside("blind.db"))
+    before, before_rubrics, before_sample = _blind(files.beside("blind.db"))
     with Store(files.store, create=False) as store:
         steps = store.steps()
         if not steps:
@@ -226,8 +229,7 @@ def load_run(path: Path, quota: int, name: str = "") -> RunData:
         sample = _sample(files.replays, store, wanted, quota, gold_name)
         trainer = _trainer(store)
         timings = json.loads(store.meta(TIMINGS) or "{}")
-    for role, part in before_usage.items():
-        usage[role] = usage.get(role, Usage()) + part
+        changes = store.config_changes()
     numbers = number_rubrics(decisions)
     other_scale = any(s.mean_reward != s.mean_normalized for s in steps)
     return RunData(
@@ -237,6 +239,7 @@ def load_run(path: Path, quota: int, name: str = "") -> RunData:
         simulated=simulated,
         config=config,
         config_text=config_text,
+        changes=changes,
         curves=by_step,
         raw=[s.mean_reward for s in steps] if other_scale else [],
         summary=summary,
@@ -279,7 +282,7 @@ def _config(path: Path | None) -> tuple[str, dict[str, Any]]:
         return "", {}
     try:
         text = path.read_text("utf-8")
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return "", {}
     return text, value if isinstance(value, dict) else {}
@@ -287,14 +290,14 @@ def _config(path: Path | None) -> tuple[str, dict[str, Any]]:
 
 def _blind(
     path: Path | None,
-) -> tuple[list[Decision], dict[str, Rubric], dict[str, Usage], RolloutSample]:
-    """Decisions, rubrics, usage and rollouts of the blind arm before training; empty for others."""
+) -> tuple[list[Decision], dict[str, Rubric], RolloutSample]:
+    """Decisions, rubrics and rollouts of the blind arm before training; empty for others."""
     if path is None:
-        return [], {}, {}, RolloutSample()
+        return [], {}, RolloutSample()
     with Store(path, create=False) as store:
         decisions = store.lineage()
         sample = _sample(None, store, _wanted(decisions, Readings()), 0, GOLD_NAMES[0])
-        return decisions, store.rubrics(), store.usage(), sample
+        return decisions, store.rubrics(), sample
 
 
 def _trainer(store: Store) -> dict[str, dict[int, float | None]]:

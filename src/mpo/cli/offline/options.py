@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import typer
 
 from ...data import ReadOptions, parse_columns
+from ..endpoints import CHAT_OPTION
 
 __all__ = [
     "API_KEY_ENV",
@@ -72,6 +73,7 @@ class OfflineOptions:
     model: str = MODEL
     api_key_env: str = API_KEY_ENV
     concurrency: int = CONCURRENCY
+    chat_option: list[str] = CHAT_OPTION
     price: str = PRICE
     store: Path | None = STORE
     estimate: bool = ESTIMATE
