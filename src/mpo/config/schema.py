@@ -54,8 +54,8 @@ class _Part(BaseModel):
         if secret is not None:
             where, what = secret
             raise ConfigError(
-                f"{where} holds {what}, and settings are written into the run's folder. Put it into "
-                "an environment variable, and name the variable in api_key_env"
+                f"{where} holds {what}, and settings are written into the run's folder. Put it "
+                "into an environment variable, and name the variable in api_key_env"
             )
         return data
 
