@@ -4,12 +4,13 @@ where they are put together."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..chat import Chat
+from ..chat import Chat, identity_of
 from ..errors import ChatTransportError, ConfigError, RubricError
 from ..evaluation.simulated import keep_simulated
 from ..evolve.options import Evolve
@@ -40,6 +41,9 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+
+JUDGES = "judges"
+"""Key under which the store keeps the identities of the RM, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,18 @@ def _reward(
         scoring=config.reward,
         evolve=evolve,
         seed=config.seed,
+        earlier_judges=_earlier_judges(store, chats.rm),
     )
+
+
+def _earlier_judges(store: Store, chat: Chat) -> list[str]:
+    """Identities of the RM at the endpoints that it had in this run before; keeps the one it has
+    now."""
+    known: list[str] = json.loads(store.meta(JUDGES) or "[]")
+    now = identity_of(chat)
+    if now not in known:
+        store.set_meta(JUDGES, json.dumps([*known, now]))
+    return [identity for identity in known if identity != now]
 
 
 def _blind(
