@@ -237,7 +237,7 @@ class Cohorts:
             )
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; build it first: mpo task cohorts") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: no file of cohorts: {error!r}") from error
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from ...chat import Price, identity_of
+from ...chat import Chat, Price, WindowedChat, estimate_tokens, identity_of
 from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import is_simulated
 from ...config.schema import BudgetConfig
@@ -26,7 +26,8 @@ from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash
 from ...reward import EvolvingReward
-from ...task import Task, load_task
+from ...rubric import Rubric
+from ...task import PROTOCOL_PROMPTS, PromptFile, Task, load_task
 from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
@@ -146,12 +147,20 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         seed,
         options.chat_option,
     )
+    _say_what_is_too_long(client, file, task, rubric)
     path = options.store
     if path is None:
         texts = [row.rollout.id for row in file.rows]
         # Other scores in the file are other evidence.
         scores = [[row.score, row.rationale] for row in file.rows]
-        key = [texts, scores, rubric.id, task.prompts["rm"].hash, identity_of(client), seed]
+        key = [
+            texts,
+            scores,
+            rubric.id,
+            [prompt.hash for prompt in _rm_prompts(task)],
+            identity_of(client),
+            seed,
+        ]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
     budget = BudgetConfig(prices={} if price is None else {client.name: price})
@@ -170,6 +179,29 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
     )
     sandbox = is_simulated(options.chat, options.model)
     return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
+
+
+def _rm_prompts(task: Task) -> list[PromptFile]:
+    return [task.prompts[kind] for kind in PROTOCOL_PROMPTS[task.spec.rm.protocol]]
+
+
+def _say_what_is_too_long(client: Chat, file: FileRows, task: Task, rubric: Rubric) -> None:
+    """Say how many completions do not fit into the model's window, where it is known."""
+    if not isinstance(client, WindowedChat):
+        return
+    wording = "\n".join(text for _, text in _rm_prompts(task)[0].sections)
+    fixed = task.spec.rm.max_tokens + estimate_tokens(wording + rubric.to_markdown())
+    too_long = sum(
+        fixed + estimate_tokens(row.rollout.prompt) + estimate_tokens(row.rollout.completion)
+        > client.tokens
+        for row in file.rows
+    )
+    if too_long:
+        typer.echo(
+            f"{too_long} of {len(file.rows)} completions do not fit into window_tokens="
+            f"{client.tokens}: they stay unscored, and the meta-reward model sees them clipped",
+            err=True,
+        )
 
 
 def task_or_generic(named: str) -> Task:
