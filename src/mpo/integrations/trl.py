@@ -180,7 +180,11 @@ class TRLReward:
             "log_metric": log_metric,
             **columns,
         }
-        judgements = await asyncio.wrap_future(self._scoring(arguments))
+        scoring = self._scoring(arguments)
+        try:
+            judgements = await asyncio.wrap_future(scoring)
+        finally:
+            self._call = None  # the functions beside it have begun, and have it already
         if log_extra is not None:
             log_extra("mpo_rubric", [judgement.rubric_id for judgement in judgements])
             log_extra("mpo_unscored", [judgement.unscored or "" for judgement in judgements])

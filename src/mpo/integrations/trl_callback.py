@@ -12,6 +12,7 @@ from ..chat.event_loop import run_in_loop
 from ..errors import ConfigError, MissingExtraError
 from ..records import Decision
 from ..reward import EvolvingReward
+from ..sanitize import control_strings_of
 from .meta_steps import MetaSteps, saved_state
 from .tracker_texts import TrackerTexts
 from .trainer_figures import keep_figures
@@ -116,7 +117,10 @@ class MetaStepCallback:
                 "which TRL drops: leave remove_unused_columns=False"
             )
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, processing_class: Any = None, **_: Any
+    ) -> None:
+        self.reward.control_strings.add(control_strings_of(processing_class))
         self._first = self._logged = state.global_step
         self._meta_steps.begin(state.global_step, saved_state(state.stateful_callbacks))
         self._texts = TrackerTexts(self._meta_steps.log)
