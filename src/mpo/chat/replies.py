@@ -154,7 +154,7 @@ class PaidReplies:
             self.add(usage.model_copy(update={"calls": calls}))
 
     def take(self) -> Usage | None:
-        """What waits, each usage once; None for none."""
+        """Sum of the usages that wait, each once; None for none."""
         total = None
         while self._usages:
             with suppress(IndexError):  # another thread was faster
