@@ -352,7 +352,7 @@ def test_the_published_run_shows_its_jump_its_collapse_and_its_faulty_rubrics(
 
 
 @pytest.mark.slow
-def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> None:
+def test_a_report_of_many_long_rollouts_stays_small(tmp_path: Path) -> None:
     """Texts of 300 words that share nothing but their vocabulary, five rationales each."""
     draw = random.Random(0)
     words = [
@@ -367,9 +367,9 @@ def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> N
     (tmp_path / "long").mkdir()
     with Store(tmp_path / "long" / "mpo.db") as store:
         store.decide(Decision(kind="seed", proposed=rubric.id, accepted=True, reason=""), rubric)
-        for step in range(100):
+        for step in range(60):
             cases = []
-            for index in range(100):
+            for index in range(60):
                 rollout = Rollout(prompt=text(20), completion=text(300), step=step, index=index)
                 scores = tuple(
                     CriterionScore(criterion=id, score=3, rationale=text(25))
@@ -390,8 +390,8 @@ def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> N
     write_report([tmp_path / "long"], out)
     assert out.stat().st_size <= LARGEST
     data = unpack(out.read_text(), "texts")
-    assert len(data["rows"]) > 500
-    assert {row[1] for row in data["rows"]} == set(range(100)), "every step has some"
+    assert 500 < len(data["rows"]) < 3600, "not all fit"
+    assert {row[1] for row in data["rows"]} == set(range(60)), "every step has some"
 
 
 def test_keys_that_were_changed_on_the_way_are_shown(tmp_path: Path) -> None:
