@@ -7,12 +7,17 @@ import resource
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cli.conftest import Endpoint, Mpo
+from mpo.cli.task import app
+from mpo.errors import TaskError
 from mpo.rubric import parse_rubric
+from mpo.task.template import write_task_template
 from mpo_sandbox import corpus
 
 SEED = 3
@@ -149,6 +154,64 @@ def test_a_model_that_the_endpoint_does_not_know(run: Mpo, endpoint: Endpoint) -
     told = run.refused("score", "a.jsonl", "--chat", endpoint.url, "--model", "gpt")
     assert "none of the first 3 completions could be scored" in told
     assert "gpt" in told
+
+
+CHATS = [
+    {
+        "conversations": [
+            {"from": "human", "value": "Where is my parcel?"},
+            {"from": "gpt", "value": t},
+        ]
+    }
+    for t in ("It is on its way, and it comes on Friday.", "I do not know.", "I do not know.")
+]
+
+
+def test_a_file_of_conversations_needs_no_task(run: Mpo, endpoint: Endpoint) -> None:
+    """Duplicates are paid for once, a bad row is left out and counted, and nobody says essay."""
+    rows = [*CHATS, {"conversations": [{"from": "human", "value": "Hello?"}]}]
+    run.write("a.jsonl", rows)
+    told = run.refused("score", "a.jsonl", *http(endpoint))
+    assert "a.jsonl:4: 'conversations' ends with a message of role 'user'" in told
+    assert not endpoint.asked
+    done = run("score", "a.jsonl", *http(endpoint), "--skip-bad", "--json")
+    first, note, *_ = done.stderr.splitlines()
+    assert first.startswith("task: generic")
+    assert note.startswith("a.jsonl: 1 of 4 rows left out; the first: a.jsonl:4: ")
+    assert note.endswith("1 of 3 rows repeat an earlier one: each counts once")
+    scored = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [{"conversations": row["conversations"]} for row in scored] == CHATS
+    assert scored[1]["reward"] == scored[2]["reward"] is not None
+    assert endpoint.asked["judgement"] == 2
+    shown = run.ok("task", "show", "generic", "--data", "a.jsonl", "--row", "2")
+    assert "Where is my parcel?" in shown
+    assert "I do not know." in shown
+    assert "=== meta-reward model, request 1 of " in shown
+    assert "essay" not in shown.lower()
+
+
+def test_task_check_opens_the_data_set(tmp_path: Path) -> None:
+    def check(*options: str) -> tuple[str, Any]:
+        told = CliRunner().invoke(app, ["check", str(tmp_path / "mine"), *options])
+        return told.output, told.exception
+
+    def write(*rows: dict[str, Any]) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "mine/sample.jsonl").write_text(text)
+
+    write_task_template(tmp_path / "mine")
+    write({"instruction": "Say hello."}, {"instruction": None})
+    output, error = check()
+    assert "sample.jsonl:1: 'prompt' is missing; the columns are instruction" in output
+    assert isinstance(error, TaskError)
+    columns = ("--columns", "prompt=instruction")
+    output, error = check(*columns)
+    assert "sample.jsonl:2: 'instruction' (prompt) must be text" in output
+    assert "1 of 2 rows cannot be used" in output
+    assert isinstance(error, TaskError)
+    write({"instruction": "Say hello."})
+    body = json.loads(check(*columns, "--json")[0])
+    assert (body["rows"], body["first_prompt"]) == (1, "Say hello.")
 
 
 LIMITED = """

@@ -35,6 +35,7 @@ from .ledger import TIMINGS, Budget, LedgerChat, Price, Spent, Timing
 from .limiter import Limiter
 from .openai import OpenAIChat
 from .structured import StructuredOutput
+from .window import WindowedChat, estimate_tokens
 
 __all__ = [
     "TIMINGS",
@@ -61,6 +62,8 @@ __all__ = [
     "Spent",
     "StructuredOutput",
     "Timing",
+    "WindowedChat",
+    "estimate_tokens",
     "identity_of",
     "require_complete",
     "same_model",

@@ -23,7 +23,7 @@ from ..records import Case, Judgement, Rollout, Usage
 from ..rubric import Rubric
 from ..task import Task
 
-__all__ = ["DryRun", "ModelUse", "Sizes"]
+__all__ = ["DryRun", "ModelUse", "Sizes", "answer_to"]
 
 TOKENS_PER_WORD = 1.3
 CRITERIA, CRITERION_WORDS = 6, 100
@@ -90,7 +90,7 @@ class _Tally:
         again = words in self._prompts
         number = self._prompts.index(words) if again else len(self._prompts)
         free = _filler(f"said{number}_", self._free_words)
-        text = free if request.schema is None else json.dumps(_answer(request.schema))
+        text = free if request.schema is None else json.dumps(answer_to(request.schema))
         if not (again and self._replies_kept):  # else the run's own cache of replies has it
             known = max((_shared(words, p) for p in self._prompts), default=0)
             self._prompts.append(words)
@@ -113,12 +113,12 @@ def _filler(tag: str, n: int) -> str:
     return " ".join(f"{tag}{i}" for i in range(n))
 
 
-def _answer(schema: Mapping[str, Any], key: str = "") -> Any:
-    """A value of the shape that a schema asks for."""
+def answer_to(schema: Mapping[str, Any], key: str = "") -> Any:
+    """A filler of the shape that a schema asks for."""
     if "enum" in schema:
         return schema["enum"][0]
     if schema["type"] == "object":
-        return {name: _answer(part, name) for name, part in schema["properties"].items()}
+        return {name: answer_to(part, name) for name, part in schema["properties"].items()}
     if schema["type"] == "array":  # the criteria of a proposal
         return [_criterion(n) for n in range(CRITERIA)]
     if schema["type"] == "string":

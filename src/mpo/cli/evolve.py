@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..config import write_text
 from ..errors import MetaStepError
 from ..evolve.gate import AllOf, Gate, GateResult, Pairs, Probes
 from ..evolve.meta_step import FAILED
-from ..records import Case, Decision, Refinement, content_hash
+from ..records import Case, Decision, Refinement, content_hash, to_json
 from ..reward import roll_back
 from ..rubric import Rubric, diff_rubrics
 from ..watch.canaries import CANARIES_PER_RUBRIC, HALVES
@@ -104,7 +103,7 @@ def evolve(
         write_text(out, decision.refinement.rubric.to_markdown())
     if as_json:
         body = {**_body(session, before, decision, refusal), "human": human}
-        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        typer.echo(to_json(body, indent=2))
     else:
         typer.echo(_text(session, before, decision, refusal, human, out))
     if refusal:

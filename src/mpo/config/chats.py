@@ -26,9 +26,10 @@ from ..chat import (
     OpenAIChat,
     Price,
     Timing,
+    WindowedChat,
 )
 from ..errors import ConfigError
-from ..records import Usage
+from ..records import Usage, to_json
 from ..store import Store
 from .plugins import is_free, load_plugin
 from .schema import BudgetConfig, ChatConfig
@@ -66,7 +67,7 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
     assert chat.base_url is not None
     assert chat.model is not None
     shared = endpoints if endpoints is not None else Endpoints()
-    return OpenAIChat(
+    client = OpenAIChat(
         chat.base_url,
         chat.model,
         api_key_env=chat.api_key_env,
@@ -80,6 +81,7 @@ def make_chat(chat: ChatConfig, seed: int, endpoints: Endpoints | None = None) -
         dialects=shared.dialects,
         limiter=shared.limiter(chat.base_url, chat.concurrency),
     )
+    return client if chat.window_tokens is None else WindowedChat(client, chat.window_tokens)
 
 
 def reachable(chat: Chat, timeout_s: float = 5.0) -> None:
@@ -116,7 +118,7 @@ class Chats:
     def keep(self) -> None:
         """Write the timings into the store, and what was spent since its last commit."""
         self.store.flush()
-        text = json.dumps(self.timings())
+        text = to_json(self.timings())
         if text != (self.store.meta(TIMINGS) or "{}"):
             self.store.set_meta(TIMINGS, text)
 
@@ -202,6 +204,8 @@ def compose(
     ready: dict[str, Chat] = {}
     cached: dict[str, CachedChat] = {}
     for role, inner in roles.items():
+        if role == "mrm" and isinstance(inner, WindowedChat):
+            inner = inner.clipping()
         ready[role] = account.chat(inner, role, prices[role])
         if not is_free(inner):
             ready[role] = cached[role] = CachedChat(ready[role], store if cache else None)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ..data import load_yaml
 from ..errors import ConfigError
 from ..records import ConfigChange, content_hash
 from .plugins import load_plugin, plugin_names
@@ -203,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    return load_yaml(text, _Loader)
 
 
 def _override(data: dict[str, Any], override: str) -> None:

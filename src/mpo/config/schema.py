@@ -104,6 +104,10 @@ class ChatConfig(_Part):
     """Number of attempts after the first."""
     concurrency: Operational[int] = Field(default=64, ge=1)
     """Most requests in flight at once."""
+    window_tokens: Operational[int | None] = Field(default=None, gt=0)
+    """Tokens that the model reads and writes in one call, counted roughly. A completion that
+    does not fit stays unscored, without a call; the texts that a meta-reward model reads are
+    clipped, with a mark. None: it is left to the endpoint."""
     structured_output: Operational[StructuredOutput | Literal["auto"]] = "auto"
     """How the endpoint is held to a schema: `json_schema`, `json_object_schema`, `json_object` or
     `lines`; `auto` detects what it enforces."""

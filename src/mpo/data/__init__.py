@@ -7,7 +7,7 @@ columns and says what happens to a bad row, `values` reads one value, `conversat
 messages, and `bounded_yaml` reads YAML that somebody else may have written.
 """
 
-from .bounded_yaml import check_yaml
+from .bounded_yaml import check_yaml, load_yaml
 from .conversation import flatten, prompt_text, split_conversation
 from .formats import RawRow, is_data, looks_local, suffix_of
 from .table import (
@@ -32,6 +32,7 @@ __all__ = [
     "check_yaml",
     "flatten",
     "is_data",
+    "load_yaml",
     "looks_local",
     "parse_columns",
     "plain",

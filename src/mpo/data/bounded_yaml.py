@@ -6,11 +6,25 @@ from typing import Any
 
 import yaml
 
-__all__ = ["check_yaml"]
+__all__ = ["check_yaml", "load_yaml"]
 
 MAX_DEPTH = 50
 MAX_NODES = 100_000
 """Values that a document may have once its aliases are written out."""
+
+
+def load_yaml(text: str, loader: Any = yaml.SafeLoader) -> Any:
+    """The value of a document that passes `check_yaml`.
+
+    Raises:
+        yaml.YAMLError: As `check_yaml`, or a value that its type cannot have, such as the date
+            2024-13-01.
+    """
+    check_yaml(text, loader)
+    try:
+        return yaml.load(text, Loader=loader)
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from error
 
 
 def check_yaml(text: str, loader: Any = yaml.SafeLoader) -> yaml.Node | None:

@@ -156,9 +156,13 @@ def _part(part: Mapping[str, Any]) -> Iterator[_Piece]:
         yield from _content(part["content"])
     elif any(value is not None for key, value in part.items() if key not in ("type", "text")):
         name = kind if kind != "text" else next(k for k, v in part.items() if v is not None)
-        yield _Piece(f"[{name.removeprefix('input_').removesuffix('_url')}]", is_mark=True)
+        yield _mark(name)
     elif any(name in kind for name in _MEDIA):  # the picture itself is in another column
-        yield _Piece(f"[{kind}]", is_mark=True)
+        yield _mark(kind)
+
+
+def _mark(kind: str) -> _Piece:
+    return _Piece(f"[{kind.removeprefix('input_').removesuffix('_url')}]", is_mark=True)
 
 
 def _call(call: Any) -> str:

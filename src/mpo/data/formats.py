@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import re
 import sys
@@ -117,9 +116,10 @@ def _file(path: Path) -> Iterator[RawRow]:
         for magic, name in _OTHER.items():
             if start.startswith(magic):
                 raise DataError(f"{path}: is {name}: save it as JSONL or CSV, in UTF-8")
-        size = path.stat().st_size
+        if packed:
+            _check_size(path)
         with gzip.open(path) if packed else path.open("rb") as file:
-            yield from _text(path, _bounded(path, file, size) if packed else file)
+            yield from _text(path, file)
 
 
 @contextmanager
@@ -133,18 +133,18 @@ def _refusing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _bounded(path: Path, file: io.BufferedIOBase, packed: int) -> Iterator[bytes]:
-    """Lines of an unpacked file, up to the size that its packed size makes likely."""
-    most = max(_BOMB_BYTES, _BOMB_RATIO * packed)
+def _check_size(path: Path) -> None:
+    """Refuse a file that unpacks to far more than its size; also finds damage before any row."""
+    most = max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size)
     total = 0
-    while line := file.readline(most + 1):
-        total += len(line)
-        if total > most:
-            raise DataError(
-                f"{path}: unpacks to more than {_BOMB_RATIO} times its size: unpack it yourself "
-                "if that is right"
-            )
-        yield line
+    with gzip.open(path) as file:
+        while chunk := file.read(1 << 20):
+            total += len(chunk)
+            if total > most:
+                raise DataError(
+                    f"{path}: unpacks to more than {_BOMB_RATIO} times its size: unpack it "
+                    "yourself if that is right"
+                )
 
 
 def _text(path: Path, lines: Iterable[bytes]) -> Iterator[RawRow]:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..chat import TIMINGS
+from ..data import load_yaml
 from ..errors import DataError, StoreError
 from ..evaluation.run_metrics import arm_seed_summary, curves
 from ..evaluation.simulated import read_simulated
@@ -281,7 +282,7 @@ def _config(path: Path | None) -> tuple[str, dict[str, Any]]:
         return "", {}
     try:
         text = path.read_text("utf-8")
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError):
         return "", {}
     return text, value if isinstance(value, dict) else {}

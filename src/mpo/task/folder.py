@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ..data import check_yaml, load_yaml
 from ..errors import ConfigError, DataError, RubricError, TaskError
 from ..records import content_hash
 from ..rubric import ReadRubric, Rubric, read_rubric
@@ -239,12 +240,11 @@ def _load_spec(path: Path, faults: list[str]) -> TaskSpec | None:
         faults.append(str(error))
         return None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        root, data = check_yaml(text), load_yaml(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
-        faults.append(f"{path}:{line}: not valid YAML: {getattr(error, 'problem', error)}")
+        faults.append(f"{path}:{line}: not valid YAML: {getattr(error, 'problem', None) or error}")
         return None
     if root is None or not isinstance(data, dict):
         faults.append(f"{path}:1: must be a mapping of keys to values")

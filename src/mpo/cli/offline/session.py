@@ -7,7 +7,6 @@ command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no s
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from ...chat import Chat, Price, identity_of
+from ...chat import Chat, Price, WindowedChat, estimate_tokens, identity_of
 from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import find_plugin, is_simulated
 from ...config.schema import BudgetConfig
@@ -25,10 +24,10 @@ from ...evolve.options import Evolve
 from ...judge import judge_identity
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
-from ...records import Case, Judgement, Rollout, Usage, content_hash
+from ...records import Case, Judgement, Rollout, Usage, content_hash, to_json
 from ...reward import EvolvingReward
-from ...rubric import first_fault
-from ...task import Task, load_task
+from ...rubric import Rubric, first_fault
+from ...task import PROTOCOL_PROMPTS, PromptFile, Task, load_task
 from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
@@ -173,12 +172,20 @@ def open_session(options: OfflineOptions, meta: MetaOptions = MetaOptions()) -> 
         options.chat_option,
     )
     meta_client, meta_price = _meta_chat(options, meta, client, price)
+    _say_what_is_too_long(client, file, task, rubric)
     path = options.store
     if path is None:
         texts = [row.rollout.id for row in file.rows]
         # Other scores in the file are other evidence.
         scores = [[row.score, row.rationale] for row in file.rows]
-        key = [texts, scores, rubric.id, task.prompts["rm"].hash, identity_of(client), meta.seed]
+        key = [
+            texts,
+            scores,
+            rubric.id,
+            [prompt.hash for prompt in _rm_prompts(task)],
+            identity_of(client),
+            meta.seed,
+        ]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
     known = {meta_client.name: meta_price, client.name: price}
@@ -233,6 +240,29 @@ def _meta_chat(
     settings = [*([] if meta.chat else options.chat_option), *meta.chat_option]
     other = endpoint(chat, meta.model, key, options.concurrency, meta.seed, settings)
     return other, own or (price if identity_of(other) == identity_of(client) else None)
+
+
+def _rm_prompts(task: Task) -> list[PromptFile]:
+    return [task.prompts[kind] for kind in PROTOCOL_PROMPTS[task.spec.rm.protocol]]
+
+
+def _say_what_is_too_long(client: Chat, file: FileRows, task: Task, rubric: Rubric) -> None:
+    """Say how many completions do not fit into the model's window, where it is known."""
+    if not isinstance(client, WindowedChat):
+        return
+    wording = "\n".join(text for _, text in _rm_prompts(task)[0].sections)
+    fixed = task.spec.rm.max_tokens + estimate_tokens(wording + rubric.to_markdown())
+    too_long = sum(
+        fixed + estimate_tokens(row.rollout.prompt) + estimate_tokens(row.rollout.completion)
+        > client.tokens
+        for row in file.rows
+    )
+    if too_long:
+        typer.echo(
+            f"{too_long} of {len(file.rows)} completions do not fit into window_tokens="
+            f"{client.tokens}: they stay unscored, and the meta-reward model sees them clipped",
+            err=True,
+        )
 
 
 def task_or_generic(named: str) -> Task:
@@ -336,7 +366,7 @@ def _usage(figures: Mapping[str, int], times: float) -> Usage:
 def print_estimate(estimate: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Print an estimate: one line on stderr, or JSON on stdout."""
     if as_json:
-        typer.echo(json.dumps(estimate, indent=2))
+        typer.echo(to_json(estimate, indent=2))
         return
     usd = "" if estimate["usd"] is None else f", about {estimate['usd']:.4f} USD"
     typer.echo(
