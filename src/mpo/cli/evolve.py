@@ -61,7 +61,7 @@ def evolve(
     out: Path = typer.Option(None, help="Write the proposed rubric to this file if it passes."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Propose a better rubric from the completions of a file, and check it.
+    """Propose a better rubric from a file's completions, and check it.
 
     A row's score and rationale are used unchanged, on any scale; rows without a score are scored
     under the rubric first. The meta-reward model reads a sample of the rows and rewrites the
