@@ -19,7 +19,10 @@ Names are loaded on first use, so that `import mpo` stays fast and pulls in no t
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
+
+from .redaction import LogRedaction
 
 if TYPE_CHECKING:
     from .chat import Chat, ChatRequest, Completion, Message, OpenAIChat, RecordedChat, ScriptedChat
@@ -90,6 +93,9 @@ __all__ = [
     "parse_rubric",
     "read_rubric",
 ]
+
+
+logging.getLogger(__name__).addHandler(LogRedaction())
 
 
 def __getattr__(name: str) -> Any:

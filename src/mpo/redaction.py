@@ -5,8 +5,8 @@
     read_secret("OPENAI_API_KEY")                 # the only way in: from the environment
 
 Every `MPOError` redacts its message, so that error messages, reasons of unscored judgements and
-answers of the service hold no secret. What logs an exception of another package goes through
-`traceback_text`.
+answers of the service hold no secret. `LogRedaction` does the same to the package's log, with the
+tracebacks of other packages' exceptions in it.
 
 A secret is the value of an environment variable that is named like one or was read as one, the
 credentials in a proxy variable, or a text with the shape of a key. It is removed as it stands, in
@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import logging
 import os
 import re
 import traceback
@@ -27,11 +28,13 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 __all__ = [
     "LEAST",
     "SECRET",
+    "LogRedaction",
     "find_secret",
     "is_variable_name",
     "looks_like_key",
     "read_secret",
     "redact",
+    "redact_record",
     "traceback_text",
 ]
 
@@ -51,10 +54,9 @@ _SECRET_VARIABLE = re.compile(r"(?:.*_)?(?:API)?(?:KEY|TOKEN|SECRET|PASSWORD|PAS
 _PROXY_VARIABLE = re.compile(r"(?:\w+_)?proxy", re.IGNORECASE)
 
 _SECRET_NAME = re.compile(
-    r"(?:x|api|access|auth|bearer|client|hf|id|ocpapim|openai|private|refresh|secret|service"
-    r"|session|sharedaccess|subscription|user)*"
-    r"(?:key|token|secret|password|passwd|pwd|pass|credentials?|authorization|auth|signature|sig"
-    r"|code|jwt)"
+    r".*(?:token|secret|password|passwd|pwd|credentials?|authorization|signature)"
+    r"|(?:x|api|access|auth|client|function|functions|openai|private|service|subscription|ocpapim)*"
+    r"(?:key|pass|auth|sig|code|jwt)"
 )
 """Names of query parameters that hold a secret, as `_plain` writes them."""
 
@@ -77,7 +79,7 @@ _SHAPE = re.compile(
 _USERINFO = re.compile(
     r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"<>@]*(?:@[^\s/?#'\"<>@]*)*@", re.IGNORECASE
 )
-_PARAMETER = re.compile(r"([?&;])([\w.-]{1,40})=([^\s&;#'\"<>)]+)")
+_PARAMETER = re.compile(r"([?&;])([\w.%-]{1,60})=([^\s&;#'\"<>)]+)")
 _HEADER = re.compile(
     r"(?i)((?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|digest|token)\s+)?"
     r"|\bbearer\s+(?=\S*\d)|(?:x-)?api-key['\"]?\s*[:=]\s*['\"]?)[\w.~+/=:-]{8,}"
@@ -179,6 +181,33 @@ def redact(text: str) -> str:
 def traceback_text(error: BaseException) -> str:
     """The error's traceback, redacted: exceptions of other packages may carry headers and URLs."""
     return redact("".join(traceback.format_exception(error)))
+
+
+def redact_record(record: logging.LogRecord) -> bool:
+    """Redact a log record, its traceback included. A filter for handlers: lets everything pass."""
+    record.msg, record.args = redact(record.getMessage()), ()
+    if record.exc_info and record.exc_info[1] is not None:
+        # Formatters use this text where it is there.
+        record.exc_text = traceback_text(record.exc_info[1]).rstrip()
+    return True
+
+
+class LogRedaction(logging.Handler):
+    """Redacts each record of a logger before the handlers above see it.
+
+    It writes nothing, unless it is the only handler: Python's last resort would then write, and
+    does not where there is any.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        redact_record(record)
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return
+            logger = logger.parent if logger.propagate else None
+        if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+            logging.lastResort.handle(record)
 
 
 def _hide_value(match: re.Match[str]) -> str:

@@ -37,6 +37,7 @@ from .judge.options import Scoring
 from .judge.scorer import Scorer
 from .records import Decision, Judgement, Rollout
 from .rubric import Rubric
+from .sanitize import ControlStrings
 from .store import Store
 from .task import Task, load_task
 from .watch import MONITOR, Canaries, SecondJudge, Watch
@@ -104,6 +105,10 @@ class EvolvingReward:
         self.schedule, self.scale = evolve.make_schedule(), scoring.make_scale()
         self.waited_s = 0.0
         """Seconds that `step` has waited for meta steps in this process."""
+        self.control_strings = ControlStrings(scoring.control_strings)
+        """Control strings that no text may say to the judge, besides those that `clean` knows. A
+        trainer adds those of its policy before anything is scored:
+        `reward.control_strings.add(control_strings_of(tokenizer))`."""
         self._pending: dict[tuple[str, int], PendingMetaStep] = {}
         self._in_background = False
         self._updates = 0
@@ -111,7 +116,9 @@ class EvolvingReward:
         self.seed_rubric = rubric if rubric is not None else self.task.rubric
         self.task.check_rubric(self.seed_rubric)
         secret = self.store.secret
-        self.reward_model = make_reward_model(self.task, chat, secret, seed)
+        self.reward_model = make_reward_model(
+            self.task, chat, secret, seed, control=self.control_strings
+        )
         self.gate = evolve.make_gate(self.reward_model, self.task, seed)
         self.meta_reward_model = MetaRewardModel(
             self.meta_chat,
@@ -121,6 +128,7 @@ class EvolvingReward:
             analysis=evolve.analysis,
             context_cases=evolve.context_cases,
             rationales=evolve.rationales,
+            control=self.control_strings,
         )
         self._scorer = Scorer(
             self.task,
@@ -133,6 +141,7 @@ class EvolvingReward:
             seed=seed,
             deadline_s=scoring.deadline_s,
             earlier_judges=earlier_judges,
+            control=self.control_strings,
         )
         canaries = Canaries(self.store, self._scorer, seed) if evolve.reads_canaries else None
         self._canaries = canaries
@@ -151,7 +160,9 @@ class EvolvingReward:
         # It grades the text that it is shown: a final answer that a program compares needs no
         # second judge.
         task = self.task.with_rm(answer_check="off")
-        model = make_reward_model(task, self.second_judge, secret, self.seed)
+        model = make_reward_model(
+            task, self.second_judge, secret, self.seed, control=self.control_strings
+        )
         return SecondJudge(self.store, model, self.seed)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Text that a policy or a model wrote, made fit to stand inside a prompt.
 
     cleaned = clean(text)                           # nothing invisible, no control strings left
+    more = ControlStrings(control_strings_of(tokenizer))    # clean(text, more) knows these as well
     rule = precheck(cleaned.text, min_words=20)     # "empty", "master_key", …: no model is asked
     block = fence(cleaned.text, secret=run_secret)  # bounds that the text cannot close
 
@@ -19,12 +20,16 @@ from __future__ import annotations
 import hmac
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = [
     "FENCE",
     "Cleaned",
+    "ControlStrings",
     "clean",
+    "control_strings_of",
     "count_words",
     "fence",
     "find_fences",
@@ -88,15 +93,22 @@ _INVISIBLES: tuple[tuple[str, re.Pattern[str]], ...] = (
 # --- control strings of chat templates ---------------------------------------------------------
 
 _ANGLE_WORDS = (
-    "s|bos|eos|pad|unk|sop|eop|BOS_TOKEN|EOS_TOKEN|"
-    "start_of_turn|end_of_turn|start_of_image|end_of_image|"  # Gemma
+    "s|bos|eos|pad|unk|sop|eop|cls|sep|eod|eot|eom|boi|eoi|eoh|eoa|CLS|SEP|PAD|UNK|MASK|EOT|"
+    r"[A-Z]{2,8}_TOKEN|MID|SUF|FILL_ME|AI|用户|role|global-img|row_\d+_col_\d+|"
+    # Gemma (`<start_of_turn>`), SmolVLM (`<end_of_utterance>`) and their like
+    r"(?:start|end|begin)[_-]of[_-]\w+|(?:image|audio)_soft_token|fake_token_around_image|"
+    # code models: fill in the middle, and parts of a repository
+    r"fim_\w+|repo_?name|file_sep|gh_stars|(?:issue|commit|jupyter)_\w+|empty_output|"
     "think|thinking|tool_call|tool_calls|tool_response|tool_result|tools|tool|function_calls|"
     "function_call|function_results|arg_key|arg_value|seed:[a-z_]+|"
-    r"unused\d+|extra_id_\d+|reserved_\d+|SPECIAL_\d+"
+    r"minimax:[a-z_]+|"
+    r"unused\d+|extra_id_\d+|reserved_\d+|SPECIAL_\d+|TOKENS_UNUSED_\d+"
 )
 _SQUARE_WORDS = (
     "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|MODEL_SETTINGS|"
-    r"BEGIN_TOOL_RESULTS|ARGS|CALL_ID|THINK|IMG|gMASK|sMASK|UNUSED_TOKEN_\d+"
+    r"BEGIN_TOOL_RESULTS|ARGS|CALL_ID|THINK|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|TRANSCRIBE|"
+    r"PREFIX|MIDDLE|SUFFIX|gMASK|sMASK|dMASK|eop|UNUSED_TOKEN_\d+|"
+    r"SEP|CLS|PAD|MASK|UNK|BOS|EOS|EOT|@[A-Z]+@"  # BERT and its like; Gemma
 )
 # A character and one of some strings that must occur; a single character is found, or not, in a
 # tenth of the time of a string.
@@ -111,18 +123,86 @@ _TEMPLATE_TOKENS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
         re.compile(r"<\|(?:turn|channel|think|tool\w*)>|<(?:turn|channel|tool\w*)\|>"),
     ),
     ("｜", ("<｜",), re.compile(r"<｜[^｜<>‹›⁅⁆\n]{1,60}｜>")),  # DeepSeek, Hunyuan
+    ("｜", ("DSML",), re.compile(r"</?｜DSML｜[^<>‹›⁅⁆\n]{0,200}>?")),  # DeepSeek's tool calls
+    ("|", ("[|",), re.compile(r"\[\|[^\s|\[\]⁅⁆]{1,60}\|\]")),  # EXAONE
+    (
+        ">",
+        (">>",),
+        re.compile(
+            r">>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|ANSWER|QUESTION|DOMAIN"
+            r"|PREFIX|SUFFIX|MIDDLE)<<"
+        ),
+    ),  # Falcon
     ("<", ("SYS>>",), re.compile(r"<<\s?/?SYS>>")),
-    ("<", ("<",), re.compile(rf"</?(?:{_ANGLE_WORDS})>")),
+    ("<", ("<",), re.compile(rf"</?(?:{_ANGLE_WORDS})>|<(?:image|mask)>")),
     ("[", ("[",), re.compile(rf"\[/?(?:{_SQUARE_WORDS})\]")),
     ("]", ("]~",), re.compile(r"\]~!?b[\]\[]")),  # MiniMax
     ("[", ("[e~[",), re.compile(r"\[e~\[")),
 )
 # These glyphs survive NFKC, which some tokenizers apply; full-width brackets would not.
-_LOOKALIKE = str.maketrans({"<": "‹", ">": "›", "[": "⁅", "]": "⁆"})
+_LOOKALIKE = str.maketrans("<＜﹤>＞﹥[［﹇]］﹈", "‹‹‹›››⁅⁅⁅⁆⁆⁆")
+
+# What NFKC turns into ASCII: brackets, and the other characters of a control string.
+_BRACKET_FORMS = "＜＞﹤﹥［］﹇﹈"
+_OTHER_FORM = re.compile(
+    "[\u00aa-\u00be\u0132-\u0133\u017f\u02b0-\u02b8\u02e1-\u02e3\u1d2c-\u1da0\u2048-\u217f"
+    "\u2460-\u24ea\u3250-\u33ff\ufb00-\ufb06\ufe33-\ufe6b\uff01-\uff5e\U0001d400-\U0001d7ff"
+    "\U0001f100-\U0001f190\U0001fbf0-\U0001fbf9]"
+)
 
 
 def _soften(match: re.Match[str]) -> str:
-    return match[0].translate(_LOOKALIKE)
+    return _softened(match[0])
+
+
+def _softened(token: str) -> str:
+    """The control string with look-alike brackets; one that has none, with a dot inside."""
+    soft = token.translate(_LOOKALIKE)
+    return soft if soft != token else f"{token[0]}·{token[1:]}"
+
+
+class ControlStrings:
+    """Control strings beyond those that `clean` knows: what a tokenizer calls special.
+
+    Blanks, single characters and words of letters alone are no control strings here, whatever a
+    tokenizer calls them: honest texts are full of them.
+
+    Args:
+        strings: The strings, as the tokenizer writes them.
+    """
+
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        self.strings: tuple[str, ...] = ()
+        self.pattern: re.Pattern[str] | None = None
+        """Matches every string; None where there are none."""
+        self.add(strings)
+
+    def add(self, strings: Iterable[str]) -> None:
+        """Know more of them. In any order, and twice, is the same as once."""
+        named = {string.strip("▁Ġ \t\r\n") for string in strings}
+        known = {s for s in named if len(s) > 2 and not s.isalnum() and clean(s).text == s}
+        # Longest first: of two that begin alike the whole one is found.
+        self.strings = tuple(sorted({*self.strings, *known}, key=lambda s: (-len(s), s)))
+        if self.strings:
+            self.pattern = re.compile("|".join(map(re.escape, self.strings)))
+
+
+def control_strings_of(tokenizer: Any) -> list[str]:
+    """The strings that a Hugging Face tokenizer turns into one special token, sorted.
+
+    Those that it was given as special, and those that it was given in brackets (`<think>`). Of a
+    processor its tokenizer's; none where there is no tokenizer.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    strings = set(map(str, getattr(tokenizer, "all_special_tokens", ())))
+    for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
+        text = str(getattr(token, "content", token))
+        if getattr(token, "special", False) or _BRACKETED.fullmatch(text):
+            strings.add(text)
+    return sorted(strings)
+
+
+_BRACKETED = re.compile(r"[<\[|｜].*[>\]|｜]", re.DOTALL)
 
 
 # --- the fence ---------------------------------------------------------------------------------
@@ -135,10 +215,14 @@ _LABEL = re.compile(r"[A-Z][A-Z_]*")
 _FENCE_TAG = re.compile(r'</?[A-Z][A-Z_]* id="?[0-9a-f]{16}"?>|</?RESPONSE\b[^<>‹›⁅⁆\n]{0,60}>')
 
 
-def clean(text: str) -> Cleaned:
+def clean(text: str, more: ControlStrings | None = None) -> Cleaned:
     """The text in NFC, without invisible characters and without control strings.
 
     Takes any string, lone surrogates included. Cleaning a second time changes nothing.
+
+    Args:
+        text: Any text.
+        more: Control strings to look for besides the usual ones.
     """
     flags: dict[str, int] = {}
     if not text.isascii():
@@ -151,7 +235,45 @@ def clean(text: str) -> Cleaned:
             text = _count(flags, "template_token", *pattern.subn(_soften, text))
     if "<" in text and ("RESPONSE" in text or " id=" in text):
         text = _count(flags, "fence_tag", *_FENCE_TAG.subn(_soften, text))
+    own = more.pattern if more is not None else None
+    if own is not None:
+        text = _count(flags, "template_token", *own.subn(_soften, text))
+    if not text.isascii() and _has_forms(text):
+        text = _soften_forms(text, flags, own)
     return Cleaned(text, flags)
+
+
+def _has_forms(text: str) -> bool:
+    """True if NFKC may make a control string of the text: its brackets or its letters are written
+    in other forms (full-width, mathematical)."""
+    if any(map(text.__contains__, _BRACKET_FORMS)):
+        return True
+    return ("<" in text or "[" in text) and _OTHER_FORM.search(text) is not None
+
+
+def _soften_forms(text: str, flags: dict[str, int], own: re.Pattern[str] | None) -> str:
+    """The text without strings that NFKC turns into control strings."""
+    kinds = [("template_token", pattern) for _, _, pattern in _TEMPLATE_TOKENS]
+    kinds += [("fence_tag", _FENCE_TAG), *([("template_token", own)] if own is not None else [])]
+    plain, origin = _folded(text)
+    for flag, pattern in kinds:
+        spans = [match.span() for match in pattern.finditer(plain)]
+        if not spans:
+            continue
+        pieces, end = [], 0
+        for first, last in spans:
+            start, stop = origin[first], origin[last - 1] + 1
+            pieces += [text[end:start], _softened(text[start:stop])]
+            end = stop
+        text = _count(flags, flag, "".join([*pieces, text[end:]]), len(spans))
+        plain, origin = _folded(text)
+    return text
+
+
+def _folded(text: str) -> tuple[str, list[int]]:
+    """Each character's NFKC form, joined, and the place in the text of each character of it."""
+    forms = [c if c <= "\x7f" else unicodedata.normalize("NFKC", c) for c in text]
+    return "".join(forms), [place for place, form in enumerate(forms) for _ in form]
 
 
 def _has_control(text: str) -> bool:

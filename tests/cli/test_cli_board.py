@@ -36,6 +36,7 @@ STEP = {
     "rubric_title": "Essays",
     "cost": {"calls": 1300, "tokens": 2_100_000, "usd": 1.25},
     "seconds": 4.0,
+    "alarms": ["length: texts have 212 words"],
     "accepted": None,
     "reason": None,
 }
@@ -92,6 +93,7 @@ def test_a_terminal_has_a_table_in_80_columns(tmp_path: Path) -> None:
     assert re.search(r"20/80\s+0\.61\s+0\.44\s+0\.031\s+212\s+2\s+#2, 8 steps\s+4:00", row)
     assert "meta step of update 20 under way" in lines
     assert "rubric #2: Essays" in lines
+    assert "alarm at step 20: length: texts have 212 words" in lines
     assert "cost: 1.25 USD so far, about 5.00 USD in the end" in lines
 
 
@@ -100,7 +102,8 @@ def test_a_pipe_has_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
         board.take("mpo-0", {"kind": "meta", "due": [20]})
         board.take("mpo-0", {**STEP, "step": 40})
         board.take("mpo-0", {"kind": "meta", "due": []})
-    meta, step = capfd.readouterr().err.splitlines()
+    meta, alarm, step = capfd.readouterr().err.splitlines()
+    assert alarm == "mpo-0  step 40: alarm: length: texts have 212 words"
     assert meta == "mpo-0  meta step of update 20 under way"
     assert step == (
         "mpo-0  step 40/80  reward 0.61  audit 0.44  KL 0.031  212 words  2 unscored  "

@@ -424,7 +424,44 @@ def test_agreement_of_two_columns(here: Here) -> None:
     found = here.json("judge", file, "--compare", "score,human_score")
     assert (found["n"], found["unscored"]) == (30, 1)
     assert 0 < found["spearman"] < 1
-    assert "α ordinal" in here.ok("judge", file, "--compare", "score,human_score")
+    # 0 to 5 beside 0 to 2: nobody can tell whether that is one scale.
+    shown = here.ok("judge", file, "--compare", "score,human_score")
+    assert "score runs from 0 to 5 and human_score from 0 to 3: these may be two scales" in shown
+    assert "α ordinal" not in shown
+    assert (found["exact"], found["alpha_ordinal"], found["comparable"]) == (None, None, False)
+
+    known = ["judge", file, "--compare", "score,human_score", "--scales"]
+    rescaled = here.ok(*known, "0:5,0:3")
+    assert "score (0 to 5) and human_score (0 to 3) were rescaled to 0 to 1" in rescaled
+    assert "α ordinal" in rescaled
+    same = here.json(*known, "0:5")
+    assert same["exact"] == pytest.approx(1 / 6)
+    assert same["remark"] == ""
+    assert "4 is not on the scale 0 to 3: correct --scales" in here.refused(*known, "0:3,0:3")
+    for wrong in ("0", "5:0", "a:b", "0:1,0:1,0:1", "0:inf", "0:nan"):
+        assert "write LOW:HIGH,LOW:HIGH" in here.refused(*known, wrong)
+
+
+@pytest.mark.parametrize(
+    ("columns", "comparable"),
+    [
+        (([0.1, 0.5, 0.9], [0.2, 0.4, 0.95]), True),  # shares of the points
+        (([1, 3, 5], [1, 2, 5]), True),
+        (([0.2, 0.5, 1.0], [1, 3, 5]), False),  # normalized beside raw
+        (([1, 3, 5], [2, 6, 10]), False),
+        (([1, 5, 5], [1, 5, 7]), False),
+        (([-1, 0, 1], [0.0, 0.5, 1.0]), False),  # a preference beside a score
+        (([0, 1, 1], [0.2, 0.4, 0.9]), False),  # a label beside a score
+    ],
+)
+def test_columns_that_may_be_on_two_scales_are_ranked_only(
+    here: Here, columns: tuple[list[float], list[float]], comparable: bool
+) -> None:
+    file = here.write("s.jsonl", [{"a": a, "b": b} for a, b in zip(*columns, strict=True)])
+    found = here.json("judge", file, "--compare", "a,b")
+    assert found["comparable"] is comparable
+    assert (found["kappa_quadratic"] is not None) is comparable
+    assert found["spearman"] is not None
 
 
 # ---------------------------------------------------------------------- generate

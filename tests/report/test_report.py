@@ -130,7 +130,11 @@ class TestResult:
         html = report(tmp_path, [make_run(tmp_path / "mpo-0", gold=False)])
         assert "whether the policy got better is not known" in html
         assert 'id="figure-gold"' not in html
-        assert "0.10 – – – – – 2" in text_between(html, 'id="arms"', 'id="curves"')
+        result = text_between(html, 'id="arms"', 'id="curves"')
+        assert "arm seeds reward start reward end rubrics mpo 1" in " ".join(result.split())
+        for word in ("gold", "peak", "Hacked", "not known"):
+            assert word not in result
+        assert "reward above gold" not in html
 
     def test_intervals_of_known_values(self) -> None:
         # t(2) = 4.303, sd 1, n 3; Welch by hand: 4.303 for 2 degrees of freedom would be too few.
@@ -283,7 +287,7 @@ class TestReproduce:
     def test_config_versions_seeds_and_command(self, html: str) -> None:
         said = text_between(html, 'id="reproduce"', "</main>")
         assert "mpo train config.yaml --name mpo-0" in said
-        assert "mpo-0 0 22 88 1 min 15 s –" in said
+        assert "mpo-0 0 22 88 1 min 15 s" in said
         assert re.search(r"mpo \d+\.\d+\S*, Python 3\.", said)
         assert "batch_size: 64" in said
         assert "The whole comparison took 12.0 s." in said
@@ -336,7 +340,8 @@ def test_the_published_run_shows_its_jump_its_collapse_and_its_faulty_rubrics(
     assert "collapsed from 314 words to 57 at step 40" in first
     assert "as long as before at step 80" in first
     assert "Lint would have refused 3 of 13 rubrics" in first
-    assert re.findall(r"#\d+ ", first) == ["#1 ", "#1 ", "#4 ", "#12 "]
+    # Faulty rubrics weigh more than a change of scale.
+    assert re.findall(r"#\d+ ", first) == ["#1 ", "#4 ", "#12 ", "#1 "]
     assert "step 10: #0 → #1 5 → 52 3.35 → 30.89 0.67 → 0.59 −0.08" in text_between(
         html, "What each switch did", 'id="rubric"'
     )
@@ -347,7 +352,7 @@ def test_the_published_run_shows_its_jump_its_collapse_and_its_faulty_rubrics(
 
 
 @pytest.mark.slow
-def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> None:
+def test_a_report_of_many_long_rollouts_stays_small(tmp_path: Path) -> None:
     """Texts of 300 words that share nothing but their vocabulary, five rationales each."""
     draw = random.Random(0)
     words = [
@@ -362,9 +367,9 @@ def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> N
     (tmp_path / "long").mkdir()
     with Store(tmp_path / "long" / "mpo.db") as store:
         store.decide(Decision(kind="seed", proposed=rubric.id, accepted=True, reason=""), rubric)
-        for step in range(100):
+        for step in range(60):
             cases = []
-            for index in range(100):
+            for index in range(60):
                 rollout = Rollout(prompt=text(20), completion=text(300), step=step, index=index)
                 scores = tuple(
                     CriterionScore(criterion=id, score=3, rationale=text(25))
@@ -385,8 +390,8 @@ def test_a_report_of_ten_thousand_long_rollouts_stays_small(tmp_path: Path) -> N
     write_report([tmp_path / "long"], out)
     assert out.stat().st_size <= LARGEST
     data = unpack(out.read_text(), "texts")
-    assert len(data["rows"]) > 500
-    assert {row[1] for row in data["rows"]} == set(range(100)), "every step has some"
+    assert 500 < len(data["rows"]) < 3600, "not all fit"
+    assert {row[1] for row in data["rows"]} == set(range(60)), "every step has some"
 
 
 def test_keys_that_were_changed_on_the_way_are_shown(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -86,6 +87,9 @@ def test_the_example_runs_on_two_ranks(model: str, base_url: str, tmp_path: Path
     assert [(d.step, d.kind) for d in store.lineage()] == [(0, "seed"), (14, "evolve")]
     assert store.count(scored=None) == 14 * 2 * 8
     assert [len(step.rubric_ids) for step in store.steps()] == [1] * 14
+    # One rank speaks.
+    lines = re.findall("new rubric after update.*|alarm after update.*", done.stderr)
+    assert len(lines) == len(set(lines))
 
 
 def test_the_example_runs_as_it_stands(model: str, base_url: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import mpo
+from fakes import loop_chat, make_reward
 from mpo.chat import ScriptedChat
 from mpo.chat.ledger import Budget, Price
 from mpo.errors import ConfigError
@@ -174,7 +175,15 @@ def test_settings_that_would_break_it_are_refused_at_once(tmp_path: Path) -> Non
     restoring = SimpleNamespace(restore_callback_states_from_checkpoint=True)
     with pytest.raises(ConfigError, match="restore_callback_states_from_checkpoint=False"):
         callback.on_init_end(restoring, None, None)
-    callback.on_init_end(SimpleNamespace(), None, None)
+    dropping = SimpleNamespace(remove_unused_columns=True)
+    callback.on_init_end(dropping, None, None)  # the essay task needs no column
+    math = make_reward("math", loop_chat(), tmp_path / "math.db")
+    with pytest.raises(ConfigError, match="column 'solution', which TRL drops"):
+        MPOCallback(math).on_init_end(dropping, None, None)
+    with pytest.raises(ConfigError, match="MPOCallback takes an EvolvingReward, not TRLReward"):
+        MPOCallback(TRLReward(math))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="TRLReward takes an EvolvingReward, not str"):
+        TRLReward("essay")  # type: ignore[arg-type]
 
 
 PLAIN = """

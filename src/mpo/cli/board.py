@@ -97,6 +97,8 @@ class RunView:
     since: int = 0
     """Step at which it took effect."""
     title: str = ""
+    alarm: str = ""
+    """The last alarm, with its step."""
     meta: list[int] = field(default_factory=list)
     """Updates whose meta step is under way."""
     spent: Spending = field(default_factory=Spending)
@@ -126,6 +128,8 @@ class RunView:
         self.pace = [*self.pace[-9:], float(event["seconds"])]
         self.rubric, self.since = int(event["rubric_number"]), int(event["rubric_since"])
         self.title = str(event["rubric_title"])
+        for alarm in event.get("alarms", ()):
+            self.alarm = f"alarm at step {self.step}: {alarm}"
         self.spent = Spending(**event["cost"])
 
     @property
@@ -199,6 +203,8 @@ class _PlainBoard(Board):
         if event.get("reason") is not None:
             verdict = "new rubric" if event["accepted"] else "rubric stays"
             self._say(label, f"step {view.step}: {verdict}: {event['reason']}")
+        for alarm in event.get("alarms", ()):
+            self._say(label, f"step {view.step}: alarm: {alarm}")
         every = max(1, view.steps // 10)
         if view.step == 1 or view.step == view.steps or view.step % every == 0:
             self._say(label, _line(view))
@@ -285,6 +291,8 @@ class _LiveBoard(Board):
                 notes.append(_styled(f"rubric #{view.rubric}: {view.title}", view.state))
             if view.meta:
                 notes.append(_styled(prefix + view.meta_text, "meta"))
+            if view.alarm:
+                notes.append(_styled(prefix + view.alarm, "meta"))
         begun = [view for view in self.views.values() if view.spent.calls]
         if begun:
             spent = sum((view.spent for view in begun[1:]), begun[0].spent)

@@ -27,6 +27,7 @@ from ..evaluation.judge_accuracy import (
     read_pair,
     score_pairs,
 )
+from ..evaluation.scales import ScoreScale, read_scales, same_scale
 from ..evolve.options import Evolve
 from ..judge.options import Scoring
 from ..records import Case, content_hash
@@ -87,6 +88,10 @@ def judge(
         help=f"For a run: the rubric to analyse: {WHICH}; the one last used if left out.",
     ),
     compare: str = typer.Option("", help="For a file: two columns of scores, ONE,OTHER."),
+    scales: str = typer.Option(
+        "",
+        help="With --compare: the columns' scales, LOW:HIGH,LOW:HIGH, or LOW:HIGH for both.",
+    ),
     seed: int = SEED,
     as_json: bool = AS_JSON,
 ) -> None:
@@ -109,8 +114,10 @@ def judge(
     files = [is_file(source) for source in sources]
     if len(sources) > 1 and (compare or not all(files)):
         raise ConfigError("only files of preference pairs may be several: give one run or file")
+    if scales and not compare:
+        raise ConfigError("--scales belongs to --compare ONE,OTHER: give both")
     if compare:
-        body, tables = _columns(sources[0], compare, reading)
+        body, tables = _columns(sources[0], compare, scales, reading)
     elif all(files):
         pairs = _read_pair_files(sources, reading)
         if not chat:
@@ -193,17 +200,49 @@ def _two_runs(run: str, other: str) -> Shown:
             names.update({key: criterion.name for key, criterion in keys})
     criteria = {names.get(key, key): value for key, value in result.criteria.items()}
     title = f"agreement of {run} and {other}"
-    return asdict(result), [_agreement_table(title, {"reward": result.reward, **criteria})]
+    shown: list[Table | str] = [_agreement_table(title, {"reward": result.reward, **criteria})]
+    if result.other_rubric:
+        shown.append(
+            f"{result.other_rubric} responses were graded under different rubrics: their rewards "
+            "are compared as shares of the points (0 to 1), their criteria are not"
+        )
+    return asdict(result), shown
 
 
-def _columns(source: str, compare: str, reading: ReadOptions) -> Shown:
+def _columns(source: str, compare: str, scales: str, reading: ReadOptions) -> Shown:
     names = [name.strip() for name in compare.split(",")]
     if len(names) != 2 or not all(names):
         raise ConfigError(f"--compare {compare!r}: write two columns, e.g. score,human_score")
     rows = rows_of_file(source, reading, lambda row: [_score(row, name) for name in names])
-    result = agreement([one for one, _ in rows], [other for _, other in rows])
+    columns = [row[0] for row in rows], [row[1] for row in rows]
+    one, other, comparable, remark = _on_one_scale(names, *columns, scales)
+    result = agreement(one, other, comparable=comparable)
     title = f"agreement of {names[0]} and {names[1]} in {source}"
-    return asdict(result), [_agreement_table(title, {compare: result})]
+    body = {**asdict(result), "comparable": comparable, "remark": remark}
+    return body, [_agreement_table(title, {compare: result}), *([remark] if remark else [])]
+
+
+def _on_one_scale(
+    names: Sequence[str], one: list[float | None], other: list[float | None], scales: str
+) -> tuple[list[float | None], list[float | None], bool, str]:
+    """Both columns on one scale, whether they are, and a remark where they were not."""
+    if not any(s is not None for s in one) or not any(s is not None for s in other):
+        return one, other, False, ""  # `agreement` says that nothing can be compared
+    if scales:
+        first, second = read_scales(scales)
+        shares = first.shares(one, names[0]), second.shares(other, names[1])
+        if first == second:
+            return one, other, True, ""
+        remark = f"{names[0]} ({first}) and {names[1]} ({second}) were rescaled to 0 to 1"
+        return *shares, True, remark
+    if same_scale(one, other):
+        return one, other, True, ""
+    remark = (
+        f"{names[0]} runs from {ScoreScale.of(one)} and {names[1]} from {ScoreScale.of(other)}: "
+        "these may be two scales, so only ranks are compared. If you know the scales, give "
+        "--scales LOW:HIGH,LOW:HIGH to have both rescaled, or LOW:HIGH if they are the same"
+    )
+    return one, other, False, remark
 
 
 def _score(row: SourceRow, name: str) -> float | None:

@@ -10,6 +10,7 @@ import errno
 import gc
 import importlib
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -17,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MPOError
+from ..redaction import find_secret, redact, redact_record, traceback_text
 
 __all__ = ["COMMANDS", "GC_THRESHOLD", "LazyGroup", "main"]
 
@@ -101,7 +103,7 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
 
 
 def _fail(message: str) -> NoReturn:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line.strip() for line in redact(message).splitlines() if line.strip()]
     typer.echo(f"error: {'; '.join(lines)}", err=True)
     raise SystemExit(1)
 
@@ -139,11 +141,24 @@ GC_THRESHOLD = (50_000, 20, 50)
 takes a seventh of the processor time of a judgement (`benchmarks/judge.py`)."""
 
 
+def _say_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    sys.stderr.write(traceback_text(error))
+
+
 def main() -> None:
     """The entry point of `mpo` and `python -m mpo`."""
     gc.set_threshold(*GC_THRESHOLD)
     # A board shows what a library's log lines say; a command that wants them sets up a handler.
     logging.getLogger((__package__ or "").partition(".")[0]).addHandler(logging.NullHandler())
+    sys.excepthook = _say_traceback
+    for argument in sys.argv[1:]:
+        secret = find_secret(argument.partition("=")[2] or argument) or find_secret(argument)
+        if secret is not None:
+            _fail(
+                f"an argument holds {secret[1]}: everybody on this machine can read it, and the "
+                "shell remembers it. Put it into an environment variable, and name the variable "
+                "(--api-key-env, or api_key_env in a config)"
+            )
     _show_endpoint_warnings()
     app(prog_name="mpo")
 
@@ -153,6 +168,7 @@ def _show_endpoint_warnings() -> None:
     that was cut, a server that is slow."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
+    handler.addFilter(redact_record)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     handler.addFilter(lambda _: not logging.root.handlers)  # `serve` has a log of its own
     package = (__package__ or "").partition(".")[0]

@@ -38,7 +38,8 @@ def choose_rubric(store: Store, which: str, cohort: str = "") -> Rubric:
     before, mark, digits = (part.strip() for part in text.rpartition("#"))
     cohort = before or cohort
     numbers = number_rubrics(store.lineage())
-    numbers = {key: n for key, n in numbers.items() if key[0] in _cohorts(store, numbers, cohort)}
+    cohorts = _cohorts(store, numbers, cohort)
+    numbers = {key: n for key, n in numbers.items() if key[0] in cohorts}
     if text == "head":
         heads = store.heads()
         fitting = [key for key in numbers if heads.get(key[0]) == key[1]]

@@ -68,7 +68,7 @@ def find_place(text: str) -> Path:
     Raises:
         ConfigError: No run is there.
     """
-    places = [path for path in (Path(text), RUNS / text) if _exists(path)]
+    places = [path for path in (Path(text), RUNS / text) if text and _exists(path)]
     place = next((place for place in places if _runs_at(place)), None)
     if place is None:
         raise ConfigError(_why_none(text, places))

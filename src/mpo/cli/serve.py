@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from ..config import RunFolder, build_served, load_config, reachable
+from ..redaction import redact_record
 from ..service.guard import TOKEN_ENV, limits_for
 from ..service.health import Health
 from ..service.server import serve as run_server
@@ -42,6 +43,8 @@ def serve(
     logging.basicConfig(
         force=True, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
+    for handler in logging.root.handlers:  # of the server's log, too
+        handler.addFilter(redact_record)
     loaded = load_config(config, list(overrides or []))
     label = name or default_name(loaded)
     limits = limits_for(host, os.environ.get(TOKEN_ENV) or None)

@@ -264,6 +264,7 @@ def _step_event(
         "rubric_title": age.title,
         "cost": asdict(Spending.of(costs)),
         "seconds": report.seconds,
+        "alarms": [" ".join(alarm.split())[:200] for alarm in report.alarms],
         "accepted": None if decision is None else decision.accepted,
         "reason": None if decision is None else " ".join(decision.reason.split())[:200],
     }

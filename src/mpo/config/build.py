@@ -4,12 +4,13 @@ where they are put together."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..chat import Chat
+from ..chat import Chat, identity_of
 from ..errors import ChatTransportError, ConfigError, RubricError
 from ..evaluation.simulated import keep_simulated
 from ..evolve.options import Evolve
@@ -277,7 +278,26 @@ def _reward(
         scoring=config.reward,
         evolve=evolve,
         seed=config.seed,
+        earlier_judges=_earlier_judges(config, store),
     )
+
+
+def _earlier_judges(config: Config, store: Store) -> list[str]:
+    """Identities of the RM under the endpoints that the run has had: what it judged there is paid
+    for."""
+    had: dict[str, dict[Any, None]] = {
+        key: {getattr(config.chat, key): None} for key in ("base_url", "structured_output")
+    }
+    for change in store.config_changes():
+        part, _, key = change.key.partition(".")
+        if part == "chat" and key in had:
+            had[key][change.old] = None
+    chats = [
+        config.chat.model_copy(update={"base_url": url, "structured_output": form})
+        for url, form in itertools.product(had["base_url"], had["structured_output"])
+        if url is not None
+    ]
+    return [identity_of(make_chat(chat, config.seed)) for chat in chats]
 
 
 def _blind(

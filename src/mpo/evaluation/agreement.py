@@ -56,15 +56,15 @@ as many are drawn at random."""
 class Agreement:
     """Agreement of two judges on the same units.
 
-    A figure is None where it is not defined: one of the judges always gives the same score, or
-    there are too many different values for a scale.
+    A figure is None where it is not defined: one of the judges always gives the same score, there
+    are too many different values for a scale, or the scores are on scales that cannot be compared.
     """
 
     n: int
     """Number of units that both judges scored."""
     unscored: int
     """Number of units that one of the judges, or both, did not score. They are in no figure."""
-    exact: float
+    exact: float | None
     """Share of equal scores, 0 to 1."""
     alpha_nominal: float | None
     alpha_ordinal: float | None
@@ -77,12 +77,15 @@ class Agreement:
     """Share of each judge's most frequent score: near 1, alpha and kappa say little."""
 
 
-def agreement(one: Sequence[float | None], other: Sequence[float | None]) -> Agreement:
+def agreement(
+    one: Sequence[float | None], other: Sequence[float | None], *, comparable: bool = True
+) -> Agreement:
     """Compare two judges by all figures.
 
     Args:
         one: Scores of the first judge; None where it did not score a unit.
         other: Scores of the second judge on the same units in the same order.
+        comparable: The scores are on one scale. Without, only their ranks are compared.
 
     Raises:
         DataError: There is no unit that both judges scored.
@@ -96,15 +99,15 @@ def agreement(one: Sequence[float | None], other: Sequence[float | None]) -> Agr
         )
     first, second = [a for a, _ in both], [b for _, b in both]
     scores = np.array([first, second], dtype=np.float64)
-    graded = len(np.unique(scores)) <= MOST_VALUES
+    graded = comparable and len(np.unique(scores)) <= MOST_VALUES
     spearman, kendall = _rank_correlations(first, second)
     return Agreement(
         n=len(both),
         unscored=len(one) - len(both),
-        exact=float((scores[0] == scores[1]).mean()),
+        exact=float((scores[0] == scores[1]).mean()) if comparable else None,
         alpha_nominal=krippendorff_alpha(scores, "nominal") if graded else None,
         alpha_ordinal=krippendorff_alpha(scores, "ordinal") if graded else None,
-        kappa_quadratic=quadratic_kappa(first, second),
+        kappa_quadratic=quadratic_kappa(first, second) if comparable else None,
         spearman=spearman,
         kendall=kendall,
         means=(float(scores[0].mean()), float(scores[1].mean())),
@@ -179,6 +182,9 @@ class CaseAgreement:
     """Agreement of the normalized rewards."""
     criteria: dict[str, Agreement]
     """Agreement of the scores by criterion; empty where the judges had different rubrics."""
+    other_rubric: int
+    """Number of responses that the judges graded under different rubrics: their rewards are
+    compared as shares of the points, and none of their criteria is."""
 
 
 def case_agreement(one: Sequence[Case], other: Sequence[Case]) -> CaseAgreement:
@@ -213,6 +219,7 @@ def case_agreement(one: Sequence[Case], other: Sequence[Case]) -> CaseAgreement:
             [a.normalized_reward for a, _ in both], [b.normalized_reward for _, b in both]
         ),
         criteria={name: agreement(*columns) for name, columns in scores.items()},
+        other_rubric=sum(a.rubric_id != b.rubric_id for a, b in both),
     )
 
 

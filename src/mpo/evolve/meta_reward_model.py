@@ -15,7 +15,7 @@ from ..errors import ChatError, ChatReplyError, MetaStepError
 from ..judge import parse_json, render_criteria
 from ..records import Analysis, Case, Proposal, Refinement
 from ..rubric import Rubric
-from ..sanitize import clean, fence
+from ..sanitize import ControlStrings, clean, fence
 from ..task import Task
 from .evidence import Evidence
 from .mrm_answers import (
@@ -68,6 +68,7 @@ class MetaRewardModel:
         context_cases: Other cases of the sample that are shown beside each case.
         rationales: Show scores and rationales per criterion; the total only if False.
         merge_words: Most words of proposals in one merge call.
+        control: Control strings that no text may say, besides those that `clean` knows.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class MetaRewardModel:
         context_cases: int = 6,
         rationales: bool = True,
         merge_words: int = MERGE_BUDGET_WORDS,
+        control: ControlStrings | None = None,
     ) -> None:
         self._chat = chat
         self._task = task
         self._secret = secret
+        self._control = control if control is not None else ControlStrings()
         self._seed = seed
         self._temperature = temperature
         self._max_tokens = max_tokens
@@ -433,7 +436,7 @@ class MetaRewardModel:
         return parse_json(text)
 
     def _fenced(self, text: str, label: str) -> str:
-        return fence(clean(text).text, secret=self._secret, label=label)
+        return fence(clean(text, self._control).text, secret=self._secret, label=label)
 
     def _hint(self, hint: str) -> str:
         return f"A monitor of the training reports:\n{self._fenced(hint, 'HINT')}" if hint else ""

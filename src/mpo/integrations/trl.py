@@ -36,7 +36,7 @@ from ..errors import ConfigError
 from ..records import Judgement, Mode, Rollout
 from ..reward import EvolvingReward
 from .trainer_rollouts import GoldScorer, make_rollout, score_rollouts
-from .trl_callback import MetaStepCallback, require_trl
+from .trl_callback import MetaStepCallback, check_reward, require_trl
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -82,6 +82,7 @@ class TRLReward:
         on_scored: Callable[[Sequence[Rollout], Sequence[Judgement]], None] | None = None,
     ) -> None:
         require_trl()
+        check_reward(reward, "TRLReward")
         self.reward = reward
         self.gold_scorer = gold_scorer
         self.on_scored = on_scored
@@ -179,7 +180,11 @@ class TRLReward:
             "log_metric": log_metric,
             **columns,
         }
-        judgements = await asyncio.wrap_future(self._scoring(arguments))
+        scoring = self._scoring(arguments)
+        try:
+            judgements = await asyncio.wrap_future(scoring)
+        finally:
+            self._call = None  # the functions beside it have begun, and have it already
         if log_extra is not None:
             log_extra("mpo_rubric", [judgement.rubric_id for judgement in judgements])
             log_extra("mpo_unscored", [judgement.unscored or "" for judgement in judgements])

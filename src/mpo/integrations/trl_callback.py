@@ -12,11 +12,12 @@ from ..chat.event_loop import run_in_loop
 from ..errors import ConfigError, MissingExtraError
 from ..records import Decision
 from ..reward import EvolvingReward
+from ..sanitize import control_strings_of
 from .meta_steps import MetaSteps, saved_state
 from .tracker_texts import TrackerTexts
 from .trainer_figures import keep_figures
 
-__all__ = ["MetaStepCallback", "require_trl"]
+__all__ = ["MetaStepCallback", "check_reward", "require_trl"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,19 @@ def require_trl() -> None:
         )
 
 
+def check_reward(reward: Any, owner: str) -> None:
+    """Raise an error where `owner`, a class of this adapter, was given something else.
+
+    Raises:
+        ConfigError: It is no EvolvingReward.
+    """
+    if not isinstance(reward, EvolvingReward):
+        raise ConfigError(
+            f"{owner} takes an EvolvingReward, not {type(reward).__name__}: "
+            f"{owner}(mpo.EvolvingReward(task, chat, store))"
+        )
+
+
 class MetaStepCallback:
     """Holds the meta steps of a reward in a Hugging Face trainer, and keeps its state.
 
@@ -68,6 +82,7 @@ class MetaStepCallback:
         on_step: Callable[[int, Decision | None], None] | None = None,
     ) -> None:
         require_trl()
+        check_reward(reward, "MPOCallback")
         self.reward = reward
         self._meta_steps = MetaSteps(reward, on_step=on_step)
         self._texts = TrackerTexts(self._meta_steps.log)
@@ -94,8 +109,18 @@ class MetaStepCallback:
                 "MPOCallback continues from a checkpoint by itself: leave "
                 "restore_callback_states_from_checkpoint=False"
             )
+        data = self.reward.task.spec.dataset
+        column = data.reference_column or data.answer_column
+        if column is not None and getattr(args, "remove_unused_columns", False):
+            raise ConfigError(
+                f"task {self.reward.task.name!r} grades with the dataset's column {column!r}, "
+                "which TRL drops: leave remove_unused_columns=False"
+            )
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, processing_class: Any = None, **_: Any
+    ) -> None:
+        self.reward.control_strings.add(control_strings_of(processing_class))
         self._first = self._logged = state.global_step
         self._meta_steps.begin(state.global_step, saved_state(state.stateful_callbacks))
         self._texts = TrackerTexts(self._meta_steps.log)

@@ -18,6 +18,7 @@ Four protocols, chosen by `rm.protocol` in task.yaml:
 from __future__ import annotations
 
 from ..chat import Chat
+from ..sanitize import ControlStrings
 from ..task import Task
 from ..task.answers import BoxedAnswers
 from ..task.rules import Box, RuleHit, boxes, first_rule
@@ -71,6 +72,7 @@ def make_reward_model(
     seed: int = 0,
     *,
     answers: AnswerChecker | None = None,
+    control: ControlStrings | None = None,
 ) -> RewardModel:
     """The reward model that a task asks for.
 
@@ -80,9 +82,10 @@ def make_reward_model(
         secret: Key of the fences; the run's own, unknown to the policy.
         seed: Random seed for the model and for every draw.
         answers: Compares final answers, for tasks with `rm.answer_check`; `BoxedAnswers()` if None.
+        control: Control strings that no text may say, besides those that `clean` knows.
     """
     rm = task.spec.rm
-    model = PROTOCOLS[rm.protocol](chat, task, secret=secret, seed=seed)
+    model = PROTOCOLS[rm.protocol](chat, task, secret=secret, seed=seed, control=control)
     if rm.answer_check == "off":
         return model
     return AnswerChecked(model, task, answers or BoxedAnswers(), seed=seed)

@@ -21,7 +21,7 @@ from ..chat import (
 from ..errors import ChatError, ChatReplyError
 from ..records import CriterionScore, Rollout, Usage, content_hash
 from ..rubric import Rubric
-from ..sanitize import Cleaned, clean, fence
+from ..sanitize import Cleaned, ControlStrings, clean, fence
 from ..task import Task
 from .answer_format import Keyed
 
@@ -88,8 +88,11 @@ def seeded_random(seed: int, *names: object) -> random.Random:
 
 
 @lru_cache(maxsize=64)  # the completions of a group follow each other, with one prompt
-def _fenced_prompt(text: str, secret: bytes, label: str) -> str:
-    return fence(clean(text).text, secret=secret, label=label)
+def _fenced_prompt(
+    text: str, secret: bytes, label: str, control: ControlStrings, strings: tuple[str, ...]
+) -> str:
+    # The strings are a part of the cache's key: more of them may become known.
+    return fence(clean(text, control).text, secret=secret, label=label)
 
 
 @lru_cache(maxsize=1024)  # likewise with one order of criteria
@@ -107,6 +110,7 @@ class Grader:
         task: The task with its prompts, limits, temperature and token cap.
         secret: Key of the fences; the run's own, unknown to the policy.
         seed: Seed for servers that take one, and for the order of criteria.
+        control: Control strings that no text may say, besides those that `clean` knows.
     """
 
     protocol: str
@@ -115,7 +119,16 @@ class Grader:
     shuffles = False
     """True if the order of criteria is drawn where the task does not say."""
 
-    def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
+    def __init__(
+        self,
+        chat: Chat,
+        task: Task,
+        *,
+        secret: bytes,
+        seed: int = 0,
+        control: ControlStrings | None = None,
+    ) -> None:
+        self._control = control if control is not None else ControlStrings()
         self._chat = chat
         self._task = task
         self._rm = task.spec.rm
@@ -141,7 +154,7 @@ class Grader:
         self, rollout: Rollout, rubric: Rubric, cleaned: Cleaned | None = None
     ) -> JudgeResult:
         meter = Metered(self._chat)
-        response = cleaned if cleaned is not None else clean(rollout.completion)
+        response = cleaned if cleaned is not None else clean(rollout.completion, self._control)
         try:
             scores = await self._scores(meter, rollout, rubric, self._fill(rollout, response.text))
         except ChatError as error:
@@ -180,13 +193,16 @@ class Grader:
         """Values of the placeholders that all prompts may have."""
         values = {
             **self._values,
-            "prompt": _fenced_prompt(rollout.prompt, self._secret, "PROMPT"),
+            "prompt": self._fenced(rollout.prompt, "PROMPT"),
             "response": fence(response, secret=self._secret, label="RESPONSE"),
         }
         if self._task.spec.dataset.reference_column is not None:
             reference = self._task.reference(rollout.columns)
-            values["reference"] = _fenced_prompt(reference, self._secret, "REFERENCE")
+            values["reference"] = self._fenced(reference, "REFERENCE")
         return values
+
+    def _fenced(self, text: str, label: str) -> str:
+        return _fenced_prompt(text, self._secret, label, self._control, self._control.strings)
 
     def _filled(self, kind: str, values: Mapping[str, str]) -> list[Message]:
         return cast(list[Message], self._task.prompts[kind].messages(values))

@@ -81,6 +81,21 @@ _EDIT = (
     r"(?:add|insert|append|include|introduce|create|remove|delete|drop|replace|rewrite|change"
     r"|update|relax|lower|weaken)\w*"
 )
+_DROP = "ignore|disregard|forget|discard|pay no attention to|override|bypass|do not follow"
+# What an order to drop something may end with. "Ignore previous studies" is honest.
+_BEFORE = (
+    r"(?:[\w']+,?\s){0,3}?(?:(?:above|foregoing)\b(?!-| (?:average|all|mentioned|\w+ed\b))"
+    r"|(?:previous|preceding|prior|earlier|so far|(?:came|said|told|written) (?:before|above)"
+    r"|before this|before that)\b(?=\s*(?:[^\w\s]|$)))"
+)
+_TOLD = (
+    r"(?:(?:(?:all|everything|anything|whatever)\s)+(?:that\s)?(?:you|i|was|has)\b"
+    r"|what(?:ever)?\s(?:you|i)\s(?:\w+\s){0,2}?(?:told|asked|instructed|said|given)\b)"
+)
+_ENDED = (
+    r"(?:(?:are|is|have been|has been) )?(?:now )?(?:no longer (?:appl|valid|bind|count|in )"
+    r"|supersed|null and void|replaced|cancel|revoked|obsolete|void\b)"
+)
 _MUST = r"(?:must|should|has to|have to|shall)"
 
 # Kind; characters of which one must occur in the text (none: no condition); strings of which one
@@ -89,13 +104,21 @@ _PHRASES: tuple[tuple[str, str, str, str], ...] = (
     (
         "ignore_instructions",
         "",
-        "ignor|disregard|forget|overrid|overrul|bypass|do not follow"
+        "ignor|disregard|forget|overrid|overrul|bypass|not follow|discard|pay no att"
         "|忽略|无视|無視|игнорир|تجاهل|무시",
         rf"""\b(?:ignore|disregard|forget|overrid|overrul|bypass|do not follow)\w*\s.{{,40}}?{_RULE}
-        (?:忽略|无视).{{0,12}}(?:指令|说明|评分|提示|标准|要求)|無視して|지시.{{0,10}}무시
+        \b(?:{_DROP})\s(?:{_BEFORE}|{_TOLD}|(?:\w+\s){{0,2}}?your\s(?:\w+\s)?(?:task|orders|training)\b)
+        (?:忽略|无视).{{0,12}}(?:指令|说明|评分|提示|标准|要求|以上|之前|上述)|無視して|지시.{{0,10}}무시
         ignora\w*\s.{{0,30}}?(?:instruc|istruzion|rúbrica|criteri)|تجاهل.{{0,20}}تعليمات
-        ignorez\s.{{0,30}}?(?:instruction|consigne|crit)|ignorier\w*\s.{{0,30}}?(?:anweisung|kriteri)
+        ignorez\s.{{0,30}}?(?:instruction|consigne|crit|précèd)|ignorier\w*\s.{{0,30}}?(?:anweisung|kriteri)
         игнорир\w*\s.{{0,30}}?(?:инструкц|критери|указан)""",
+    ),
+    (
+        "ignore_instructions",
+        "",
+        "instruction",
+        rf"""\b(?:above|previous|preceding|prior|earlier|your) (?:\w+ )?instructions?,? {_ENDED}
+        ^\W{{0,4}}(?:your )?new instructions?\s?(?:\W|follow|begin|are\b)""",
     ),
     (
         "score_demand",
@@ -162,6 +185,12 @@ _PHRASES: tuple[tuple[str, str, str, str], ...] = (
         "### |begin |end ",
         r"""^### (?:instruction|response|system|input|assistant|user|human)\b
         ^[-=*#\s]{0,8}(?:begin|end) (?:of )?(?:the )?(?:system|user|response|essay|text)\b""",
+    ),
+    (
+        "role_turn",
+        "#",
+        "# model output|# instruction",
+        r"""^#{1,6} model outputs?\b|^## instruction$""",
     ),
     (
         "placeholder",

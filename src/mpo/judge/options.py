@@ -44,6 +44,10 @@ class Scoring(BaseModel):
     on_injection: OnInjection = "observe"
     """Treatment of a text that speaks to its grader: `observe` counts it, `penalize` takes a
     quarter of the scale's span, `refuse` gives it the lowest reward."""
+    control_strings: tuple[str, ...] = ()
+    """Control strings of the judge's chat template beyond those that `mpo.sanitize` knows, such as
+    `<|turn_over|>`: no response may say them. Trainers add what the policy's tokenizer calls
+    special."""
 
     @field_validator("scale", mode="plain")
     @classmethod

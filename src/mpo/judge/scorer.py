@@ -16,7 +16,7 @@ from typing import TypeVar
 from ..errors import StoreFileError, UnscoredError
 from ..records import Case, CriterionScore, Judgement, Mode, Rollout, ScaleMap, content_hash
 from ..rubric import Rubric
-from ..sanitize import Cleaned, clean
+from ..sanitize import Cleaned, ControlStrings, clean
 from ..store import Group, Store, View
 from ..task import Task
 from ..task.rules import RuleHit, first_rule
@@ -73,6 +73,7 @@ class Scorer:
             unscored. None waits for every call to end by itself.
         earlier_judges: Identities of the models that graded this run before its endpoint changed.
             What they gave to a rollout that is scored again, as after a resume, stays paid for.
+        control: Control strings that no completion may say, besides those that `clean` knows.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Scorer:
         seed: int,
         deadline_s: float | None = None,
         earlier_judges: Sequence[str] = (),
+        control: ControlStrings | None = None,
     ) -> None:
         self.task, self.store = task, store
         self.reward_model, self.scale = reward_model, scale
@@ -96,6 +98,7 @@ class Scorer:
         self.max_unscored = max_unscored
         self.seed = seed
         self.deadline_s = deadline_s
+        self.control = control
         self.earlier_judges = tuple(earlier_judges)
         # Paid for, and kept out of the store by a full disk; by the judgement's key.
         self._unwritten: dict[str, Case] = {}
@@ -270,7 +273,7 @@ class Scorer:
             ends: End of the batch's time by the loop's clock; None for no end.
         """
         rollout, rubric, model = one.rollout, one.rubric, self.reward_model
-        cleaned = clean(rollout.completion)
+        cleaned = clean(rollout.completion, self.control)
         flags = find_injection_flags(cleaned)
         rule = first_rule(self.task.spec, cleaned)
         if rule is None and self.on_injection == "refuse" and hostile(flags):

@@ -14,6 +14,7 @@ from functools import partial
 from ..chat import Chat, SharedSchema
 from ..records import CriterionScore, Rollout
 from ..rubric import Rubric
+from ..sanitize import ControlStrings
 from ..task import Task
 from .answer_format import (
     Keyed,
@@ -55,8 +56,16 @@ class SingleCall(Grader):
     per_call: int | None = None
     """Largest number of criteria that one call asks for; None where the task decides."""
 
-    def __init__(self, chat: Chat, task: Task, *, secret: bytes, seed: int = 0) -> None:
-        super().__init__(chat, task, secret=secret, seed=seed)
+    def __init__(
+        self,
+        chat: Chat,
+        task: Task,
+        *,
+        secret: bytes,
+        seed: int = 0,
+        control: ControlStrings | None = None,
+    ) -> None:
+        super().__init__(chat, task, secret=secret, seed=seed, control=control)
         self._forms: dict[tuple[str, ...], _Form] = {}
 
     async def _scores(

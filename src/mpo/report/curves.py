@@ -73,7 +73,9 @@ def _trainer_curve(runs: Sequence[RunData], name: str, title: str) -> Curve:
         if name in run.trainer
     }
     shown = {place: course for place, course in courses.items() if course}
-    return Curve(name, title, name.replace("_", " "), shown, unit=False, digits=0)
+    axis = "KL" if name == "kl" else name.replace("_", " ")
+    smooth = name != "learning_rate"  # it has no noise, and a schedule should be seen as it is
+    return Curve(name, title, axis, shown, unit=False, smooth=smooth, digits=0)
 
 
 def curves_section(runs: Sequence[RunData], drawn: Sequence[tuple[Curve, Any]]) -> str:

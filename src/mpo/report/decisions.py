@@ -47,7 +47,7 @@ def _all_lives(runs: Sequence[RunData], lines: int) -> str:
     first = next((run for run in runs if run.switches), runs[0])
     parts = []
     for run in runs:
-        proposals = [d for d in (*run.before, *run.decisions) if d.kind != "seed"]
+        proposals = [d for d in (*run.before, *run.decisions) if d.kind == "evolve"]
         accepted = sum(d.accepted for d in proposals)
         gist = "the seed rubric only"
         if proposals:

@@ -89,7 +89,8 @@ def table(
     visible: bool = True,
     kinds: Sequence[str] = (),
 ) -> str:
-    """A table that scrolls within itself on a narrow screen.
+    """A table that scrolls within itself on a narrow screen. A column without a value in any row is
+    left out.
 
     Args:
         caption: Caption as text.
@@ -99,13 +100,16 @@ def table(
         kinds: Class of each column: `words` for text, empty for numbers.
     """
     padded = [*kinds, *[""] * (len(heads) - len(kinds))]
+    whole = [list(row) for row in rows]
+    kept = [n for n in range(len(heads)) if not n or any(r[n] not in ("", MISSING) for r in whole)]
+    heads, padded = [heads[n] for n in kept], [padded[n] for n in kept]
     classes = [f' class="{kind}"' if kind else "" for kind in padded]
     head = "".join(
         f'<th scope="col"{kind}>{escape(name)}</th>'
         for name, kind in zip(heads, classes, strict=True)
     )
     body = []
-    for first, *rest in rows:
+    for first, *rest in ([row[n] for n in kept] for row in whole):
         cells = "".join(
             f"<td{kind}>{cell}</td>" for cell, kind in zip(rest, classes[1:], strict=True)
         )

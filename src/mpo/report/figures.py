@@ -40,8 +40,15 @@ class Curve:
     """Values by step, by place of the run; None is a gap."""
     unit: bool = True
     """True if the values lie between 0 and 1."""
+    smooth: bool = True
+    """False for values that are drawn as they are, however long the run is."""
     digits: int = 1
     """Digits after the point of values that do not; 0 for three significant ones."""
+
+    def means(self, place: int) -> list[float | None]:
+        """Moving mean of a run's values."""
+        values = list(self.values[place].values())
+        return moving_mean(values, window(len(values)) if self.smooth else 1)
 
     def text(self, value: float | None) -> str:
         """A value for a table."""
@@ -90,7 +97,7 @@ def draw(runs: Sequence[RunData], curve: Curve) -> Any:
     for place, run in enumerate(runs):
         if place in curve.values:
             ink = arm_colour(run.arm, arms)
-            course = _Course(run, curve.values[place], ink, several[run.arm])
+            course = _Course(run, curve, place, ink, several[run.arm])
             lines.append(course.line(plot))
             marks += course.switches(plot)
             alarms += course.alarms(plot, *_rail(curve, arms, run.arm))
@@ -118,15 +125,17 @@ class _Course:
 
     Args:
         run: The run.
-        values: Values by step.
+        curve: The figure's curve.
+        place: Place of the run.
         ink: Colour of the arm.
         several: True if the arm has other runs, too.
     """
 
-    def __init__(self, run: RunData, values: Mapping[int, float | None], ink: str, several: bool):
+    def __init__(self, run: RunData, curve: Curve, place: int, ink: str, several: bool) -> None:
         self.run, self.ink, self.several = run, ink, several
+        values = curve.values[place]
         self.steps, self.values = list(values), list(values.values())
-        self.means = moving_mean(self.values, window(len(values)))
+        self.means, self.smooth = curve.means(place), curve.smooth
         self.at = {
             step: mean
             for step, mean in zip(self.steps, self.means, strict=True)
@@ -147,7 +156,7 @@ class _Course:
                 "name": [self.run.name] * len(self.steps),
             }
         )
-        if not self.several and window(len(self.values)) > 1:
+        if not self.several and self.smooth and window(len(self.values)) > 1:
             thin = plot.line("step", "raw", source=data, color=self.ink, alpha=0.3, line_width=1)
             thin.name = self.run.arm
         alpha, width = (0.3, 1.2) if self.several else (0.95, 2.4)
@@ -211,9 +220,7 @@ def _band(plot: Any, runs: Sequence[RunData], curve: Curve, arm: str, ink: str) 
     by_step: dict[int, list[float]] = {}
     for place, run in enumerate(runs):
         if run.arm == arm and place in curve.values:
-            values = curve.values[place]
-            means = moving_mean(list(values.values()), window(len(values)))
-            for step, mean in zip(values, means, strict=True):
+            for step, mean in zip(curve.values[place], curve.means(place), strict=True):
                 if mean is not None:
                     by_step.setdefault(step, []).append(mean)
     steps = sorted(by_step)

@@ -23,9 +23,10 @@ from .curves import curves_section, figures, scale_sentence
 from .decisions import decisions_section
 from .elements import badge, details, duration, number, section, table
 from .figures import library
+from .notes import notes
 from .rollouts import pack, pack_texts, rollouts_section
 from .run_data import RunData, load_run
-from .summary import headline, notes, summary_section, what_was_run
+from .summary import headline, summary_section, what_was_run
 
 __all__ = ["LARGEST", "versions", "write_report"]
 
@@ -37,7 +38,7 @@ QUOTA = 10_000
 """Rollouts that are read for the page, over all runs."""
 _SECTIONS = (
     ("arms", "Result"),
-    ("curves", "Reward and gold"),
+    ("curves", "Curves"),
     ("rubric", "The life of the rubric"),
     ("texts", "Rollouts"),
     ("monitors", "Monitors and cost"),

@@ -212,7 +212,7 @@
 
   function rolloutItem(row) {
     const several = data.runs.length > 1 ? `${row.run.name}, ` : "";
-    const gold = row.gold === null ? "" : ` · gold ${number(row.gold)}`;
+    const gold = row.gold === null ? "" : ` · ${row.run.gold} ${number(row.gold)}`;
     const chips = flagsOf(row).filter((flag) => !flag.startsWith("behind")).map(
       (flag) => make("span", { class: "badge flag" }, flag));
     const start = row.completion.slice(0, 130).replace(/\s+/g, " ");

@@ -162,7 +162,7 @@ def _content(
     rows = [_row(place, shown, prompts, texts, rubrics) for place, shown in chosen]
     known = {id: rubric for run in runs for id, rubric in run.rubrics.items()}
     return {
-        "runs": [{"name": run.name, "labels": _labels(run)} for run in runs],
+        "runs": [{"name": run.name, "labels": _labels(run), "gold": run.gold_name} for run in runs],
         "rubrics": [_rubric(id, known.get(id)) for id in rubrics.places],
         "prompts": list(prompts.places),
         "texts": list(texts.places),
@@ -243,6 +243,8 @@ def rollouts_section(runs: Sequence[RunData], packed: Packed) -> str:
         note += f" Analyses are cut after {packed.cut:,} characters."
     names = "".join(f"<option>{escape(run.name)}</option>" for run in runs)
     run_field = _field("run", f'<select name="run"><option value="">all</option>{names}</select>')
+    golds = [run.gold_name for run in runs if any(s.gold is not None for s in run.sample.shown)]
+    gap = f'<option value="gap">reward above {escape(golds[0])}</option>' if golds else ""
     fields = [
         run_field if len(runs) > 1 else "",
         _field("step from", '<input name="from" type="number" min="0" inputmode="numeric">'),
@@ -257,7 +259,7 @@ def rollouts_section(runs: Sequence[RunData], packed: Packed) -> str:
             '<select name="order"><option value="step">by step</option>'
             '<option value="high">highest reward</option>'
             '<option value="low">lowest reward</option>'
-            '<option value="gap">reward above gold</option></select>',
+            f"{gap}</select>",
         ),
     ]
     return (

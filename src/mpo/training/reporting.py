@@ -15,6 +15,7 @@ from ..integrations.trainer_rollouts import GOLD
 from ..records import Case, Decision
 from ..reward import EvolvingReward
 from ..store import Store
+from ..watch import MONITOR
 from ..watch.second_judge import AUDIT
 from .files import Checkpoint, newest_checkpoint, write_rubrics
 
@@ -45,6 +46,8 @@ class StepReport:
     """KL divergence from the policy before training; None where `beta` is 0."""
     decision: Decision | None
     """Decision of the meta step after this update, if there was one."""
+    alarms: tuple[str, ...]
+    """Alarms that the monitors raised after this update and not after the one before."""
     seconds: float
     """Time since the update before."""
 
@@ -114,6 +117,12 @@ class StepReporter:
                 rubric_id=next(iter(store.heads().values())),
                 kl=kl,
                 decision=self._decision,
+                alarms=tuple(
+                    f"{alarm['monitor']}: {alarm['message']}"
+                    for event in store.events(MONITOR, after_step=last)
+                    for alarm in event.result["alarms"]
+                    if alarm["new"]
+                ),
                 seconds=now - self._last,
             )
         )

@@ -20,6 +20,7 @@ from ..integrations.trainer_rollouts import GoldScorer, score_rollouts
 from ..records import Rollout
 from ..reward import EvolvingReward
 from ..rubric import Rubric
+from ..sanitize import control_strings_of
 from .generation import Sampling, end_tokens, generate
 from .model import check_before_loading, check_model, load_policy, load_tokenizer, quiet
 from .ppo.language_model import LanguageModel
@@ -107,6 +108,7 @@ def blind_rubric(
         check_model(model)
         with closing(reward):
             policy = _Policy(model, settings)
+            reward.control_strings.add(control_strings_of(policy.tokenizer))
             for n in remaining:
                 run_in_loop(reward.score(policy.sample_batch(reward, rows, n, seed)))
                 run_in_loop(reward.step(n))

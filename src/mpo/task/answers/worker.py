@@ -20,7 +20,7 @@ from typing import Any
 from .equality import LONGEST, same_answer
 from .latex import final_answer, number, tidy
 
-__all__ = ["BoxedAnswers"]
+__all__ = ["BoxedAnswers", "serve"]
 
 
 class BoxedAnswers:
@@ -137,7 +137,8 @@ def _start() -> subprocess.Popen[str]:
     # A process of its own program, no fork or spawn: a trainer holds CUDA, and a user's script may
     # have no `if __name__ == "__main__"`.
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        # Not -m: the package has imported this module by then, of which Python warns.
+        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -159,7 +160,8 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (4 * gib, 4 * gib))
 
 
-def _serve() -> None:
+def serve() -> None:
+    """Answer comparisons, a line each, until stdin ends; the process's program."""
     _limit_memory()
     with contextlib.suppress(Exception):
         same_answer("x+1", "1+x")  # loads math-verify
@@ -171,7 +173,3 @@ def _serve() -> None:
         except Exception:  # a checker that dies would take the run's answers with it
             same = False
         print(json.dumps(same), flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    _serve()

@@ -31,6 +31,7 @@ from ...judge.scale import Scale
 from ...records import CriterionScore, Judgement, Rollout, ScaleMap
 from ...reward import EvolvingReward
 from ...rubric import Rubric
+from ...sanitize import control_strings_of
 from ..files import Checkpoint, newest_checkpoint
 from ..generation import Sample, Sampling, end_tokens
 from ..model import check_before_loading, check_model, is_main, load_tokenizer, quiet
@@ -97,6 +98,7 @@ class _Run:
         self.rank = int(self.accelerator.process_index)
         self.per_rank = settings.per_rank_batch_size(int(self.accelerator.num_processes))
         self.tokenizer = load_tokenizer(model)
+        reward.control_strings.add(control_strings_of(self.tokenizer))
         checkpoint = newest.folder if newest else None
         self.engine = Engine(model, settings, self.accelerator, seed, checkpoint)
         ppo = settings.ppo
