@@ -29,7 +29,7 @@ from ..chat import (
     WindowedChat,
 )
 from ..errors import ConfigError
-from ..records import Usage
+from ..records import Usage, to_json
 from ..store import Store
 from .plugins import is_free, load_plugin
 from .schema import BudgetConfig, ChatConfig
@@ -118,7 +118,7 @@ class Chats:
     def keep(self) -> None:
         """Write the timings into the store, and what was spent since its last commit."""
         self.store.flush()
-        text = json.dumps(self.timings())
+        text = to_json(self.timings())
         if text != (self.store.meta(TIMINGS) or "{}"):
             self.store.set_meta(TIMINGS, text)
 

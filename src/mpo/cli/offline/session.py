@@ -7,7 +7,6 @@ command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no s
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,7 +23,7 @@ from ...evolve.options import Evolve
 from ...judge import judge_identity
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
-from ...records import Case, Judgement, Rollout, Usage, content_hash
+from ...records import Case, Judgement, Rollout, Usage, content_hash, to_json
 from ...reward import EvolvingReward
 from ...rubric import Rubric
 from ...task import PROTOCOL_PROMPTS, PromptFile, Task, load_task
@@ -303,7 +302,7 @@ def _usage(figures: Mapping[str, int], times: float) -> Usage:
 def print_estimate(estimate: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Print an estimate: one line on stderr, or JSON on stdout."""
     if as_json:
-        typer.echo(json.dumps(estimate, indent=2))
+        typer.echo(to_json(estimate, indent=2))
         return
     usd = "" if estimate["usd"] is None else f", about {estimate['usd']:.4f} USD"
     typer.echo(
