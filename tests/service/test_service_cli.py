@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Iterator[Start]:
 def address(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     said = process.stdout.readline()
-    assert re.match(r"mpo serve( \(sandbox\))?: run 'a' at http://127\.0\.0\.1:", said), said
+    assert re.match(r"mpo serve( \(sandbox judge\))?: run 'a' at http://127\.0\.0\.1:", said), said
     return said.split("//")[1].split(",")[0]
 
 

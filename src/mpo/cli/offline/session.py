@@ -19,6 +19,7 @@ from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import is_simulated
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
+from ...evaluation.simulated import keep_simulated
 from ...evolve.options import Evolve
 from ...judge import judge_identity
 from ...judge.options import Scoring
@@ -177,6 +178,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         seed=seed,
     )
     sandbox = is_simulated(options.chat, options.model)
+    keep_simulated(store, {"judge": sandbox})
     return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
 
 
