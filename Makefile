@@ -29,8 +29,9 @@ CHAT_ARGS := $(if $(CHAT),chat.base_url=$(CHAT) chat.model=$(MODEL),)
 demo: $(STAMP)  ## watch a policy game a vague rubric, and MPO repair it (sandbox, about 5 minutes)
 	$(VENV)/bin/mpo compare sandbox/essay --arms fixed,mpo --name demo $(CHAT_ARGS)
 
+# Two workers, one thread of torch each: with more they would wait for each other.
 test: $(VENV)/.installed-dev  ## the default tests, under 6 minutes on 2 cores
-	$(PY) -m pytest -m "not slow and not servers"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not servers"
 
 test-slow: $(VENV)/.installed-dev  ## real training: 2 ranks, kill and resume
 	$(PY) -m pytest -m slow

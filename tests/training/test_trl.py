@@ -100,7 +100,7 @@ def test_several_batches_per_update_have_one_numbering(model: str, tmp_path: Pat
 
 
 def test_a_users_own_program_resumes(model: str, tmp_path: Path) -> None:
-    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "logging_steps": 1}
     reward = tiny_reward(tmp_path)
     trainer_of(tmp_path, model, reward, **options).train()
     before = history(reward.store)
@@ -110,6 +110,10 @@ def test_a_users_own_program_resumes(model: str, tmp_path: Path) -> None:
     trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     assert history(again.store) == before
     assert again.store.snapshot(4)["branch"] == 2
+    # What the report shows of the trainer: each update once, the first two from before the stop.
+    figures = again.store.events("trainer")
+    assert [event.step for event in figures] == [1, 2, 3, 4]
+    assert {"loss", "entropy", "learning_rate"} <= set(figures[0].result)
 
     # Anew: from the seed rubric, nothing deleted.
     trainer_of(tmp_path, model, again, **options).train()

@@ -11,7 +11,6 @@ events, JSON objects with a `kind`:
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..records import to_json
 from .tables import EMPTY, number
 
 __all__ = ["Board", "Event", "RunView", "Spending", "open_board", "short"]
@@ -174,7 +174,7 @@ class _JsonBoard(Board):
     """One JSON object per line on stdout."""
 
     def take(self, label: str, event: Event) -> None:
-        typer.echo(json.dumps({"run": label, **event}))
+        typer.echo(to_json({"run": label, **event}))
         sys.stdout.flush()
 
 

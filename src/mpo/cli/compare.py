@@ -25,6 +25,7 @@ from ..config import (
 )
 from ..config.plugins import Plugin, find_plugin
 from ..errors import ConfigError
+from ..records import to_json
 from ..task import load_task
 from .board import Board, open_board
 from .children import Job, run_jobs
@@ -75,7 +76,7 @@ def compare(
         if done:
             report = report_or_why(done, folder.path / "report.html", result)
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        typer.echo(to_json(result, indent=2))
     else:
         print_table(results_table(result))
         typer.echo(cost_lines(total_costs(result)))
@@ -207,5 +208,5 @@ def _write(
         "seconds": round(before + seconds, 1),
         **({"failed": failed} if failed else {}),
     }
-    write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(result, indent=2) + "\n")
     return result

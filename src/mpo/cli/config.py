@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import typer
 from ..config import write_text
 from ..config.keys import config_keys, keys_markdown
 from ..errors import ConfigError
+from ..records import to_json
 
 __all__ = ["app"]
 
@@ -74,7 +74,7 @@ def keys(
     if markdown:
         typer.echo(keys_markdown(), nl=False)
     elif as_json:
-        typer.echo(json.dumps([asdict(key) for key in config_keys()], indent=2))
+        typer.echo(to_json([asdict(key) for key in config_keys()], indent=2))
     else:
         for key in config_keys():
             mark = "; may change while a run goes on" if key.operational else ""

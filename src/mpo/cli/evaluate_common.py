@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from ..data import (
     suffix_of,
 )
 from ..evaluation.rows import Row, rows_of_run
+from ..records import to_json
 from ..store import STORE
 from .runs import RUNS, is_store, open_store
 from .tables import print_table
@@ -149,7 +149,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 def show(body: Mapping[str, Any], output: Output, as_json: bool) -> None:
     """Print a result, as JSON for a program or as tables and lines for a person."""
     if as_json:
-        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        typer.echo(to_json(body, indent=2))
         return
     for part in output:
         if isinstance(part, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from functools import partial
@@ -15,6 +14,7 @@ from ..config.plugins import find_plugin
 from ..data import PROMPT, ReadOptions, SourceRow
 from ..errors import ConfigError
 from ..evaluation.rows import JsonlLog, Row
+from ..records import to_json
 from ..task import Task, load_task
 from ..training.completions import CompletionSettings, check_packages, complete_test_set
 from ..training.files import newest_checkpoint
@@ -100,7 +100,7 @@ def generate(
         if not as_json:
             typer.echo(f"{path}: {len(rows)} rows, {fresh} of them new, {cut} cut at the limit")
     if as_json:
-        typer.echo(json.dumps(files, indent=2))
+        typer.echo(to_json(files, indent=2))
 
 
 def _test_rows(source: str, task: Task | None, reading: ReadOptions) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from ..chat import identity_of
 from ..config import write_text
 from ..errors import MetaStepError
-from ..records import Decision, Rollout
+from ..records import Decision, Rollout, to_json
 from ..rubric import Rubric, diff_rubrics
 from .offline.options import OfflineOptions, offline_command
 from .offline.rows import FROM_FILE, FileRow
@@ -71,7 +70,7 @@ def evolve(
     before = session.reward.seed_rubric
     if as_json:
         body = {**_body(session, before, decision), "human": human}
-        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        typer.echo(to_json(body, indent=2))
     else:
         typer.echo(_text(session, before, decision, human, out))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -15,6 +14,7 @@ from ..config import write_text
 from ..errors import ConfigError, StoreError
 from ..evaluation.run_metrics import arm_seed_summary
 from ..importers import Experiment, Imported, read_experiment, write_experiment
+from ..records import to_json
 from ..store import Store
 from ..training.files import write_rubrics
 from .runs import run_path
@@ -47,9 +47,7 @@ def import_(
     experiment = read_experiment(folder)
     imported = _write(target, experiment)
     if as_json:
-        typer.echo(
-            json.dumps({**asdict(imported), "run": str(target)}, ensure_ascii=False, indent=2)
-        )
+        typer.echo(to_json({**asdict(imported), "run": str(target)}, indent=2))
         return
     typer.echo(
         f"{target}: {imported.rollouts} rollouts, {imported.rubrics} rubrics, "
@@ -86,7 +84,7 @@ def _write(target: Path, experiment: Experiment) -> Imported:
                 "unscored": store.unscored(),
                 "imported": {"from": str(experiment.folder.resolve()), **asdict(imported)},
             }
-        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+        text = to_json(summary, indent=2)
         write_text(work / "summary.json", text + "\n")
         work.chmod(0o755)
         work.rename(target)

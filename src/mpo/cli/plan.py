@@ -7,7 +7,6 @@ rest is multiplication. The assumptions are listed with the result.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +30,7 @@ from ..config.schema import ChatConfig, DataConfig
 from ..errors import ConfigError
 from ..evolve.gate import Pairs, Probes, load_pairs
 from ..judge.scale import ANCHORS, normalized
+from ..records import to_json
 from ..rubric import Rubric
 from ..task import Task
 from ..training.untrained_arms import BATCHES
@@ -88,7 +88,7 @@ def plan(
         prompt_words=prompt_words or None,
         response_words=response_words or None,
     )
-    typer.echo(json.dumps(figures, indent=2) if as_json else _shown(figures))
+    typer.echo(to_json(figures, indent=2) if as_json else _shown(figures))
 
 
 def _shown(figures: Mapping[str, Any]) -> str:

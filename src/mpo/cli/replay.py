@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from ..judge import RewardModel, judge_identity, make_reward_model
 from ..judge.injection_flags import OnInjection
 from ..judge.scale import Normalized
 from ..judge.scorer import Scorer
-from ..records import Case, Judgement
+from ..records import Case, Judgement, to_json
 from ..rubric import Rubric
 from ..store import RunFiles, Store
 from ..task import Task, load_task
@@ -94,7 +93,7 @@ def replay(
         rubrics = {id: store.rubric(id) for id in then}
     result = {**_compare(cases, now, rubrics, target), "asked": fresh}
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        typer.echo(to_json(result, indent=2))
     else:
         _print(result)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..config import read_rubric_file
 from ..errors import ConfigError, RubricError
 from ..evolve.lineage import number_rubrics
 from ..evolve.lint import lint as find_faults
+from ..records import to_json
 from ..reward import roll_back
 from ..rubric import Rubric, diff_rubrics
 from ..store import Store
@@ -47,7 +47,7 @@ def show(
         return
     rubric = _resolve(run, which, cohort)
     if as_json:
-        typer.echo(json.dumps({"id": rubric.id, **rubric.model_dump(mode="json")}, indent=2))
+        typer.echo(to_json({"id": rubric.id, **rubric.model_dump(mode="json")}, indent=2))
     else:
         typer.echo(rubric.to_markdown(), nl=False)
 
@@ -73,7 +73,7 @@ def diff(
         before, after = _resolve(run, old, cohort), _resolve(run, new, cohort)
     change = diff_rubrics(before, after)
     if as_json:
-        typer.echo(json.dumps({"old": before.id, "new": after.id, "diff": change}, indent=2))
+        typer.echo(to_json({"old": before.id, "new": after.id, "diff": change}, indent=2))
     else:
         typer.echo(change or f"no change: both are {before.id}\n", nl=False)
 
@@ -101,7 +101,7 @@ def lint(
     bad = sum(finding.severity == "error" for finding in findings)
     if as_json:
         rows = [finding.to_dict() for finding in findings]
-        typer.echo(json.dumps({"ok": not bad, "findings": rows}, indent=2, ensure_ascii=False))
+        typer.echo(to_json({"ok": not bad, "findings": rows}, indent=2))
     else:
         for finding in findings:
             typer.echo(str(finding))
@@ -159,7 +159,7 @@ def _print_lineage(store: Store, as_json: bool) -> None:
             }
             for d in decisions
         ]
-        typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
+        typer.echo(to_json(entries, indent=2))
         return
     numbers = number_rubrics(decisions)
     for d in decisions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from ..config import write_text
 from ..data import plain
-from ..records import Judgement
+from ..records import Judgement, to_json
 from ..rubric import Rubric
 from .offline.options import OfflineOptions, offline_command
 from .offline.rows import FROM_FILE
@@ -57,7 +56,7 @@ def score(
     distinct = session.run(score_in_chunks(session.reward.score, rollouts))
     judgements = [distinct[place] for place in session.file.places]
     lines = [
-        json.dumps(_scored(columns, judgement), ensure_ascii=False)
+        to_json(_scored(columns, judgement))
         for columns, judgement in zip(session.file.columns, judgements, strict=True)
     ]
     if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import typer
 from ..config import policy_row
 from ..data import ReadOptions, SourceRow, looks_local, parse_columns, read_rows, read_table
 from ..errors import ConfigError, DataError, TaskError
+from ..records import to_json
 from ..task import BUILTIN, Task, builtin_tasks, check_task, load_task
 from ..task.cohorts import Cohorts, Method, cohorts_path
 from ..task.template import write_task_template
@@ -66,7 +66,7 @@ def check(
         body = _check_data(checked, data, columns, split, faults, notes)
     if as_json:
         result = {"ok": not faults, "faults": faults, "notes": notes, **body}
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        typer.echo(to_json(result, indent=2))
     else:
         for fault in faults:
             typer.echo(fault, err=True)
@@ -156,7 +156,7 @@ def show(
         raise DataError(f"{source} has {len(rows)} rows: there is no row {row}")
     requests = task_requests(loaded, rows[row - 1], completion)
     if as_json:
-        typer.echo(json.dumps(requests, indent=2, ensure_ascii=False))
+        typer.echo(to_json(requests, indent=2))
     else:
         show_requests(requests)
 
@@ -216,7 +216,7 @@ def cohorts(
             "method": built.method,
             "cohorts": {name: sizes[name] for name in built.names},
         }
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        typer.echo(to_json(result, indent=2))
         return
     for name in built.names:
         typer.echo(f"{sizes[name]:>6}  {name}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, StoreError
-from ..records import ConfigChange
+from ..records import ConfigChange, to_json
 from ..store import Store
 from ..training.files import newest_checkpoint
 from .load import differences, load_config, to_yaml
@@ -309,7 +309,7 @@ class RunFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Keep the summary: from now on the run counts as finished."""
-        text = json.dumps(dict(summary), indent=2, ensure_ascii=False, allow_nan=False)
+        text = to_json(dict(summary), indent=2)
         write_text(self.path / "summary.json", text + "\n")
 
 

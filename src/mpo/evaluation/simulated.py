@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ..records import to_json
 from ..store import Store
 
 __all__ = ["keep_simulated", "read_simulated", "sandbox_mark"]
@@ -17,7 +18,7 @@ _FACT = "simulated"
 
 def keep_simulated(store: Store, simulated: Mapping[str, bool]) -> None:
     """Keep in a store which parts of its run are simulated."""
-    text = json.dumps(dict(simulated))
+    text = to_json(dict(simulated))
     if store.meta(_FACT) != text:
         store.set_meta(_FACT, text)
 

@@ -6,7 +6,6 @@ Text by a model is escaped on its way into the page, or packed.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shlex
@@ -18,6 +17,7 @@ from typing import Any
 
 from ..errors import StoreError
 from ..evaluation.simulated import sandbox_mark
+from ..records import to_json
 from .alarms import monitors_section
 from .curves import curves_section, figures, scale_sentence
 from .decisions import decisions_section
@@ -99,7 +99,7 @@ def _run_names(runs: Sequence[Path]) -> list[str]:
 def render(runs: Sequence[RunData], name: str, compare: Mapping[str, Any]) -> str:
     """The page's text."""
     drawn = figures(runs)
-    plots = json.dumps({curve.key: item for curve, item in drawn}, separators=(",", ":"))
+    plots = to_json({curve.key: item for curve, item in drawn})
     before = {
         "arms": summary_section(runs, compare) + notes(runs, scale_sentence(runs)),
         "curves": curves_section(runs, drawn),

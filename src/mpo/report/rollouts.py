@@ -7,14 +7,13 @@ space, and no text by a policy or a model can close the script element that hold
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..records import Decision, Judgement
+from ..records import Decision, Judgement, to_json
 from ..rubric import Rubric
 from .elements import anchor
 from .run_data import RunData, ShownRollout
@@ -56,8 +55,7 @@ def pack_texts(runs: Sequence[RunData], room: int) -> Packed:
     chosen = [(place, shown) for place, run in enumerate(runs) for shown in _all(run)]
     while True:
         content = _content(runs, chosen, cases)
-        # ASCII: a lone surrogate, which a policy may emit, is an escape then.
-        text = pack(json.dumps(content, separators=(",", ":")))
+        text = pack(to_json(content))
         if len(text) <= room or not chosen:
             return Packed(text, len(chosen), total, cut)
         chosen = _fewer(chosen, min(0.9, 0.97 * room / len(text)))
@@ -92,7 +90,7 @@ def _fitting_cases(runs: Sequence[RunData], room: int) -> tuple[dict[str, Any], 
     cases: dict[str, Any] = {}
     for characters, proposals in _CUTS:
         cases = dict(_cases(runs, characters, proposals))
-        if len(pack(json.dumps(cases))) <= room:
+        if len(pack(to_json(cases))) <= room:
             whole = (characters, proposals) == _CUTS[0]
             return cases, None if whole else characters
     return cases, _CUTS[-1][0]

@@ -313,6 +313,8 @@ class Database:
     def _open(self, *, create: bool) -> _Connection:
         uri = f"{self.path.as_uri()}?mode={'rwc' if create else 'rw'}"
         deadline = time.monotonic() + BUSY_SECONDS
+        if self.identity and not self.path.exists():
+            raise self._lost("is gone: there is no such file")
         for other in list(self._open_now):
             self._check_paths(other)  # a second log beside the first would be the end of both
         while True:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, StoreError
-from ..records import ConfigChange, Decision, ScaleMap, Usage
+from ..records import ConfigChange, Decision, ScaleMap, Usage, to_json
 from ..rubric import Rubric
 from .branches import CHAIN, DECISIONS, Writer, dump, load
 from .cases import Cases
@@ -339,7 +339,7 @@ class Store(Cases):
         # A start that ended between this and the writing of its config is no second change.
         if new and known[-len(new) :] != new:
             values = [change.model_dump(mode="json") for change in (*known, *new)]
-            self.set_meta(_CHANGES, json.dumps(values))
+            self.set_meta(_CHANGES, to_json(values))
 
     def config_changes(self) -> list[ConfigChange]:
         """The keys of the config that have changed since the run began, oldest first."""

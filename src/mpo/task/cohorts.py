@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import DataError, MissingExtraError
-from ..records import content_hash
+from ..records import content_hash, to_json
 
 __all__ = ["Cohorts", "Embed", "cohorts_path"]
 
@@ -200,7 +200,7 @@ class Cohorts:
             "known": self._known,
         }
         try:
-            path.write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")
+            path.write_text(to_json(content) + "\n", "utf-8")
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error}") from error
 

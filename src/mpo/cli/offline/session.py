@@ -7,7 +7,6 @@ command pays for nothing twice, and `mpo evolve` after `mpo score` pays for no s
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -20,11 +19,12 @@ from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import is_simulated
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError
+from ...evaluation.simulated import keep_simulated
 from ...evolve.options import Evolve
 from ...judge import judge_identity
 from ...judge.options import Scoring
 from ...judge.scorer import Scorer
-from ...records import Case, Judgement, Rollout, Usage, content_hash
+from ...records import Case, Judgement, Rollout, Usage, content_hash, to_json
 from ...reward import EvolvingReward
 from ...rubric import Rubric
 from ...task import PROTOCOL_PROMPTS, PromptFile, Task, load_task
@@ -178,6 +178,7 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         seed=seed,
     )
     sandbox = is_simulated(options.chat, options.model)
+    keep_simulated(store, {"judge": sandbox})
     return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
 
 
@@ -199,7 +200,8 @@ def _say_what_is_too_long(client: Chat, file: FileRows, task: Task, rubric: Rubr
     if too_long:
         typer.echo(
             f"{too_long} of {len(file.rows)} completions do not fit into window_tokens="
-            f"{client.tokens}: they stay unscored, and the meta-reward model sees them clipped",
+            f"{client.tokens}: the reward model does not score them, and the meta-reward model "
+            "reads them clipped where the file has their score",
             err=True,
         )
 
@@ -302,7 +304,7 @@ def _usage(figures: Mapping[str, int], times: float) -> Usage:
 def print_estimate(estimate: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Print an estimate: one line on stderr, or JSON on stdout."""
     if as_json:
-        typer.echo(json.dumps(estimate, indent=2))
+        typer.echo(to_json(estimate, indent=2))
         return
     usd = "" if estimate["usd"] is None else f", about {estimate['usd']:.4f} USD"
     typer.echo(
