@@ -90,6 +90,8 @@ class Endpoint:
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         """Requests by the title of their schema."""
+        self.bodies: list[dict[str, Any]] = []
+        """Requests in order."""
         self.url = ""
 
     def start(self) -> None:
@@ -113,6 +115,7 @@ class Endpoint:
         async def count(request: web.Request, handler: Any) -> web.StreamResponse:
             if request.method == "POST":
                 body = await request.json()
+                self.bodies.append(body)
                 self.asked[body["response_format"]["json_schema"]["schema"]["title"]] += 1
             answer: web.StreamResponse = await handler(request)
             return answer

@@ -214,6 +214,17 @@ def test_task_check_opens_the_data_set(tmp_path: Path) -> None:
     assert (body["rows"], body["first_prompt"]) == (1, "Say hello.")
 
 
+def test_every_key_of_a_chat_is_an_option(run: Mpo, endpoint: Endpoint) -> None:
+    run.write("a.jsonl", rollouts(1))
+    arguments = ["score", "a.jsonl", *http(endpoint), "--chat-option"]
+    run.ok(*arguments, "extra_body.top_k=3", "--chat-option", "extra_body={top_k: 5, seed: null}")
+    probe, judged = endpoint.bodies
+    for body in (probe, judged):
+        assert body["top_k"] == 5
+        assert "seed" not in body
+    assert "did you mean 'chat.timeout_s'?" in run.refused(*arguments, "timeout=9")
+
+
 LIMITED = """
     import resource, sys
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

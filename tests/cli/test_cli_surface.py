@@ -12,6 +12,9 @@ from mpo import __version__
 from mpo.cli.group import COMMANDS
 
 SUBCOMMANDS = ["rubric show", "rubric diff", "task check", "config new", "config keys"]
+SUBCOMMANDS += ["evaluate judge", "evaluate rank"]
+CALL_A_MODEL = {"score", "evolve", "replay", "evaluate judge", "evaluate rank"}
+"""Commands that call a model without a config; the others take keys such as `chat.timeout_s`."""
 
 
 def test_version_and_help(run: Mpo) -> None:
@@ -40,6 +43,7 @@ def test_every_help_has_an_example_and_the_line_of_the_list(run: Mpo) -> None:
     shown = dict(part.split("\n", 1) for part in done.stdout.split("===== ")[1:] if part.strip())
     assert list(shown) == commands, done.stderr
     for command, text in shown.items():
+        assert ("--chat-option KEY=VALUE" in text) == (command in CALL_A_MODEL), command
         if command in COMMANDS:
             assert COMMANDS[command] in " ".join(text.split())
         if command not in ("rubric", "task", "config"):  # groups: their commands have one

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from fakes import batch, loop_chat, make_reward
-from mpo.chat import CachedChat, Chat, ChatRequest, OpenAIChat, Price, ScriptedChat
-from mpo.config import Endpoints, compose, load_config, make_chat
+from mpo.chat import (
+    CachedChat,
+    Chat,
+    ChatRequest,
+    OpenAIChat,
+    Price,
+    ScriptedChat,
+    WindowedChat,
+)
+from mpo.config import Endpoints, compose, load_chat_config, load_config, make_chat
 from mpo.config.schema import BudgetConfig, ChatConfig
 from mpo.errors import BudgetError, ConfigError
 from mpo.records import Usage
@@ -53,6 +61,45 @@ def test_chats_of_one_endpoint_share_its_limit_and_what_it_enforces() -> None:
     assert made(Endpoints(), "small").limiter is not rm.limiter
 
 
+SETTINGS = [
+    "timeout_s=7",
+    "deadline_s=70",
+    "retries=1",
+    "max_tokens_field=max_completion_tokens",
+    "extra_body={top_k: 1, seed: null}",
+    "extra_body.chat_template_kwargs={enable_thinking: false}",
+]
+
+
+@pytest.mark.parametrize("part", ["chat", "meta_chat", "second_judge"])
+def test_every_setting_of_a_client_has_a_key(part: str) -> None:
+    keys = [f"{part}.base_url={URL}", f"{part}.model=m", *(f"{part}.{each}" for each in SETTINGS)]
+    config = getattr(load_config("sandbox/essay", keys), part)
+    assert config == load_chat_config({"base_url": URL, "model": "m"}, SETTINGS)
+    chat = make_chat(config, 0)
+    assert isinstance(chat, OpenAIChat)
+    assert (chat.timeout_s, chat.deadline_s, chat.retry.retries) == (7, 70, 1)
+    assert chat.max_tokens_field == "max_completion_tokens"
+    thinking = {"enable_thinking": False}
+    assert chat.extra_body == {"top_k": 1, "seed": None, "chat_template_kwargs": thinking}
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("timeout=9", "unknown key 'chat.timeout'; did you mean 'chat.timeout_s'?"),
+        ("retries=-1", "chat.retries: should be greater than or equal to 0"),
+        ("retries", "write key=value"),
+        ("tier=lines", "'chat.tier' has a new name: write chat.structured_output"),
+        ("extra_body=[1]", "chat.extra_body: should be a valid dictionary"),
+    ],
+)
+def test_a_wrong_option_of_a_chat_is_named_like_its_key(option: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_chat_config({"base_url": URL, "model": "m"}, [option])
+    assert words in str(caught.value)
+
+
 def test_an_endpoint_is_cached_and_deduplicated_and_the_simulated_model_is_not(
     store: Store,
 ) -> None:
@@ -78,6 +125,20 @@ def test_the_same_answer_is_paid_for_once_over_all_steps(store: Store) -> None:
     assert [j.reward for j in asyncio.run(reward.score(again))] == scores
     assert len(inner.calls) == 8
     assert chats.costs()["rm"]["calls"] == store.usage()["rm"].calls == 8
+
+
+def test_what_does_not_fit_into_the_window_costs_nothing(store: Store) -> None:
+    inner = loop_chat()
+    narrow = WindowedChat(inner, 60)
+    chats = compose(narrow, narrow, BudgetConfig(), store, cache=True)
+    reward = make_reward("essay", chats.rm, store, meta_chat=chats.mrm, max_unscored=1.0)
+    judgements = asyncio.run(reward.score(batch(0)))
+    assert all(j.unscored and j.unscored.startswith("too_long") for j in judgements)
+    assert inner.calls == []
+    assert chats.costs() == {}
+    assert store.usage().get("rm", Usage()) == Usage()
+    assert isinstance(chats.mrm, WindowedChat)
+    assert chats.mrm.clips
 
 
 def test_the_ledger_equals_the_store_and_knows_the_roles(store: Store) -> None:

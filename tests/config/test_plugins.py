@@ -13,6 +13,7 @@ from mpo.chat import CachedChat, Chat, ScriptedChat
 from mpo.config import Plugin, build, check, find_plugin, load_config, load_plugin
 from mpo.config.plugins import is_free, plugin_names
 from mpo.errors import ConfigError
+from mpo.evaluation.simulated import read_simulated
 from mpo.records import Rollout
 from mpo.task import Task
 
@@ -78,6 +79,7 @@ def test_a_run_is_made_of_what_a_plugin_brings(tmp_path: Path) -> None:
     assert (parts.measure, parts.exploits) == ("length", ())
     assert isinstance(parts.gold_scorer, LengthScorer)
     assert not any(config.simulated.values())
+    assert read_simulated(parts.reward.store) == dict.fromkeys(("policy", "data", "judge"), False)
 
 
 def test_the_second_judge_has_a_seed_of_its_own() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from mpo.errors import DataError, NewerStoreError, StoreError
+from mpo.evaluation.simulated import keep_simulated
 from mpo.importers import read_experiment, write_experiment
+from mpo.integrations.trainer_figures import keep_figures
 from mpo.records import Case, ConfigChange, CriterionScore, Decision, Judgement, Rollout
 from mpo.report import write_report
 from mpo.report.decisions import decisions_section
@@ -135,6 +137,47 @@ class TestResult:
         for word in ("gold", "peak", "Hacked", "not known"):
             assert word not in result
         assert "reward above gold" not in html
+
+    def test_figures_of_the_trainer_have_curves(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "mpo-0", gold=False)
+        with Store(folder / "mpo.db") as store:
+            for update in range(2, 23, 5):  # it logs every fifth update
+                logs = {"loss": 0.5 / update, "entropy": 3.0, "learning_rate": 1e-6 * update}
+                keep_figures(store, update, {**logs, "kl": float("nan")})
+            keep_figures(store, 22, {"train_runtime": 3.0})  # the totals at the end
+        html = report(tmp_path, [folder])
+        for name in ("loss", "entropy", "learning_rate"):
+            assert f'id="figure-{name}"' in html
+        assert 'id="figure-kl"' not in html, "it never had a value"
+        rates = " ".join(text_between(html, 'id="figure-learning_rate"', 'id="switches"').split())
+        # Update 2 learns from the rollouts of step 1.
+        assert "1 2e-06 6 7e-06 11 1.2e-05 16 1.7e-05 21 2.2e-05" in rates
+
+    def test_each_simulated_part_is_named(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "mpo-0", steps=3)
+        with Store(folder / "mpo.db") as store:
+            keep_simulated(store, {"policy": True, "data": True, "judge": False})
+        head = text_between(report(tmp_path, [folder]), "<header>", "<nav")
+        assert "sandbox policy and data, real judge" in head
+        assert "Real: judge." in head
+        assert "declared biases" not in head
+        with Store(folder / "mpo.db") as store:
+            keep_simulated(store, {"policy": False, "data": False, "judge": False})
+        assert "andbox" not in text_between(report(tmp_path, [folder]), "<header>", "<nav").replace(
+            "policy sandbox by", ""
+        )
+
+    def test_what_matters_most_comes_first(self, html: str) -> None:
+        first = text_between(html, "To look at first", 'id="curves"')
+        order = (
+            "the reward rose while gold fell",
+            "Lint would have refused 1 of 1 rubric",
+            "monitor phrase raised an alarm",
+            "meta steps failed",
+            "a change of scale",
+        )
+        places = [first.index(words) for words in order]
+        assert places == sorted(places)
 
     def test_intervals_of_known_values(self) -> None:
         # t(2) = 4.303, sd 1, n 3; Welch by hand: 4.303 for 2 degrees of freedom would be too few.

@@ -94,6 +94,12 @@ def test_what_a_run_leaves_behind(wholes: dict[str, Path]) -> None:
         assert [r.index for r in rollouts] == list(range(8))
         assert [r.group for r in rollouts[::2]] == [r.group for r in rollouts[1::2]]
         assert len({r.group for r in rollouts}) == 4
+    # The report has curves of these.
+    figures = store.events("trainer")
+    assert [event.step for event in figures] == [1, 2, 3, 4, 5, 6]
+    for event in figures:
+        assert list(event.result) == ["loss", "kl", "entropy", "learning_rate"]
+        assert all(isinstance(value, float) for value in event.result.values())
 
 
 def test_a_checkpoint_is_a_model_for_anybody(wholes: dict[str, Path], model: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 from fakes import make_reward
 from mpo.chat import ChatRequest, ScriptedChat
 from mpo.data import flatten
-from mpo.errors import ConfigError, StoreError
+from mpo.errors import ConfigError, DataError, StoreError
 from mpo.integrations.run_log import RunLog
 from mpo.integrations.trl import MPOCallback, TRLReward
 from mpo.store import Store
@@ -100,7 +100,7 @@ def test_several_batches_per_update_have_one_numbering(model: str, tmp_path: Pat
 
 
 def test_a_users_own_program_resumes(model: str, tmp_path: Path) -> None:
-    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "logging_steps": 1}
     reward = tiny_reward(tmp_path)
     trainer_of(tmp_path, model, reward, **options).train()
     before = history(reward.store)
@@ -110,6 +110,10 @@ def test_a_users_own_program_resumes(model: str, tmp_path: Path) -> None:
     trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     assert history(again.store) == before
     assert again.store.snapshot(4)["branch"] == 2
+    # What the report shows of the trainer: each update once, the first two from before the stop.
+    figures = again.store.events("trainer")
+    assert [event.step for event in figures] == [1, 2, 3, 4]
+    assert {"loss", "entropy", "learning_rate"} <= set(figures[0].result)
 
     # Anew: from the seed rubric, nothing deleted.
     trainer_of(tmp_path, model, again, **options).train()
@@ -273,6 +277,12 @@ def test_conversations_and_columns_of_any_kind(tmp_path: Path) -> None:
     assert (second.prompt, second.completion) == ("Tea?\n[image]", "")
     assert first.columns == {"day": "2026-01-02", "tags": ["a"], "step": 7}
     assert first.step == 0
+
+
+def test_a_prompt_without_text_is_named(tmp_path: Path) -> None:
+    prompts = ["tea", [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}]]
+    with pytest.raises(DataError, match="prompt 1 of step 3 has the part"):
+        Caller().call(TRLReward(tiny_reward(tmp_path)), 3, prompts=prompts)
 
 
 def test_equal_prompts_with_different_columns_are_two_groups(tmp_path: Path) -> None:

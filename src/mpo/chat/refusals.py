@@ -68,7 +68,8 @@ def refused_fields(error: Any, sent: Collection[str], model: str = "") -> list[s
     for kind, text in _parts(error, 0):
         {"place": places, "text": texts, "key": keys}[kind].append(text)
     message = "\n".join(text[:_LONGEST] for text in texts)
-    message = message.replace(model, "") if model else message
+    if model:
+        message = re.sub(rf"(?<!\w){re.escape(model)}(?!\w)", "", message)
     if _TOO_LONG.search(message):
         return []
     spellings = [(other, field) for field in sent for other in _OTHER_NAMES.get(field, ())]

@@ -53,7 +53,9 @@ def evolve(
     ),
     meta_chat: str = typer.Option("", help="Endpoint or plugin that rewrites; else as --chat."),
     meta_model: str = typer.Option("", help="Model that rewrites; else as --model."),
-    meta_api_key_env: str = typer.Option("", help="Variable with its API key; else as for --chat."),
+    meta_api_key_env: str = typer.Option(
+        "", help="Variable with its API key; OPENAI_API_KEY for another endpoint."
+    ),
     meta_chat_option: list[str] = typer.Option(
         [], metavar="KEY=VALUE", help="As --chat-option, for the model that rewrites."
     ),

@@ -20,6 +20,7 @@ from ...config import Chats, Config, compose, read_rubric_file
 from ...config.plugins import find_plugin, is_simulated
 from ...config.schema import BudgetConfig
 from ...errors import ChatTransportError, ConfigError
+from ...evaluation.simulated import keep_simulated
 from ...evolve.options import Evolve
 from ...judge import judge_identity
 from ...judge.options import Scoring
@@ -33,7 +34,7 @@ from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
 from ..plan import make_plan
 from ..runs import RUNS, create_store
-from .options import OfflineOptions
+from .options import DEFAULT_KEY_ENV, OfflineOptions
 from .rows import FROM_FILE, FileRow, FileRows, file_judgements, read_file_rows
 
 __all__ = [
@@ -140,7 +141,7 @@ class MetaOptions:
     model: str = ""
     """The RM's if chat and model are both empty."""
     api_key_env: str = ""
-    """The RM's if empty."""
+    """The RM's if empty and the endpoint is the RM's."""
     chat_option: Sequence[str] = ()
     price: str = ""
     """The RM's if empty and the model is the RM's."""
@@ -203,6 +204,7 @@ def open_session(options: OfflineOptions, meta: MetaOptions = MetaOptions()) -> 
         seed=meta.seed,
     )
     sandbox = is_simulated(options.chat, options.model)
+    keep_simulated(store, {"judge": sandbox})
     simulated = is_simulated(meta.chat or options.chat, meta.model or options.model)
     return OfflineSession(
         options,
@@ -235,8 +237,8 @@ def _meta_chat(
     chat = meta.chat or options.chat
     if not meta.model and find_plugin(chat) is None:
         raise ConfigError(f"--meta-model is missing: name the model to call at {chat}")
-    key = meta.api_key_env or options.api_key_env
-    # Another model at the same endpoint takes the same settings.
+    # Another model at the same endpoint takes the same key and settings; no other endpoint gets them.
+    key = meta.api_key_env or (DEFAULT_KEY_ENV if meta.chat else options.api_key_env)
     settings = [*([] if meta.chat else options.chat_option), *meta.chat_option]
     other = endpoint(chat, meta.model, key, options.concurrency, meta.seed, settings)
     return other, own or (price if identity_of(other) == identity_of(client) else None)
@@ -260,7 +262,8 @@ def _say_what_is_too_long(client: Chat, file: FileRows, task: Task, rubric: Rubr
     if too_long:
         typer.echo(
             f"{too_long} of {len(file.rows)} completions do not fit into window_tokens="
-            f"{client.tokens}: they stay unscored, and the meta-reward model sees them clipped",
+            f"{client.tokens}: the reward model does not score them, and the meta-reward model "
+            "reads them clipped where the file has their score",
             err=True,
         )
 
