@@ -237,7 +237,7 @@ def _meta_chat(
     chat = meta.chat or options.chat
     if not meta.model and find_plugin(chat) is None:
         raise ConfigError(f"--meta-model is missing: name the model to call at {chat}")
-    # Another model at the same endpoint takes the same key and settings; no other endpoint gets them.
+    # Another model at the same endpoint takes its key and settings; no other endpoint gets them.
     key = meta.api_key_env or (DEFAULT_KEY_ENV if meta.chat else options.api_key_env)
     settings = [*([] if meta.chat else options.chat_option), *meta.chat_option]
     other = endpoint(chat, meta.model, key, options.concurrency, meta.seed, settings)
