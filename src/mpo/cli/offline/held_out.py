@@ -56,7 +56,7 @@ def hold_out(rows: Sequence[FileRow], seed: int) -> list[FileRow]:
 
 
 def remarks(rows: Sequence[FileRow], held: Sequence[FileRow]) -> dict[str, str]:
-    """What the MRM is told of people's scores, by rollout id; nothing of rows that are held out."""
+    """Sentences on people's scores for the MRM, by rollout id; none on rows that are held out."""
     hidden = {row.rollout.id: None for row in held}
     known = {
         row.rollout.id: row.human
