@@ -169,9 +169,19 @@ def error_message(body: Any) -> str:
         error = part.get("error", part.get("detail", part.get("message", "")))
         if isinstance(error, Mapping):
             error = error.get("message") or error
+        if isinstance(error, list):  # pydantic: places and messages, and the request again
+            error = "; ".join(map(_detail, error))
         if error:
             return clip(error if isinstance(error, str) else repr(error))
     return ""
+
+
+def _detail(part: Any) -> str:
+    if not isinstance(part, Mapping):
+        return str(part)
+    place = part.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
+    return f"{where}: {part.get('msg', part.get('message', ''))}"
 
 
 def failure_inside(body: Any) -> int | None:

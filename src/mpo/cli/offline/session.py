@@ -200,7 +200,8 @@ def _say_what_is_too_long(client: Chat, file: FileRows, task: Task, rubric: Rubr
     if too_long:
         typer.echo(
             f"{too_long} of {len(file.rows)} completions do not fit into window_tokens="
-            f"{client.tokens}: they stay unscored, and the meta-reward model sees them clipped",
+            f"{client.tokens}: the reward model does not score them, and the meta-reward model "
+            "reads them clipped where the file has their score",
             err=True,
         )
 
