@@ -26,7 +26,7 @@ from typing import Any
 from ..errors import DataError, MissingExtraError
 from .values import Unreadable
 
-__all__ = ["RawRow", "is_data", "looks_local", "raw_rows", "suffix_of"]
+__all__ = ["RawRow", "is_data", "looks_local", "raw_rows", "stem_of", "suffix_of"]
 
 _KNOWN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _COMPRESSED = tuple(f"{suffix}.gz" for suffix in _KNOWN)
@@ -64,6 +64,13 @@ def suffix_of(path: str | Path) -> str:
     """The known ending of a file's name, `.gz` left out; empty if there is none."""
     name = str(path).lower().removesuffix(".gz")
     return next((suffix for suffix in _KNOWN if name.endswith(suffix)), "")
+
+
+def stem_of(path: str | Path) -> str:
+    """A file's name without its known ending: `model-1.5` for `model-1.5.jsonl.gz`."""
+    name = Path(path).name
+    suffix = suffix_of(name)
+    return name[: name.lower().rindex(suffix)] if suffix else name
 
 
 def looks_local(source: str | Path) -> bool:
