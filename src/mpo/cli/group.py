@@ -27,7 +27,7 @@ COMMANDS = {
     "compare": "Train several arms and seeds side by side, and compare them.",
     "plan": "Say what a run will ask and cost.",
     "score": "Score the completions of a file, without a trainer.",
-    "evolve": "Propose a better rubric from the completions of a file.",
+    "evolve": "Propose a better rubric from a file's completions, and check it.",
     "rubric": "Show, compare, check and roll back rubrics.",
     "evaluate": "Measure policies and judges.",
     "report": "Write one HTML file about one or more runs.",
