@@ -237,7 +237,7 @@ def test_another_model_may_rewrite(run: Mpo) -> None:
     assert set(judged) == {"judgement"}
     assert set(rewrote) == {"analysis", "rubric"}
     assert json.loads(made.stdout)["human"] is None
-    assert "only 4 rows have a human_score" in made.stderr
+    assert "rows with a human_score: 4;" in made.stderr
 
 
 def test_gate_and_canaries_check_the_proposal(run: Mpo) -> None:

@@ -133,8 +133,8 @@ class _Trial:
         people = [[row.rollout.id, row.human] for row in rows if row.human is not None]
         if people and not held:
             typer.echo(
-                f"only {len(people)} rows have a human_score: agreement with people is not "
-                f"checked, which takes {LEAST}",
+                f"rows with a human_score: {len(people)}; agreement with people is not "
+                f"checked with fewer than {LEAST}",
                 err=True,
             )
         reward.meta_reward_model = reward.meta_reward_model.remarking(remarks(rows, held))
@@ -241,7 +241,8 @@ class _Announced:
     ) -> GateResult:
         self.stages.done("proposal")
         answer = await self.gate.check(parent, refinement, evidence)
-        self.stages.done(self.name, "accepts" if answer.accepted else "refuses")
+        outcome = "accepts" if answer.accepted else "refuses"
+        self.stages.done(self.name, "no change" if refinement.rubric == parent else outcome)
         return answer
 
 
