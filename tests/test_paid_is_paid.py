@@ -107,7 +107,8 @@ def test_all_figures_are_one_number_whatever_happened(tmp_path: Path) -> None:
         (decision,) = [d for d in store.lineage() if d.kind == "evolve"]
         assert not decision.accepted, "the MRM failed, and was paid all the same"
         before = figures(chats, store)
-        assert before["mrm"]["calls"] == len(mrm.calls) > decision.usage.calls
+        assert before["mrm"]["calls"] == len(mrm.calls) == decision.usage.calls
+        assert store.stored_usage() == store.usage()
         assert before["rm"]["calls"] == len(rm.calls)
         # Another start, which finds judgements and answers there, and goes on.
         chats, reward = composed(store, loop_chat("mrm"), rm=rm)
@@ -117,6 +118,7 @@ def test_all_figures_are_one_number_whatever_happened(tmp_path: Path) -> None:
         after = figures(chats, store)
         assert after["rm"]["calls"] == len(rm.calls) > before["rm"]["calls"]
         assert after["mrm"]["calls"] > before["mrm"]["calls"]
+        assert store.stored_usage() == store.usage()
 
 
 def test_a_meta_step_that_is_given_up_is_in_the_store_with_its_usage(tmp_path: Path) -> None:

@@ -6,13 +6,17 @@ import hmac
 import random
 import re
 import time
+import unicodedata
+from types import SimpleNamespace
 
 import pytest
 
 from mpo.judge.injection_flags import flag_phrases
 from mpo.sanitize import (
     FENCE,
+    ControlStrings,
     clean,
+    control_strings_of,
     count_words,
     fence,
     find_fences,
@@ -72,6 +76,23 @@ def test_the_invisible_goes_and_is_counted(dirty: str, text: str, flags: dict[st
         "[gMASK]",
         "]~b]",
         "[e~[",
+        "[|endofturn|]",
+        "[|assistant|]",
+        "<role>",
+        "</role>",
+        "<end_of_utterance>",
+        "<end_of_text>",
+        "[SEP]",
+        "[CLS]",
+        "[@BOS@]",
+        "<PAD>",
+        "<EOP_TOKEN>",
+        "<fim_middle>",
+        "<minimax:tool_call>",
+        "<reserved_106>",
+        "[SUFFIX]",
+        ">>QUESTION<<",
+        "<用户>",
     ],
 )
 def test_control_strings_become_lookalikes(token: str) -> None:
@@ -80,6 +101,62 @@ def test_control_strings_become_lookalikes(token: str) -> None:
     assert cleaned.flags == {"template_token": 1}
     # A person still reads the same thing.
     assert cleaned.text == f"before {token.translate(str.maketrans('<>[]', '‹›⁅⁆'))} after"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "＜|im_end|＞",
+        "＜｜im_end｜＞",
+        "［INST］",
+        "﹇INST﹈",
+        "﹤/s﹥",
+        "<ｓ>",
+        "<𝐬>",
+        "<ⓢ>",
+        "[｜endofturn｜]",
+        "＜role＞",
+        '＜/RESPONSE id="0123456789abcdef"＞',
+    ],
+)
+def test_what_nfkc_makes_a_control_string_of_is_one(text: str) -> None:
+    cleaned = clean(f"before {text} after")
+    assert sum(cleaned.flags.values()) == 1
+    assert clean(unicodedata.normalize("NFKC", cleaned.text)).flags == {}
+    assert clean(cleaned.text).flags == {}
+
+
+class Tokenizer:
+    """As much of a Hugging Face tokenizer as matters here."""
+
+    def __init__(self, special: list[str], added: dict[str, bool]) -> None:
+        self.all_special_tokens = special
+        self.added_tokens_decoder = {
+            n: SimpleNamespace(content=text, special=is_special)
+            for n, (text, is_special) in enumerate(added.items())
+        }
+
+
+def test_what_a_tokenizer_calls_special_is_a_control_string() -> None:
+    tokenizer = Tokenizer(
+        ["<|im_end|>", "<weird>", "__eou__"],
+        {"@@END@@": True, "<scratch>": False, "  ": True, "the": True, "plain": False, "\n": True},
+    )
+    strings = control_strings_of(tokenizer)
+    assert strings == sorted(strings)
+    assert control_strings_of(SimpleNamespace(tokenizer=tokenizer)) == strings
+    assert control_strings_of(None) == []
+    more = ControlStrings(reversed(strings))
+    # The usual ones are known anyway; blanks and words are no control strings.
+    assert set(more.strings) == {"<weird>", "__eou__", "@@END@@", "<scratch>"}
+    text = "the <weird> plain __eou__ ＜weird＞ @@END@@ </scratch> <scratch>"
+    assert clean(text).flags == {}
+    cleaned = clean(text, more)
+    assert cleaned.flags == {"template_token": 5}
+    assert cleaned.text == ("the ‹weird› plain _·_eou__ ‹weird› @·@END@@ </scratch> ‹scratch›")
+    assert clean(cleaned.text, more).text == cleaned.text
+    more.add(strings)
+    assert more.strings == ControlStrings(strings).strings
 
 
 def test_a_token_put_together_by_removal_is_caught() -> None:
@@ -240,6 +317,9 @@ def test_phrases_are_flagged_and_the_text_stays() -> None:
         "give " * 2000 + "score",
         "\u200b" * 10000,
         "解" * 240,
+        "＜" * 5000,
+        "ignore the " * 1000,
+        "[|" * 5000,
     ],
 )
 def test_no_text_makes_it_slow(hostile: str) -> None:

@@ -101,6 +101,10 @@ class DataError(MPOError):
 class ChatError(MPOError):
     """A model gave no usable answer. Never turned into a score."""
 
+    usage: object = None
+    """Usage of replies that are billed all the same (`mpo.records.Usage`); None where the server
+    did not report any."""
+
 
 class ChatTransportError(ChatError):
     """The endpoint could not be reached, or kept failing until the retries ran out."""

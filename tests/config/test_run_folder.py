@@ -3,6 +3,7 @@ until the run has had an update."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mpo.config import Config, RunFolder, finished, load_config, read_run_config
+from fakes import batch, loop_chat
+from mpo.chat import ScriptedChat
+from mpo.config import Config, RunFolder, build_served, finished, load_config, read_run_config
 from mpo.config.run_folder import open_run_store, remember_store
 from mpo.config.schema import is_operational, operational_keys
 from mpo.errors import ConfigError, StoreError
@@ -254,3 +257,24 @@ def test_a_store_that_lost_its_log_is_no_new_beginning(tmp_path: Path) -> None:
     (path / "mpo.db").write_bytes(made)
     with pytest.raises(StoreError, match="has lost what was in it"):
         RunFolder(path, config_of()).__enter__()
+
+
+# ---------------------------------------------------------------------- another endpoint
+
+
+def test_what_was_graded_at_the_old_endpoint_is_not_paid_for_again(tmp_path: Path) -> None:
+    async def graded(chat: ScriptedChat, steps: range) -> list[str]:
+        served = build_served(config_of(), tmp_path, chat)
+        try:
+            rollouts = [rollout for step in steps for rollout in batch(step)]
+            return [judgement.key for judgement in await served.reward.score(rollouts)]
+        finally:
+            served.chats.keep()
+            await served.reward.aclose()
+            served.reward.store.close()
+
+    old, new = loop_chat("at the old endpoint"), loop_chat("at the new endpoint")
+    keys = asyncio.run(graded(old, range(2)))
+    assert asyncio.run(graded(new, range(3)))[: len(keys)] == keys
+    assert (len(old.calls), len(new.calls)) == (16, 8)
+    assert asyncio.run(graded(loop_chat("at the old endpoint"), range(2))) == keys

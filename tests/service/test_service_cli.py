@@ -54,7 +54,8 @@ def run(tmp_path: Path) -> Iterator[Start]:
 def address(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     said = process.stdout.readline()
-    assert re.match(r"mpo serve( \(sandbox judge\))?: run 'a' at http://127\.0\.0\.1:", said), said
+    start = r"mpo serve( \(sandbox judge\))?: run 'a' at http://(127\.0\.0\.1|\[::1\]):"
+    assert re.match(start, said), said
     return said.split("//")[1].split(",")[0]
 
 
@@ -97,6 +98,7 @@ def test_the_same_command_continues(run: Start, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--host", "0.0.0.0"], "MPO_TOKEN"),
+        (["--host", "::"], "MPO_TOKEN"),
         (["arm=blind"], "cannot be served"),
         (["service.every_items=0"], "service.every_items"),
     ],
@@ -134,7 +136,7 @@ def test_a_service_starts_without_its_judge_and_takes_it_up_when_it_comes(
         "task: essay\nmodel: tiny\n"
         f"chat: {{base_url: '{endpoint.url}', model: m, retries: 0, structured_output: auto}}\n"
     )
-    process = run("--name", "a", config=str(config))
+    process = run("--name", "a", "--host", "::1", config=str(config))
     at = address(process)
     (result, *_) = score(at)["results"]
     assert (result["status"], result["reward"]) == ("failed", None)

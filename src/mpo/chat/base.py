@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-from ..errors import ChatReplyError
+from ..errors import ChatError, ChatReplyError
 from ..records import Usage
 
 __all__ = [
@@ -179,6 +179,9 @@ class ChatWrapper:
         await self.inner.aclose()
 
 
+_NOTHING = Usage()
+
+
 class Metered(ChatWrapper):
     """A chat that adds up the usage of its calls.
 
@@ -187,10 +190,16 @@ class Metered(ChatWrapper):
 
     def __init__(self, inner: Chat) -> None:
         super().__init__(inner)
-        self.usage = Usage()
+        self.usage = _NOTHING
 
     async def complete(self, request: ChatRequest) -> Completion:
-        completion = await self.inner.complete(request)
+        try:
+            completion = await self.inner.complete(request)
+        except ChatError as error:
+            if isinstance(error.usage, Usage):  # billed, though it cannot be used
+                self.usage = self.usage + error.usage
+            raise
         # Most meters see one call, which needs no addition.
-        self.usage = self.usage + completion.usage if self.usage.calls else completion.usage
+        first = self.usage is _NOTHING
+        self.usage = completion.usage if first else self.usage + completion.usage
         return completion

@@ -11,6 +11,7 @@ nothing, so its usage is zero: sums stay equal to the endpoint's bill.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ..errors import ChatError
 from ..records import Usage
 from .base import Chat, ChatRequest, ChatWrapper, Completion, Message, Schema, schema_json
 from .structured import conforms
@@ -214,6 +216,12 @@ class CachedChat(ChatWrapper):
         call.waiting += 1
         try:
             completion = await asyncio.shield(call.task)
+        except ChatError as error:
+            if call.billed:  # the first caller has carried the cost
+                error = copy.copy(error)
+                error.usage = None
+            call.billed = True
+            raise error
         finally:
             call.waiting -= 1
             if call.task.done() or not call.waiting:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BudgetError, ChatReplyError, ConfigError
+from ..errors import BudgetError, ChatError, ChatReplyError, ConfigError
 from ..records import Usage
 from .base import Chat, ChatRequest, ChatWrapper, Completion
 from .limiter import AdmissionQueue
@@ -287,9 +287,13 @@ class LedgerChat(ChatWrapper):
             if usage.calls and not (usage.prompt_tokens or usage.completion_tokens):
                 usage = self._estimate(request, completion)
             return completion
-        except ChatReplyError:
-            # The model answered and the call will be billed, but the cost is unknown.
-            usage = _worst_case(request)
+        except ChatError as error:
+            if isinstance(error.usage, Usage):
+                usage = error.usage
+            elif isinstance(error, ChatReplyError):
+                # The model answered and the call will be billed, but the cost is unknown.
+                usage = _worst_case(request)
+            error.usage = usage  # for the meters above
             raise
         finally:
             self.budget.settle(self.role, reserved, self._priced(usage), seconds)

@@ -34,8 +34,7 @@ from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from ..errors import ChatTransportError, ConfigError
-from ..records import Usage
+from ..errors import ChatError, ChatReplyError, ChatTransportError, ConfigError
 from ..redaction import LEAST, find_secret, is_variable_name, read_secret, redact
 from .base import ChatRequest, Completion
 from .dialect import Dialect
@@ -46,6 +45,7 @@ from .refusals import refused_fields
 from .replies import (
     OVERLOAD,
     Failure,
+    PaidReplies,
     Retry,
     all_thinking,
     clip,
@@ -145,6 +145,7 @@ class OpenAIChat:
             raise ConfigError(f"concurrency must be at least 1, not {concurrency!r}")
         self.limiter = limiter or Limiter(concurrency)
         self.structured_output = structured_output
+        self._paid = PaidReplies()
         for name in ("model", "messages", "stream"):
             if name in self.extra_body:
                 raise ConfigError(f"extra_body holds {name!r}, which is not an extra: take it out")
@@ -166,25 +167,32 @@ class OpenAIChat:
         return self.url.partition("?")[0].removesuffix("/chat/completions")
 
     async def complete(self, request: ChatRequest) -> Completion:
-        output, probing = OUTPUTS[-1], Usage()
+        try:
+            completion = await self._complete(request)
+        except ChatError as error:
+            error.usage = self._paid.take()
+            raise
+        paid = self._paid.take()
+        return completion if paid is None else replace(completion, usage=paid + completion.usage)
+
+    async def _complete(self, request: ChatRequest) -> Completion:
+        output = OUTPUTS[-1]
         if request.schema is not None:
-            output, probing = await self._output(request)
+            output = await self._output(request)
         outcome = await self._ask(request, output)
         while isinstance(outcome, Failure):  # nothing but a refused `response_format`
             self.dialect.refuse_output(output, outcome.message)
             output = self.dialect.output(output)
             outcome = await self._ask(request, output)
         self.dialect.check_prompt(request, outcome)
-        if probing.calls:
-            outcome = replace(outcome, usage=probing + outcome.usage)
         return outcome
 
-    async def _output(self, request: ChatRequest) -> tuple[StructuredOutput, Usage]:
-        """The way to request a shape, and the usage of finding it out."""
-        if self.structured_output != "auto":
-            return self.dialect.output(self.structured_output), Usage()
-        output, usage = await self._detector.find(self._probe, request)
-        return self.dialect.output(output), usage
+    async def _output(self, request: ChatRequest) -> StructuredOutput:
+        """The way to request a shape."""
+        output = self.structured_output
+        if output == "auto":
+            output = await self._detector.find(self._probe, request)
+        return self.dialect.output(output)
 
     async def aclose(self) -> None:
         await self._sessions.aclose()
@@ -227,7 +235,10 @@ class OpenAIChat:
         return replace(outcome, text=text) if whole or thinking else outcome
 
     async def _probe(self, request: ChatRequest, output: StructuredOutput) -> Completion | Failure:
-        return await self._ask(request, output, FORMAT_REFUSED)
+        outcome = await self._ask(request, output, FORMAT_REFUSED)
+        if isinstance(outcome, Completion):
+            self._paid.add(outcome.usage)
+        return outcome
 
     async def _send(
         self, request: ChatRequest, format: str | None, accept: Collection[int]
@@ -365,11 +376,17 @@ class OpenAIChat:
             body = None
         if status == 200:
             status = failure_inside(body) or 200
+            if status != 200:
+                self._paid.note(body, calls=0)
         if status == 200:
             if body is None:
                 start = clip(raw[:80].decode("utf-8", "replace"))
                 return Failure(f"malformed: the reply is no JSON: {start!r}", True)
-            return read_reply(body)
+            try:
+                return read_reply(body)
+            except ChatReplyError:
+                self._paid.note(body, calls=1)
+                raise
         error = error_message(body) or clip(raw[:200].decode("utf-8", "replace"))
         retryable = is_retryable(status)
         return Failure(

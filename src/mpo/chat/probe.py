@@ -129,20 +129,19 @@ class Detector:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["dialect"])  # type: ignore[misc]
 
-    async def find(self, ask: Ask, request: ChatRequest) -> tuple[StructuredOutput, Usage]:
-        """The endpoint's output, and the usage of the probe if this call has started it."""
+    async def find(self, ask: Ask, request: ChatRequest) -> StructuredOutput:
+        """The endpoint's output."""
         known = self.dialect.structured_output
         if known is not None:
-            return known, Usage()
+            return known
         loop = asyncio.get_running_loop()
         task = self._probing.get(loop)
-        first = task is None
         if task is None:
             task = self._probing[loop] = loop.create_task(self._probe(ask, request))
             task.add_done_callback(lambda _: self._probing.pop(loop, None))
         # Shielded: the first caller may be cancelled while others wait for the same result.
         result = await asyncio.shield(task)
-        return result.output, result.usage if first else Usage()
+        return result.output
 
     async def _probe(self, ask: Ask, request: ChatRequest) -> ProbeResult:
         result = await probe(ask, request, self.dialect.endpoint)

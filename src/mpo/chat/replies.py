@@ -10,7 +10,9 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,6 +24,7 @@ from .base import Completion
 __all__ = [
     "OVERLOAD",
     "Failure",
+    "PaidReplies",
     "Retry",
     "all_thinking",
     "clip",
@@ -126,6 +129,38 @@ def read_usage(usage: Any) -> Usage:
         cached_tokens=min(prompt, next(filter(None, map(_tokens, (cached, *others))), 0)),
         completion_tokens=_tokens(usage.get("completion_tokens")),
     )
+
+
+class PaidReplies:
+    """Usage of replies that are billed and were no answer: probes, and failures inside a 200. The
+    next call that ends has it in its own usage."""
+
+    def __init__(self) -> None:
+        self._usages: deque[Usage] = deque()  # single operations only: loops share it
+
+    def add(self, usage: Usage) -> None:
+        """Let a usage wait for the next call that ends."""
+        self._usages.append(usage)
+
+    def note(self, body: Any, calls: int) -> None:
+        """The same for a reply, where the server reports what it has used.
+
+        Args:
+            body: The reply, decoded.
+            calls: 0 where the call goes on with another attempt.
+        """
+        usage = read_usage(body.get("usage") if isinstance(body, Mapping) else None)
+        if usage.prompt_tokens or usage.completion_tokens:
+            self.add(usage.model_copy(update={"calls": calls}))
+
+    def take(self) -> Usage | None:
+        """Sum of the usages that wait, each once; None for none."""
+        total = None
+        while self._usages:
+            with suppress(IndexError):  # another thread was faster
+                usage = self._usages.popleft()
+                total = usage if total is None else total + usage
+        return total
 
 
 def error_message(body: Any) -> str:

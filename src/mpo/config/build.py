@@ -4,7 +4,7 @@ where they are put together."""
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,9 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+
+JUDGES = "judges"
+"""Key under which the store keeps the identities of the RM, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -278,26 +281,18 @@ def _reward(
         scoring=config.reward,
         evolve=evolve,
         seed=config.seed,
-        earlier_judges=_earlier_judges(config, store),
+        earlier_judges=_earlier_judges(store, chats.rm),
     )
 
 
-def _earlier_judges(config: Config, store: Store) -> list[str]:
-    """Identities of the RM under the endpoints that the run has had: what it judged there is paid
-    for."""
-    had: dict[str, dict[Any, None]] = {
-        key: {getattr(config.chat, key): None} for key in ("base_url", "structured_output")
-    }
-    for change in store.config_changes():
-        part, _, key = change.key.partition(".")
-        if part == "chat" and key in had:
-            had[key][change.old] = None
-    chats = [
-        config.chat.model_copy(update={"base_url": url, "structured_output": form})
-        for url, form in itertools.product(had["base_url"], had["structured_output"])
-        if url is not None
-    ]
-    return [identity_of(make_chat(chat, config.seed)) for chat in chats]
+def _earlier_judges(store: Store, chat: Chat) -> list[str]:
+    """Identities of the RM at the endpoints that it had in this run before; keeps the one it has
+    now."""
+    known: list[str] = json.loads(store.meta(JUDGES) or "[]")
+    now = identity_of(chat)
+    if now not in known:
+        store.set_meta(JUDGES, json.dumps([*known, now]))
+    return [identity for identity in known if identity != now]
 
 
 def _blind(

@@ -54,9 +54,8 @@ class _Part(BaseModel):
         if secret is not None:
             where, what = secret
             raise ConfigError(
-                f"{where} holds {what}, and a config is no place for one: it is written into the "
-                "run's folder. Put the key into an environment variable, and name the variable in "
-                "api_key_env"
+                f"{where} holds {what}, and settings are written into the run's folder. Put it "
+                "into an environment variable, and name the variable in api_key_env"
             )
         return data
 

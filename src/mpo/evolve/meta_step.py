@@ -83,7 +83,7 @@ class PendingMetaStep:
         """End the work; it can begin again from the same snapshot.
 
         Returns:
-            What it has come to, with the usage of the calls that were answered.
+            Its result so far, with the usage of the calls that were answered.
         """
         if isinstance(self.work, Future):
             self.work.cancel()

@@ -110,9 +110,9 @@ async def _serve(
     try:
         sockets: list[socket.socket] = [_bind(host, port)]
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({error}): choose another port with --port"
-        ) from error
+        taken = error.errno == errno.EADDRINUSE
+        remedy = "another port with --port" if taken else "an address of this machine with --host"
+        raise ConfigError(f"cannot listen on {host}:{port} ({error}): choose {remedy}") from error
     if ready is not None:
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{sockets[0].getsockname()[1]}")
@@ -121,8 +121,16 @@ async def _serve(
 
 def _bind(host: str, port: int) -> Listener:
     """A listening socket: from here on no client is turned away, even while uvicorn starts."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.create_server((host, port), family=family, backlog=1024)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # A name may have both kinds of address: clients of a name try IPv4 too.
+    families = {address[0] for address in found}
+    family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+    bound = socket.create_server(
+        (host, port),
+        family=family,
+        backlog=1024,
+        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),  # all addresses, of both kinds
+    )
     return Listener(fileno=bound.detach())
 
 
