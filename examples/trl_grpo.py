@@ -17,7 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 import mpo
 from mpo.integrations.trl import MPOCallback, TRLReward
 
-chat = mpo.OpenAIChat(os.environ["BASE_URL"], model=os.environ.get("MODEL", "sandbox"))
+chat = mpo.OpenAIChat(os.environ["BASE_URL"], model=os.environ.get("MODEL", "sandbox-0"))
 reward = mpo.EvolvingReward(task="essay", chat=chat, store="mpo.db")
 
 topics = ["tea", "rivers", "bread", "night trains", "glass", "wool", "salt", "lighthouses"]

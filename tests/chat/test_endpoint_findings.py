@@ -66,6 +66,10 @@ FINAL: dict[str, tuple[Any, str]] = {
         {"error": {"message": "This model's maximum context length is 512 tokens"}},
         "status 400.*context length",
     ),
+    "a number that is no status": (
+        {"error": "512 tokens are the maximum context"},
+        "status 400.*512 tokens",
+    ),
     "an unknown code": ({"error": {"code": 17, "message": "odd"}}, "no choices: odd"),
 }
 
@@ -78,7 +82,9 @@ def test_a_failure_that_stays_is_not(endpoint: Any, case: str) -> None:
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.parametrize("error", [None, {}, "", {"code": None, "message": None}])
+@pytest.mark.parametrize(
+    "error", [None, {}, "", {"code": None, "message": None}, {"code": 0, "message": "ok"}]
+)
 def test_an_empty_error_beside_an_answer_is_none(endpoint: Any, faults: Any, error: Any) -> None:
     endpoint.default = faults.body() | {"error": error, "code": 200}
     assert ask(OpenAIChat(endpoint.url, "m"), "?") == ["hello"]

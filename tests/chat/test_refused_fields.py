@@ -164,6 +164,32 @@ def test_a_refused_response_format_gives_way_to_a_weaker_output(
     assert "structured output is lines from now on" in caplog.text
 
 
+def test_json_object_that_brings_no_object_gives_way_to_lines(
+    endpoint: Any, faults: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def prose(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        in_lines = "Answer in exactly these lines" in body["messages"][-1]["content"]
+        return web.json_response(faults.body("word: a" if in_lines else "It is an a."))
+
+    endpoint.default = prose
+    chat = OpenAIChat(endpoint.url, "m", structured_output="json_object")
+    with caplog.at_level(logging.WARNING, logger="mpo.chat"):
+        assert ask(chat, schema=SCHEMA) == "It is an a.", "the answer itself is not repaired"
+    assert json.loads(ask(chat, schema=SCHEMA)) == {"word": "a"}
+    assert "structured output is lines from now on" in caplog.text
+
+
+def test_a_refusal_in_a_list_is_shown_without_the_request(endpoint: Any) -> None:
+    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        fault = {"loc": ["body", "messages", 0], "msg": "no such role", "input": body}
+        return web.json_response({"detail": [fault]}, status=422)
+
+    endpoint.default = refuse
+    with pytest.raises(ChatTransportError, match=r"status 422: body\.messages\.0: no such role \("):
+        ask(OpenAIChat(endpoint.url, "m"))
+    assert len(endpoint.requests) == 1
+
+
 def test_the_probe_sends_what_judgements_send(endpoint: Any, faults: Any) -> None:
     Picky(endpoint, faults, "seed", status=422)
     chat = OpenAIChat(

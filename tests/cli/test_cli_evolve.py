@@ -138,8 +138,9 @@ def test_a_rubric_that_agrees_better_with_people(tmp_path: Path) -> None:
         estimate = evolve(run, url, "--estimate")
         assert asked == [], "nothing is paid before it is known what it will be"
         told = evolve(run, url)
-        # Rows with a score are not scored again; those with a person's are, under the proposal.
-        assert asked.count("judgement") == 320 - SCORED + HUMAN == estimate["judgements"]
+        # Rows with a score are not scored again, unless they are held out to compare the rubrics.
+        least = 320 - SCORED - HUMAN // 2 + 2 * 32
+        assert least <= asked.count("judgement") <= estimate["judgements"]
         assert asked.count("analysis") == 4
         paid = len(asked)
         assert evolve(run, url) == told, "the same command repeats its answer"
@@ -148,9 +149,10 @@ def test_a_rubric_that_agrees_better_with_people(tmp_path: Path) -> None:
     assert "+ criterion added: Length" in told["diff"]
     assert "short texts" in told["reasons"]
     human = told["human"]
-    assert (human["n"], human["human_scores"]) == (HUMAN // 2, HUMAN), "half bring a score"
-    assert human["after"]["spearman"]["value"] > 0.7 > human["before"]["spearman"]["value"]
-    assert human["change"]["pairwise"]["low"] > 0
+    assert human["human_scores"] == HUMAN
+    assert HUMAN > human["n"] == human["held_out"] >= 0.3 * HUMAN
+    assert human["proposal"]["spearman"]["value"] > 0.7 > human["head"]["spearman"]["value"]
+    assert human["change"]["pairwise"]["value"] > 0
     spent = sum(role["usd"] for role in told["cost"].values())
     assert 0.2 < estimate["usd"] / spent < 5
 
@@ -158,3 +160,104 @@ def test_a_rubric_that_agrees_better_with_people(tmp_path: Path) -> None:
         replayed = evolve(again, url)
     for key in ("markdown", "diff", "reasons", "accepted", "human"):
         assert replayed[key] == told[key]
+
+
+def essays(sign: int, count: int = 24) -> list[dict[str, Any]]:
+    """Rows of one prompt each; people like them long (1) or short (-1)."""
+    return [
+        {
+            "prompt": f"Write about topic {n}.",
+            "completion": f"Essay {n}. " + "It is so. " * (5 + 7 * n),
+            "human_score": sign * n,
+        }
+        for n in range(count)
+    ]
+
+
+SMALL = ("evolve", "r.jsonl", "--samples", "3", "--json")
+
+
+def test_a_proposal_that_agrees_worse_with_people_is_refused(run: Mpo) -> None:
+    run.write("r.jsonl", essays(-1))
+    chat = ScriptedChat(reply)
+    with served(chat) as (url, asked):
+        command = (*SMALL, "--chat", url, "--model", "m", "--gate", "always", "--out", "next.md")
+        refused = run(*command)
+        assert refused.returncode == 3
+        paid = len(asked)
+        again = run(*command)
+        assert (again.returncode, again.stdout) == (3, refused.stdout)
+        assert len(asked) == paid, "a rerun pays nothing"
+    assert not (run.folder / "next.md").exists()
+    told = json.loads(refused.stdout)
+    assert not told["accepted"]
+    assert told["reason"].startswith("it agrees worse with people")
+    assert "refused: it agrees worse with people" in refused.stderr
+    assert "next.md is not written" in refused.stderr
+    human = told["human"]
+    assert human["human_scores"] == 24
+    assert human["held_out"] >= 0.3 * 24
+    assert human["change"]["pairwise"]["high"] < 0
+    stages = [line for line in refused.stderr.splitlines() if ": done" in line]
+    assert [line.split(":")[0] for line in stages] == ["scoring", "proposal", "held-out rows"]
+    assert "left" in stages[0]
+    assert "last stage" in stages[-1]
+
+
+def test_the_mrm_sees_people_only_where_nothing_is_held_out(run: Mpo) -> None:
+    rows = essays(1)
+    run.write("r.jsonl", rows)
+    chat = ScriptedChat(reply)
+    with served(chat) as (url, asked):
+        model = ("--chat", url, "--model", "m")
+        # Scored as a whole before: the store has judgements of all rows, and no row is paid again.
+        run.ok("score", "r.jsonl", *model)
+        more = ("--samples", "24", "--gate", "always", "--out", "next.md")
+        told = json.loads(run.ok(*SMALL, *model, *more))
+        assert asked.count("judgement") == 24 + told["human"]["held_out"]
+    assert (run.folder / "next.md").read_text() == told["markdown"]
+    prompts = [call.prompt for call in chat.calls if (call.schema or {}).get("title") == "analysis"]
+    shown = "".join(prompts)
+    seen = [n for n, row in enumerate(rows) if f"{row['prompt']}\n" in shown]
+    assert len(seen) == 24 - told["human"]["held_out"] == len(prompts)
+    low, high = min(seen), max(seen)
+    for n in seen:
+        assert f"A person's score: {n} (people's scores go from {low} to {high})." in shown
+    judged = [c.prompt for c in chat.calls if (c.schema or {}).get("title") == "judgement"]
+    assert not any("person's score" in prompt for prompt in judged)
+
+
+def test_another_model_may_rewrite(run: Mpo) -> None:
+    run.write("r.jsonl", essays(1, 4))
+    with served(ScriptedChat(reply)) as (rm, judged), served(ScriptedChat(reply)) as (mrm, rewrote):
+        models = ("--chat", rm, "--model", "m", "--meta-chat", mrm, "--gate", "always")
+        assert "--meta-model is missing" in run(*SMALL, *models).stderr
+        made = run(*SMALL, *models, "--meta-model", "n")
+        assert made.returncode == 0, made.stderr
+    assert set(judged) == {"judgement"}
+    assert set(rewrote) == {"analysis", "rubric"}
+    assert json.loads(made.stdout)["human"] is None
+    assert "rows with a human_score: 4;" in made.stderr
+
+
+def test_gate_and_canaries_check_the_proposal(run: Mpo) -> None:
+    run.write("r.jsonl", [{k: row[k] for k in ("prompt", "completion")} for row in essays(1)])
+
+    def flat(messages: Sequence[Message], schema: Schema | None, seed: int | None) -> str:
+        """Under the proposal every text gets the same score."""
+        assert schema is not None
+        keys = schema.get("properties", {})
+        if schema["title"] == "judgement" and "length" in keys:
+            return json.dumps({"length": {"rationale": "counted", "score": 3}})
+        return reply(messages, schema, seed)
+
+    with served(ScriptedChat(flat)) as (url, _):
+        model = ("--chat", url, "--model", "m")
+        refused = run(*SMALL, *model)
+        assert refused.returncode == 3
+        assert json.loads(refused.stdout)["reason"]
+        unknown = run(*SMALL, *model, "--gate", "nobody")
+        assert unknown.returncode == 1
+        assert "unknown gate 'nobody'" in unknown.stderr
+        # The same store, asked for otherwise: the proposal is known, and counts unchecked.
+        assert json.loads(run.ok(*SMALL, *model, "--gate", "always"))["accepted"]

@@ -51,7 +51,8 @@ def test_evolve_after_score_asks_only_for_the_rubric(run: Mpo, endpoint: Endpoin
     table = run.ok("score", file, *http(endpoint))
     assert "sandbox" in table
     assert "12 completions" in table
-    told = json.loads(run.ok("evolve", file, *http(endpoint), "--samples", "4", "--json"))
+    unchecked = ("--samples", "4", "--gate", "always", "--json")
+    told = json.loads(run.ok("evolve", file, *http(endpoint), *unchecked))
     assert endpoint.asked["judgement"] == 12
     assert endpoint.asked["analysis"] == 4
     assert len(told["analyses"]) == 4

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from fakes import batch, loop_chat, make_reward
-from mpo.chat import CachedChat, Chat, ChatRequest, OpenAIChat, Price, ScriptedChat
+from mpo.chat import (
+    CachedChat,
+    Chat,
+    ChatRequest,
+    OpenAIChat,
+    Price,
+    ScriptedChat,
+    WindowedChat,
+)
 from mpo.config import Endpoints, compose, load_chat_config, load_config, make_chat
 from mpo.config.schema import BudgetConfig, ChatConfig
 from mpo.errors import BudgetError, ConfigError
@@ -117,6 +125,20 @@ def test_the_same_answer_is_paid_for_once_over_all_steps(store: Store) -> None:
     assert [j.reward for j in asyncio.run(reward.score(again))] == scores
     assert len(inner.calls) == 8
     assert chats.costs()["rm"]["calls"] == store.usage()["rm"].calls == 8
+
+
+def test_what_does_not_fit_into_the_window_costs_nothing(store: Store) -> None:
+    inner = loop_chat()
+    narrow = WindowedChat(inner, 60)
+    chats = compose(narrow, narrow, BudgetConfig(), store, cache=True)
+    reward = make_reward("essay", chats.rm, store, meta_chat=chats.mrm, max_unscored=1.0)
+    judgements = asyncio.run(reward.score(batch(0)))
+    assert all(j.unscored and j.unscored.startswith("too_long") for j in judgements)
+    assert inner.calls == []
+    assert chats.costs() == {}
+    assert store.usage().get("rm", Usage()) == Usage()
+    assert isinstance(chats.mrm, WindowedChat)
+    assert chats.mrm.clips
 
 
 def test_the_ledger_equals_the_store_and_knows_the_roles(store: Store) -> None:

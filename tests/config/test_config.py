@@ -246,6 +246,20 @@ def test_rows_of_every_kind_of_file(
     assert "Instruction: about 3" in rows[3]["prompt"], "the task's template is filled"
 
 
+def test_a_dataset_has_names_of_its_own_and_may_have_bad_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chats: list[Any] = [
+        {"messages": [{"role": "user", "content": f"about {n}"}], "x": None} for n in range(3)
+    ]
+    path = written(tmp_path / "a.jsonl", jsonl([*chats, {"messages": []}]))
+    assert "about 2" in rows_of(path, skip_bad=True)[2]["prompt"]
+    assert "1 of 4 rows left out; the first: " in caplog.text
+    path = written(tmp_path / "b.csv", "topic,tone\ntea,sad\n")
+    (row,) = rows_of(path, columns={"prompt": "topic+tone"})
+    assert "tea\n\nsad" in row["prompt"]
+
+
 def test_shuffle_is_seeded_and_comes_before_limit(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", jsonl(PROMPTS))
     first = [row["id"] for row in rows_of(path, shuffle=True, limit=5)]

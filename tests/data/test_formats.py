@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-from mpo.data import ReadOptions, SourceRow, load_yaml, parse_columns, read_rows, read_table
+from mpo.data import (
+    ReadOptions,
+    SourceRow,
+    load_yaml,
+    parse_columns,
+    read_rows,
+    read_table,
+    stem_of,
+)
 from mpo.errors import ConfigError, DataError
 
 ROWS = [
@@ -158,6 +166,24 @@ def test_an_alias_is_no_crime() -> None:
         "chat": {"model": "m"},
         "meta_chat": {"model": "m"},
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a.jsonl", "a"), ("m-1.5.JSONL.gz", "m-1.5"), ("b", "b"), ("folder/x.csv", "x")],
+)
+def test_the_stem_of_a_name(name: str, stem: str) -> None:
+    assert stem_of(name) == stem
+
+
+def test_columns_of_one_name_matter_only_where_they_are_used(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,completion,x,x,\np,c,1,2,\np\n")
+    assert texts(tmp_path / "a.csv", limit=1) == [("p", "c")]
+    with pytest.raises(DataError, match=r"a\.csv:3: 'completion' is missing"):
+        texts(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("prompt,completion,completion\np,c,d\n")
+    with pytest.raises(DataError, match="'completion' stands twice"):
+        texts(tmp_path / "b.csv")
 
 
 def test_columns_are_parsed() -> None:

@@ -167,7 +167,7 @@ def test_an_error_on_the_main_process_stops_both(model: str, tmp_path: Path) -> 
     done = run(2, "tiny_ppo.py", str(tmp_path), model, "--break-at", "2")
     assert done.returncode != 0
     assert "the budget of this test is spent" in done.stderr
-    assert "rank 0 stopped with ConfigError" in done.stderr
+    assert "rank 0 stopped with BudgetError" in done.stderr
 
 
 def test_a_meta_step_that_fails_on_rank_0_leaves_both_ranks_at_one_head(

@@ -91,5 +91,5 @@ def test_a_failure_of_one_rank_ends_all(model: str, tmp_path: Path, where: str) 
     assert done.returncode != 0
     assert time.monotonic() - started < 120
     if where == "--break-at":
-        assert "ConfigError: the budget of this test is spent" in done.stderr
-        assert "rank 0 stopped with ConfigError: the budget" in done.stderr  # said by rank 1
+        assert "BudgetError: the budget of this test is spent" in done.stderr
+        assert "rank 0 stopped with BudgetError: the budget" in done.stderr  # said by rank 1

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mpo.errors import ChatTransportError, ConfigError, DataError, StoreError, UnscoredError
+from mpo.errors import (
+    BudgetError,
+    ChatTransportError,
+    ConfigError,
+    DataError,
+    StoreError,
+    UnscoredError,
+)
 from mpo.rubric import read_rubric
 from mpo.store import Store
 from mpo.training.model import load_tokenizer
@@ -111,10 +118,10 @@ def test_unscored_rollouts_train_on_until_there_are_too_many(model: str, tmp_pat
 def test_an_error_of_the_meta_step_stops_training(model: str, tmp_path: Path) -> None:
     def broke(messages, schema, seed):
         if schema["title"] == "analysis":
-            return ConfigError("the budget is spent")
+            return BudgetError("the budget is spent")
         return answer(messages, schema, seed)
 
-    with pytest.raises(ConfigError, match="the budget is spent"):
+    with pytest.raises(BudgetError, match="the budget is spent"):
         tiny_train(tmp_path, model, tiny_reward(tmp_path, broke), settings=SHORT)
 
 

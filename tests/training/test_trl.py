@@ -20,7 +20,7 @@ import pytest
 from fakes import make_reward
 from mpo.chat import ChatRequest, ScriptedChat
 from mpo.data import flatten
-from mpo.errors import ConfigError, StoreError
+from mpo.errors import ConfigError, DataError, StoreError
 from mpo.integrations.run_log import RunLog
 from mpo.integrations.trl import MPOCallback, TRLReward
 from mpo.store import Store
@@ -277,6 +277,12 @@ def test_conversations_and_columns_of_any_kind(tmp_path: Path) -> None:
     assert (second.prompt, second.completion) == ("Tea?\n[image]", "")
     assert first.columns == {"day": "2026-01-02", "tags": ["a"], "step": 7}
     assert first.step == 0
+
+
+def test_a_prompt_without_text_is_named(tmp_path: Path) -> None:
+    prompts = ["tea", [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}]]
+    with pytest.raises(DataError, match="prompt 1 of step 3 has the part"):
+        Caller().call(TRLReward(tiny_reward(tmp_path)), 3, prompts=prompts)
 
 
 def test_equal_prompts_with_different_columns_are_two_groups(tmp_path: Path) -> None:

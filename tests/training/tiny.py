@@ -21,7 +21,7 @@ from typing import Any
 from fakes import make_reward
 from mpo.chat import Message, Schema, ScriptedChat
 from mpo.chat.cache import normalize_fence_ids
-from mpo.errors import ChatTransportError, ConfigError
+from mpo.errors import BudgetError, ChatTransportError
 from mpo.reward import EvolvingReward
 from mpo.store import Store
 from mpo.task import Task, load_task
@@ -178,7 +178,7 @@ def main() -> None:
         if title == "judgement" and asked[title] == options.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if title == "analysis" and asked[title] == options.break_at:
-            raise ConfigError("the budget of this test is spent")
+            raise BudgetError("the budget of this test is spent")
         if title == "analysis" and (asked[title] - 1) // SAMPLES == options.lose - 1:
             raise ChatTransportError("unreachable: the MRM of this test is down")
         return answer(messages, schema, seed)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo.chat import Message, Schema
-from mpo.errors import ChatTransportError, ConfigError
+from mpo.errors import BudgetError, ChatTransportError
 from mpo.reward import EvolvingReward
 from mpo.training.ppo.trainer import train_ppo
 from mpo.training.settings import LoraSettings, PPOSettings, TrainerSettings
@@ -68,7 +68,7 @@ def main() -> None:
         if options.kill_at and asked["judgement"] == options.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if title == "analysis" and asked[title] == options.break_at:
-            raise ConfigError("the budget of this test is spent")
+            raise BudgetError("the budget of this test is spent")
         if title == "analysis" and (asked[title] - 1) // SAMPLES == options.lose - 1:
             raise ChatTransportError("unreachable: the MRM of this test is down")
         return answer(messages, schema, seed)

@@ -69,7 +69,7 @@ class Dialect:
     structured_output: StructuredOutput | None = None
     """The strictest output that the endpoint enforces; None where it has not been probed."""
     refused_outputs: set[StructuredOutput] = field(default_factory=set)
-    """Outputs whose `response_format` the endpoint refuses."""
+    """Outputs whose `response_format` the endpoint refuses, or does not keep to."""
     changes: Changes = Changes()
     """Changes to each request."""
     timeout_s: float = 0.0
@@ -106,11 +106,11 @@ class Dialect:
         return next(each for each in weaker if each not in self.refused_outputs)
 
     def refuse_output(self, output: StructuredOutput, message: str) -> None:
-        """Remember that the endpoint refuses an output."""
+        """Remember that the endpoint refuses an output, or does not keep to it."""
         if output not in self.refused_outputs:
             self.refused_outputs.add(output)
             _log.warning(
-                "%s: structured output is %s from now on, as %s was refused: %s",
+                "%s: structured output is %s from now on and not %s: %s",
                 self.endpoint,
                 self.output(output),
                 output,

@@ -56,7 +56,14 @@ from .replies import (
     retry_after,
 )
 from .sessions import Sessions
-from .structured import OUTPUTS, StructuredOutput, ask_in_lines, read_answer, response_format
+from .structured import (
+    OUTPUTS,
+    StructuredOutput,
+    ask_in_lines,
+    is_object,
+    read_answer,
+    response_format,
+)
 
 __all__ = ["OpenAIChat"]
 
@@ -185,6 +192,10 @@ class OpenAIChat:
             output = self.dialect.output(output)
             outcome = await self._ask(request, output)
         self.dialect.check_prompt(request, outcome)
+        whole = outcome.finish_reason == "stop"
+        if output == "json_object" and whole and not is_object(outcome.text):
+            # Its only promise is broken: the caller's next attempt is asked for in lines.
+            self.dialect.refuse_output(output, "an answer was no JSON object")
         return outcome
 
     async def _output(self, request: ChatRequest) -> StructuredOutput:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
 from ..errors import ChatReplyError
@@ -169,9 +170,19 @@ def error_message(body: Any) -> str:
         error = part.get("error", part.get("detail", part.get("message", "")))
         if isinstance(error, Mapping):
             error = error.get("message") or error
+        if isinstance(error, list):  # pydantic: places and messages, and the request again
+            error = "; ".join(map(_detail, error))
         if error:
             return clip(error if isinstance(error, str) else repr(error))
     return ""
+
+
+def _detail(part: Any) -> str:
+    if not isinstance(part, Mapping):
+        return str(part)
+    place = part.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
+    return f"{where}: {part.get('msg', part.get('message', ''))}"
 
 
 def failure_inside(body: Any) -> int | None:
@@ -205,12 +216,15 @@ def _parts(body: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_error(error: Any) -> bool:
-    return any(error.values()) if isinstance(error, Mapping) else bool(error)
+    if not isinstance(error, Mapping):
+        return bool(error)
+    return any(error.values()) and str(error.get("code")) not in ("0", "200")
 
 
 _CODES = ("code", "status", "status_code", "statusCode", "http_status", "type", "error_type")
 """Keys of an error that may hold its status."""
 _NUMBER = re.compile(r"(?:^|\b(?:http|status|code|error)\W{0,3}(?:code\W{0,3})?)([45]\d\d)\b", re.I)
+_KNOWN = frozenset({*HTTPStatus, *range(520, 530)})
 _STATUSES = {
     "contextlength|maximumcontext|invalidrequest|badrequest|invalidargument|validation": 400,
     "ratelimit|toomanyrequests|quota|throttl|resourceexhausted|slowdown": 429,
@@ -240,7 +254,7 @@ def _status_in(value: Any, *, message: bool) -> int | None:
         return None
     text = value[:400].strip()
     number = _NUMBER.search(text) if message else re.fullmatch(r"([45]\d\d)(?:\.0)?", text)
-    if number is not None:
+    if number is not None and int(number[1]) in _KNOWN:
         return int(number[1])
     letters = re.sub(r"[^a-z]", "", text.lower())
     return next((code for words, code in _STATUSES.items() if re.search(words, letters)), None)

@@ -24,6 +24,7 @@ __all__ = [
     "StructuredOutput",
     "ask_in_lines",
     "conforms",
+    "is_object",
     "read_answer",
     "read_lines",
     "response_format",
@@ -80,14 +81,14 @@ def read_answer(text: str, schema: Schema | None, output: StructuredOutput) -> t
         Thinking and answer; the answer is empty if the reply has nothing behind its thinking.
     """
     if output != "lines":
-        thinking, answer = split_thinking(text, _is_object)
+        thinking, answer = split_thinking(text, is_object)
         return thinking, unwrap(answer)
     # A draft in the thinking may have the same lines, so the thinking goes first.
     thinking, answer = split_thinking(text, lambda _: False)
     return thinking, answer if schema is None else unwrap(read_lines(answer, schema))
 
 
-def _is_object(text: str) -> bool:
+def is_object(text: str) -> bool:
     """True for one JSON object, which may stand in a code block."""
     try:
         # Not strict: grammar-bound models write raw control characters into strings.

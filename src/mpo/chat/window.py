@@ -38,10 +38,6 @@ class WindowedChat(ChatWrapper):
         self.tokens = tokens
         self.clips = clips
 
-    def clipping(self) -> WindowedChat:
-        """The same chat, which clips."""
-        return WindowedChat(self.inner, self.tokens, clips=True)
-
     def check_reachable(self, timeout_s: float = 5.0) -> None:
         """Check the endpoint; see `OpenAIChat.check_reachable`."""
         check = getattr(self.inner, "check_reachable", None)

@@ -142,13 +142,13 @@ def _run_missing(
                 board.take,
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_interrupted(folder, missing)) from None
+            raise KeyboardInterrupt(_interrupted(folder, missing, steps)) from None
     return failed, time.monotonic() - started
 
 
-def _interrupted(folder: Path, labels: Sequence[str]) -> str:
+def _interrupted(folder: Path, labels: Sequence[str], steps: int) -> str:
     """Message that says where the runs that were not finished will go on."""
-    open_runs = [label for label in labels if finished(folder / label) is None]
+    open_runs = [label for label in labels if finished(folder / label, steps) is None]
     where = "; ".join(
         f"{label} {goes_on(folder / label)}"
         if (folder / label).exists()

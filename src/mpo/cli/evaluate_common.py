@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+LINE_EVERY_S = 15.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 Mode = Literal["auto", "train", "eval"]
 Output = Sequence[Table | str]
@@ -130,8 +134,10 @@ def rows_of_source(
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's stderr; yields a function that takes the number done and the total."""
+    """A bar on a terminal's stderr, a line now and then elsewhere; yields a function that takes
+    the number done and the total."""
     console = Console(stderr=True)
+    started = said = time.monotonic()
     shown = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -140,7 +146,17 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+        def update(done: int, total: int) -> None:
+            nonlocal said
+            progress.update(bar, completed=done, total=total)
+            now = time.monotonic()
+            if not console.is_terminal and 0 < done < total and now - said > LINE_EVERY_S:
+                said, left = now, (now - started) / done * (total - done)
+                clock = f"{int(left) // 60}:{int(left) % 60:02d}"
+                typer.echo(f"{label}: {done:,} of {total:,}, about {clock} left", err=True)
+
+        yield update
 
 
 # ---------------------------------------------------------------------- output

@@ -15,7 +15,7 @@ from rich.table import Table
 from ..chat import Chat, identity_of
 from ..config import read_rubric_file
 from ..config.plugins import find_plugin
-from ..data import ReadOptions, SourceRow
+from ..data import ReadOptions, SourceRow, stem_of
 from ..errors import ConfigError, DataError, StoreError
 from ..evaluation.agreement import Agreement, agreement, case_agreement
 from ..evaluation.criteria import Criteria, criteria_figures
@@ -283,7 +283,7 @@ def _read_pair_files(sources: Sequence[str], reading: ReadOptions) -> list[Prefe
     pairs: list[PreferencePair] = []
     for source in sources:
         path = Path(source)
-        stem = path.name.partition(".")[0]
+        stem = stem_of(path)
         # LLMBar keeps each subset as dataset.json in a folder of its own.
         subset = path.resolve().parent.name if stem == "dataset" else stem
         pairs += rows_of_file(source, reading, partial(_pair, subset=subset))

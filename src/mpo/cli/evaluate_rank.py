@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..chat import Chat, Price, identity_of
 from ..config.plugins import find_plugin
-from ..data import PROMPT, ReadOptions, SourceRow
+from ..data import PROMPT, ReadOptions, SourceRow, stem_of
 from ..errors import ConfigError, DataError
 from ..evaluation.games import Game, check_connected, read_games
 from ..evaluation.intervals import Interval
@@ -169,7 +169,7 @@ class _Source:
     @property
     def stem(self) -> str:
         """The file's name without its ending."""
-        return self.path.name.partition(".")[0]
+        return stem_of(self.path)
 
 
 def _source(text: str, reading: ReadOptions) -> _Source:

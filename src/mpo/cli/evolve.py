@@ -1,10 +1,9 @@
-"""`mpo evolve`: one meta step on the completions of a file."""
+"""`mpo evolve`: one checked meta step on the completions of a file."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,116 +12,249 @@ import typer
 from ..chat import identity_of
 from ..config import write_text
 from ..errors import MetaStepError
-from ..records import Decision, Rollout, to_json
+from ..evolve.gate import AllOf, Gate, GateResult, Pairs, Probes
+from ..evolve.meta_step import FAILED
+from ..records import Case, Decision, Refinement, content_hash, to_json
+from ..reward import roll_back
 from ..rubric import Rubric, diff_rubrics
+from ..watch.canaries import CANARIES_PER_RUBRIC, HALVES
+from .offline.held_out import COLUMN, LEAST, HeldOut, agreement_lines, hold_out, remarks
 from .offline.options import OfflineOptions, offline_command
-from .offline.rows import FROM_FILE, FileRow
+from .offline.rows import FileRow
 from .offline.session import (
+    MetaOptions,
     OfflineSession,
     estimate_cost,
     open_session,
     print_estimate,
     score_in_chunks,
 )
+from .offline.stages import Stages
 from .results import cost_lines
 
-__all__ = ["app"]
+__all__ = ["REFUSED", "app"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+REFUSED = 3
+"""Exit code where there is a proposal and a check refuses it."""
+
+_KEY = "offline_evolve"
+"""Fact of the store: hash of all that the last decision depends on."""
 
 
 @offline_command(app)
 def evolve(
     options: OfflineOptions,
     samples: int = typer.Option(16, min=1, help="Rollouts that the meta-reward model reads."),
-    seed: int = typer.Option(0, min=0, help="Random seed for choosing them."),
-    out: Path = typer.Option(None, help="Write the proposed rubric to this file."),
+    seed: int = typer.Option(0, min=0, help="Random seed for choosing them and held-out rows."),
+    gate: list[str] = typer.Option(
+        ["probes"], help="probes, pairs:FILE or always; of several, all must accept."
+    ),
+    meta_chat: str = typer.Option("", help="Endpoint or plugin that rewrites; else as --chat."),
+    meta_model: str = typer.Option("", help="Model that rewrites; else as --model."),
+    meta_api_key_env: str = typer.Option(
+        "", help="Variable with its API key; OPENAI_API_KEY for another endpoint."
+    ),
+    meta_chat_option: list[str] = typer.Option(
+        [], metavar="KEY=VALUE", help="As --chat-option, for the model that rewrites."
+    ),
+    meta_price: str = typer.Option("", help="As --price, for the model that rewrites."),
+    out: Path = typer.Option(None, help="Write the proposed rubric to this file if it passes."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Propose a better rubric from the completions of a file.
+    """Propose a better rubric from a file's completions, and check it.
 
     A row's score and rationale are used unchanged, on any scale; rows without a score are scored
     under the rubric first. The meta-reward model reads a sample of the rows and rewrites the
-    rubric. Rows with a human_score are scored under the proposal too, to compare the agreement with
-    people. Prints the proposal, its diff and the reasons; the same command continues where it
-    stopped.
+    rubric; lint, gate and canaries check it as in training. Where rows have a human_score, two
+    fifths of these are held out: the model sees people's scores of the others, and a proposal that
+    ranks the held-out rows less as people do than the rubric before is refused.
+
+    Prints the proposal, its diff and the reasons. Exit code 3: a proposal that was refused; --out
+    is not written then. The same command continues where it stopped.
 
     Examples: mpo evolve rollouts.jsonl --rubric r.md --chat http://localhost:8000/v1 --model qwen
 
     mpo evolve rollouts.jsonl --chat http://localhost:8000/v1 --model qwen --estimate
     """
-    session = open_session(options, samples=samples, seed=seed)
-    _check_extra(session)
-    past = _past_proposal(session)
-    if past is None:
-        session.use_file_scores()
+    meta = MetaOptions(
+        samples=samples,
+        seed=seed,
+        gates=gate,
+        chat=meta_chat,
+        model=meta_model,
+        api_key_env=meta_api_key_env,
+        chat_option=meta_chat_option,
+        price=meta_price,
+    )
+    trial = _Trial.of(open_session(options, meta), meta)
+    session, past = trial.session, trial.past()
+    planned = trial.planned(past)
+    judgements = sum(planned.values())
     if options.estimate or past is None:
-        count = _missing_judgements(session, past)
-        estimate = estimate_cost(session, count, 0 if past else samples)
+        estimate = estimate_cost(session, judgements, 0 if past else samples)
         print_estimate(estimate, as_json=options.estimate and as_json)
+        planned = {"scoring": planned.pop("scoring"), "proposal": estimate["meta_calls"], **planned}
     if options.estimate:
         return
-    decision, human = session.run(_evolve(session, past))
-    if decision.refinement is None:
-        raise MetaStepError(f"no rubric was proposed: {decision.reason}")
-    if out is not None:
-        write_text(out, decision.refinement.rubric.to_markdown())
+    decision, refusal, human = session.run(trial.run(past, Stages(planned)))
     before = session.reward.seed_rubric
+    assert decision.refinement is not None
+    if out is not None and not refusal:
+        write_text(out, decision.refinement.rubric.to_markdown())
     if as_json:
-        body = {**_body(session, before, decision), "human": human}
+        body = {**_body(session, before, decision, refusal), "human": human}
         typer.echo(to_json(body, indent=2))
     else:
-        typer.echo(_text(session, before, decision, human, out))
+        typer.echo(_text(session, before, decision, refusal, human, out))
+    if refusal:
+        kept = f"; {out} is not written" if out is not None else ""
+        typer.echo(f"refused: {refusal}{kept}", err=True)
+        raise typer.Exit(REFUSED)
 
 
-def _past_proposal(session: OfflineSession) -> Decision | None:
-    """The decision of an earlier call that brought a proposal by this very model."""
-    past = [d for d in session.reward.store.lineage() if d.kind == "evolve"]
-    refinement = past[-1].refinement if past else None
-    mine = identity_of(session.reward.meta_chat)
-    return past[-1] if refinement is not None and refinement.answered_by == mine else None
+@dataclass(frozen=True)
+class _Trial:
+    """One checked meta step on the rows of a session."""
 
+    session: OfflineSession
+    others: Sequence[FileRow]
+    """Rows that are evidence."""
+    held: HeldOut | None
+    """Gate with the rows that are held out; None where there are too few human scores."""
+    key: str
 
-def _missing_judgements(session: OfflineSession, past: Decision | None) -> int:
-    """Number of judgements to pay for: of rows without a score, and of those with a human score,
-    under the proposal."""
-    human = [row for row in session.rows if row.human is not None]
-    if past is None:
-        return len(session.unscored()) + len(human)
-    done = {
-        case.rollout.index
-        for case in session.reward.store.window(cohort=None, mode="eval")
-        if case.judgement.rubric_id == past.proposed
-    }
-    return sum(row.rollout.index not in done for row in human)
+    @classmethod
+    def of(cls, session: OfflineSession, meta: MetaOptions) -> _Trial:
+        """Hold rows out, and show the MRM people's scores of the others."""
+        reward, rows = session.reward, session.rows
+        held = hold_out(rows, meta.seed)
+        people = [[row.rollout.id, row.human] for row in rows if row.human is not None]
+        if people and not held:
+            typer.echo(
+                f"rows with a human_score: {len(people)}; agreement with people is not "
+                f"checked with fewer than {LEAST}",
+                err=True,
+            )
+        reward.meta_reward_model = reward.meta_reward_model.remarking(remarks(rows, held))
+        hidden = [row.rollout.id for row in held]
+        mrm = identity_of(reward.meta_chat)
+        return cls(
+            session,
+            [row for row in rows if row.rollout.id not in hidden],
+            HeldOut(session, held) if held else None,
+            content_hash([meta.samples, meta.seed, list(meta.gates), mrm, people]),
+        )
 
+    def past(self) -> Decision | None:
+        """The decision of an earlier call with the same options, if it was one on the proposal."""
+        store = self.session.reward.store
+        decisions = [d for d in store.lineage() if d.kind == "evolve"]
+        if store.meta(_KEY) != self.key or not decisions or not _decided(decisions[-1]):
+            return None
+        return decisions[-1]
 
-async def _evolve(
-    session: OfflineSession, past: Decision | None
-) -> tuple[Decision, dict[str, Any] | None]:
-    """The decision, and its agreement with human scores if there are any."""
-    reward = session.reward
-    decision = past
-    if decision is None:
-        if len(reward.store.lineage()) > 1:
-            # The step failed before; without going back it would count as decided.
+    def planned(self, past: Decision | None) -> dict[str, int]:
+        """Judgements to pay for, by stage; at most."""
+        if past is not None:
+            return {"scoring": 0}
+        reward = self.session.reward
+        gates = reward.gate.gates if isinstance(reward.gate, AllOf) else (reward.gate,)
+        checked = (Probes, Pairs)
+        return {
+            "scoring": len(self.session.unscored(self.others)),
+            "gate": sum(gate.calls() for gate in gates if isinstance(gate, checked)),
+            "held-out rows": 2 * len(self.held.rows) if self.held else 0,
+            "canaries": 2 * CANARIES_PER_RUBRIC if reward.watch.canaries else 0,
+        }
+
+    async def run(
+        self, past: Decision | None, stages: Stages
+    ) -> tuple[Decision, str, dict[str, Any] | None]:
+        """The decision on the proposal, the reason of a refusal, and the agreement with people.
+
+        Raises:
+            MetaStepError: There is no proposal, or it could not be checked.
+        """
+        reward, decision = self.session.reward, past
+        if decision is None:
+            reward.store.set_meta(_KEY, self.key)
+            # From the seed alone: rows that are held out may have been scored as evidence before.
+            # What was paid for is taken over.
             reward.restore(reward.store.genesis())
-            session.use_file_scores()
-        await score_in_chunks(reward.score, session.unscored())
-        decision = await reward.step(1)
-    assert decision is not None  # a meta step is due after every update
-    if decision.refinement is None:
-        return decision, None
-    return decision, await _human_agreement(session, decision.refinement.rubric)
+            self.session.use_file_scores(self.others)
+            await score_in_chunks(reward.score, self.session.unscored(self.others))
+            stages.done("scoring")
+            gates: list[Gate] = [_Announced(reward.gate, stages, "gate")]
+            if self.held is not None:
+                gates.append(_Announced(self.held, stages, "held-out rows"))
+            reward.gate = AllOf(gates)
+            decision = await reward.step(1)
+            stages.done("proposal")
+        assert decision is not None  # a meta step is due after every update
+        if not _decided(decision):
+            what = "checked" if decision.refinement is not None else "proposed"
+            raise MetaStepError(f"no rubric was {what}: {decision.reason}")
+        refusal = await self._refusal(decision)
+        if decision.accepted:
+            stages.done("canaries", "refuse" if refusal else "accept")
+        human = None
+        if self.held is not None and decision.refinement is not None and COLUMN in decision.figures:
+            human = await self.held.compare(reward.seed_rubric, decision.refinement.rubric)
+        return decision, refusal, human
+
+    async def _refusal(self, decision: Decision) -> str:
+        """The reason of a refusal by lint, a gate or the canaries; empty if all accept."""
+        store, canaries = self.session.reward.store, self.session.reward.watch.canaries
+        if not decision.accepted:
+            # A rubric that the MRM leaves as it is has been refused by nobody.
+            return "" if decision.proposed == decision.parent else decision.reason
+        rejected = [d for d in store.lineage() if d.canary_failed]
+        if canaries is None or rejected:
+            return rejected[-1].reason if rejected else ""
+        n = decision.step + HALVES
+        failure, target = await canaries.failing(n, ""), canaries.target("")
+        if failure is None or target is None:
+            return ""
+        return roll_back(
+            store, target, n, failure.reason, "", failure.figures, canary_failed=True
+        ).reason
 
 
-def _body(session: OfflineSession, before: Rubric, decision: Decision) -> dict[str, Any]:
+def _decided(decision: Decision) -> bool:
+    """True for a decision on a proposal; a failure is tried again by the same command."""
+    failed = decision.reason.startswith(FAILED) or "stayed unscored" in decision.reason
+    return decision.refinement is not None and not failed
+
+
+@dataclass(frozen=True)
+class _Announced:
+    """A gate that says when it is finished."""
+
+    gate: Gate
+    stages: Stages
+    name: str
+
+    async def check(
+        self, parent: Rubric, refinement: Refinement, evidence: Sequence[Case]
+    ) -> GateResult:
+        self.stages.done("proposal")
+        answer = await self.gate.check(parent, refinement, evidence)
+        outcome = "accepts" if answer.accepted else "refuses"
+        self.stages.done(self.name, "no change" if refinement.rubric == parent else outcome)
+        return answer
+
+
+def _body(
+    session: OfflineSession, before: Rubric, decision: Decision, refusal: str
+) -> dict[str, Any]:
     refinement = decision.refinement
     assert refinement is not None
     return {
         "sandbox": session.sandbox,
-        "accepted": decision.accepted,
-        "reason": decision.reason,
+        "accepted": decision.accepted and not refusal,
+        "reason": refusal or decision.reason,
         "reasons": refinement.reasons,
         "parent": before.id,
         "rubric": refinement.rubric.model_dump(mode="json"),
@@ -140,13 +272,16 @@ def _text(
     session: OfflineSession,
     before: Rubric,
     decision: Decision,
+    refusal: str,
     human: dict[str, Any] | None,
     out: Path | None,
 ) -> str:
     refinement = decision.refinement
     assert refinement is not None
     change = diff_rubrics(before, refinement.rubric) or "no change\n"
-    verdict = "accepted" if decision.accepted else "not accepted"
+    verdict = f"refused: {refusal}" if refusal else decision.reason
+    if decision.accepted and not refusal:
+        verdict = f"accepted: {verdict}"
     parts = [
         f"{'sandbox judge: ' if session.sandbox else ''}proposed rubric {refinement.rubric.id}",
         "",
@@ -158,124 +293,12 @@ def _text(
         "",
         refinement.reasons or "(no reasons given)",
         "",
-        f"{verdict}: {decision.reason}; from {len(refinement.analyses)} analyses"
+        f"{verdict}; from {len(refinement.analyses)} analyses"
         + (f", {len(refinement.skipped)} cases left out" if refinement.skipped else ""),
-        *([_agreement_table(human)] if human is not None else []),
+        *([agreement_lines(human)] if human is not None else []),
         cost_lines(session.chats.costs()),
         f"store: {session.reward.store.path}",
     ]
-    if out is not None:
+    if out is not None and not refusal:
         parts.append(f"written to {out}")
     return "\n".join(parts)
-
-
-# ---------------------------------------------------------------------- agreement with people
-
-
-def _check_extra(session: OfflineSession) -> None:
-    """Check, before anything is paid, that human scores of the file can be compared.
-
-    Raises:
-        MissingExtraError: numpy is not installed.
-    """
-    if any(row.human is not None for row in session.rows):
-        _import_figures()
-
-
-def _import_figures() -> Any:
-    # It needs numpy, which the rest of the command does not.
-    return importlib.import_module("..evaluation.agreement", __package__)
-
-
-async def _human_agreement(session: OfflineSession, proposal: Rubric) -> dict[str, Any] | None:
-    """Score the rows that have a human score under the proposal, and compare before and after.
-
-    Returns:
-        JSON values; None if the file has no human scores.
-
-    Raises:
-        ChatTransportError: No row at all could be scored.
-        MissingExtraError: numpy is not installed.
-    """
-    rows = [row for row in session.rows if row.human is not None]
-    if not rows:
-        return None
-    before, source = _scores_before(session, rows)
-    after = await _scores_after(session, rows, proposal)
-    triples = [
-        (row, old, new)
-        for row, old, new in zip(rows, before, after, strict=True)
-        if old is not None and new is not None
-    ]
-    body = {"human_scores": len(rows), "before_from": source}
-    if len(triples) < 2:
-        return {**body, "n": len(triples), "before": None, "after": None, "change": None}
-    result = _import_figures().compare_rankings(
-        [row.human for row, _, _ in triples],
-        [old for _, old, _ in triples],
-        [new for _, _, new in triples],
-        [row.rollout.prompt for row, _, _ in triples],
-        seed=session.reward.seed,
-    )
-    return {**body, **asdict(result)}
-
-
-def _scores_before(session: OfflineSession, rows: list[FileRow]) -> tuple[list[float | None], str]:
-    """Scores under the rubric before, by the file or by the RM, whichever has more of them.
-
-    They are on two scales, and a ranking of both together would mean nothing.
-    """
-    known = session.judgements()
-    judgements = [known.get(row.rollout.id) for row in rows]
-    from_file = [j is not None and j.protocol == FROM_FILE for j in judgements]
-    use_file = 2 * sum(from_file) >= len(rows)
-    scores = [
-        judgement.reward if judgement is not None and own == use_file else None
-        for judgement, own in zip(judgements, from_file, strict=True)
-    ]
-    return scores, "the file" if use_file else "the reward model"
-
-
-async def _scores_after(
-    session: OfflineSession, rows: list[FileRow], proposal: Rubric
-) -> list[float | None]:
-    # Rollouts of an evaluation: they are no evidence, and in no mean of the run.
-    rollouts = [
-        Rollout(
-            prompt=row.rollout.prompt,
-            completion=row.rollout.completion,
-            columns=row.rollout.columns,
-            index=row.rollout.index,
-            mode="eval",
-        )
-        for row in rows
-    ]
-    session.reward.store.put_rubric(proposal)
-    scorer = session.scorer()
-    judgements = await score_in_chunks(
-        lambda chunk: scorer.score_under(proposal, chunk), rollouts, "scoring under the proposal"
-    )
-    return [judgement.reward for judgement in judgements]
-
-
-def _agreement_table(agreement: Mapping[str, Any]) -> str:
-    """A few lines for a person."""
-    if agreement["before"] is None:
-        return f"agreement with people: only {agreement['n']} rows have a score before and after"
-    lines = [
-        f"agreement with people on {agreement['n']} rows of {agreement['prompts']} prompts "
-        f"(before: scores of {agreement['before_from']}; 95 % by prompt)",
-        f"  {'':<10}{'before':<24}{'after':<24}change",
-    ]
-    for name in ("spearman", "kendall", "pairwise"):
-        cells = [_cell(agreement[part][name]) for part in ("before", "after", "change")]
-        lines.append(f"  {name:<10}{cells[0]:<24}{cells[1]:<24}{cells[2]}")
-    return "\n".join(lines)
-
-
-def _cell(figure: Mapping[str, float | None] | None) -> str:
-    if figure is None:
-        return "–"
-    if figure["low"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

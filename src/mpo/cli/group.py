@@ -27,7 +27,7 @@ COMMANDS = {
     "compare": "Train several arms and seeds side by side, and compare them.",
     "plan": "Say what a run will ask and cost.",
     "score": "Score the completions of a file, without a trainer.",
-    "evolve": "Propose a better rubric from the completions of a file.",
+    "evolve": "Propose a better rubric from a file's completions, and check it.",
     "rubric": "Show, compare, check and roll back rubrics.",
     "evaluate": "Measure policies and judges.",
     "report": "Write one HTML file about one or more runs.",
@@ -159,17 +159,18 @@ def main() -> None:
                 "shell remembers it. Put it into an environment variable, and name the variable "
                 "(--api-key-env, or api_key_env in a config)"
             )
-    _show_endpoint_warnings()
+    _show_warnings()
     app(prog_name="mpo")
 
 
-def _show_endpoint_warnings() -> None:
-    """Print the warnings about endpoints, which no board shows: a field that was refused, a prompt
-    that was cut, a server that is slow."""
+def _show_warnings() -> None:
+    """Print the warnings that no board shows: a field that an endpoint refused, a prompt that it
+    cut, a server that is slow, rows that were left out."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.addFilter(redact_record)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     handler.addFilter(lambda _: not logging.root.handlers)  # `serve` has a log of its own
     package = (__package__ or "").partition(".")[0]
-    logging.getLogger(f"{package}.chat").addHandler(handler)
+    for part in ("chat", "config.data"):
+        logging.getLogger(f"{package}.{part}").addHandler(handler)

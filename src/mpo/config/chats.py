@@ -204,11 +204,13 @@ def compose(
     ready: dict[str, Chat] = {}
     cached: dict[str, CachedChat] = {}
     for role, inner in roles.items():
-        if role == "mrm" and isinstance(inner, WindowedChat):
-            inner = inner.clipping()
+        window = inner.tokens if isinstance(inner, WindowedChat) else None
+        inner = inner.inner if isinstance(inner, WindowedChat) else inner
         ready[role] = account.chat(inner, role, prices[role])
         if not is_free(inner):
             ready[role] = cached[role] = CachedChat(ready[role], store if cache else None)
+        if window is not None:  # outermost: what is refused was not paid, so no ledger sees it
+            ready[role] = WindowedChat(ready[role], window, clips=role == "mrm")
     rm, mrm, audit = ready["rm"], ready["mrm"], ready.get("audit")
     return Chats(rm, mrm, audit, account, prices, store, cached, timings)
 

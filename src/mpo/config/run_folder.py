@@ -224,7 +224,8 @@ class RunFolder:
                 return
             step = _updates(self.path, store)
             changes = [change.model_copy(update={"step": step}) for change in changes]
-            self.notes += [f"from update {step} on: {change}" for change in changes]
+            when = "changed" if self._children() else f"from update {step} on"
+            self.notes += [f"{when}: {change}" for change in changes]
             if store is not None:
                 store.log_changes(changes)
         if self.config.trainer.steps > existing.trainer.steps:

@@ -9,7 +9,7 @@ messages, and `bounded_yaml` reads YAML that somebody else may have written.
 
 from .bounded_yaml import check_yaml, load_yaml
 from .conversation import flatten, prompt_text, split_conversation
-from .formats import RawRow, is_data, looks_local, suffix_of
+from .formats import RawRow, is_data, looks_local, stem_of, suffix_of
 from .table import (
     COMPLETION,
     PROMPT,
@@ -40,5 +40,6 @@ __all__ = [
     "read_rows",
     "read_table",
     "split_conversation",
+    "stem_of",
     "suffix_of",
 ]

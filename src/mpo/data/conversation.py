@@ -52,11 +52,15 @@ def flatten(content: str | Sequence[Message]) -> str:
     a line `[tool call] name({"argument": 1})`, and an image beside a text the mark `[image]`.
 
     Raises:
-        DataError: The messages hold an image, a sound or the like and no text at all.
+        DataError: The messages hold an image, a sound or the like and no text at all, or are nested
+            too deeply.
     """
     if isinstance(content, str):
         return content
-    turns = [(_role(message), list(_pieces(message))) for message in content]
+    try:
+        turns = [(_role(message), list(_pieces(message))) for message in content]
+    except RecursionError:
+        raise DataError("is nested too deeply") from None
     media = [piece.text for _, pieces in turns for piece in pieces if piece.is_mark]
     said = any(piece.text.strip() for _, ps in turns for piece in ps if not piece.is_mark)
     if media and not said:
@@ -124,8 +128,11 @@ def _pieces(message: Message) -> Iterator[_Piece]:
     if content is None and isinstance(message.get("refusal"), str):
         content = message["refusal"]
     yield from _content(content)
-    calls = [*(message.get("tool_calls") or []), message.get("function_call")]
-    yield from (_Piece(_call(call)) for call in calls if call is not None)
+    calls = message.get("tool_calls")
+    several = calls if isinstance(calls, list | tuple) else [calls]
+    for call in [*several, message.get("function_call")]:
+        if call is not None:
+            yield _Piece(_call(call))
 
 
 def _content(content: Any) -> Iterator[_Piece]:

@@ -26,7 +26,7 @@ from typing import Any
 from ..errors import DataError, MissingExtraError
 from .values import Unreadable
 
-__all__ = ["RawRow", "is_data", "looks_local", "raw_rows", "suffix_of"]
+__all__ = ["RawRow", "is_data", "looks_local", "raw_rows", "stem_of", "suffix_of"]
 
 _KNOWN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _COMPRESSED = tuple(f"{suffix}.gz" for suffix in _KNOWN)
@@ -64,6 +64,13 @@ def suffix_of(path: str | Path) -> str:
     """The known ending of a file's name, `.gz` left out; empty if there is none."""
     name = str(path).lower().removesuffix(".gz")
     return next((suffix for suffix in _KNOWN if name.endswith(suffix)), "")
+
+
+def stem_of(path: str | Path) -> str:
+    """A file's name without its known ending: `model-1.5` for `model-1.5.jsonl.gz`."""
+    name = Path(path).name
+    suffix = suffix_of(name)
+    return name[: name.lower().rindex(suffix)] if suffix else name
 
 
 def looks_local(source: str | Path) -> bool:
@@ -319,7 +326,7 @@ def _parquet(path: Path) -> Iterator[RawRow]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield from _batches(str(path), file.iter_batches(batch_size=1024))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
@@ -374,7 +381,15 @@ def _folder(folder: Path, split: str) -> Iterator[RawRow]:
         if split not in saved:
             raise DataError(f"{folder}: has no split {split!r}; its splits are {', '.join(saved)}")
         saved = saved[split]
-    yield from _batches(str(folder), saved.with_format("arrow").iter(batch_size=1024))
+    yield from _saved(str(folder), saved)
+
+
+def _saved(name: str, rows: Any) -> Iterator[RawRow]:
+    try:
+        # As Arrow, so that no picture or sound of an unused column is decoded.
+        yield from _batches(name, rows.with_format("arrow").iter(batch_size=1024))
+    except Exception as error:  # damaged Arrow files, by several packages
+        raise _unusable(f"{name}: cannot be read any further", error) from error
 
 
 def _hub(source: str, split: str) -> Iterator[RawRow]:
@@ -387,7 +402,7 @@ def _hub(source: str, split: str) -> Iterator[RawRow]:
             f"dataset {source!r} (split {split!r}) is neither a local file nor found on the hub",
             error,
         ) from error
-    yield from _batches(source, rows.with_format("arrow").iter(batch_size=1024))
+    yield from _saved(source, rows)
 
 
 def _datasets() -> Any:

@@ -300,7 +300,7 @@ def read_table(
         try:
             if raw.fault is not None:
                 raise DataError(f"{raw.where}: {raw.fault}")
-            rows.append(make(row))
+            rows.append(_made(row, make))
         except DataError as error:
             if not reading.skip_bad:
                 raise DataError(f"{error}{reading._skip}") from error
@@ -318,6 +318,13 @@ def read_table(
             f"the columns are {', '.join(names)}"
         )
     return Table(str(source), rows, bad)
+
+
+def _made(row: SourceRow, make: Callable[[SourceRow], T]) -> T:
+    try:
+        return make(row)
+    except RecursionError:  # a container inside a thousand others, which a message would show
+        raise DataError(f"{row.where}: is nested too deeply") from None
 
 
 def read_rows(source: str | Path, reading: ReadOptions = ReadOptions()) -> list[dict[str, Any]]:

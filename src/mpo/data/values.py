@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -42,7 +43,8 @@ def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"<{len(value)} bytes>"
+        # Two pictures stay two: a rollout's id and group follow from its columns.
+        return f"<{len(value)} bytes, {hashlib.sha256(value).hexdigest()[:12]}>"
     if hasattr(value, "tolist"):  # numpy's arrays and scalars
         return plain(value.tolist(), depth)
     if isinstance(value, Mapping | list | tuple) and depth == 0:

@@ -97,6 +97,7 @@ class MetaRewardModel:
         self._context_cases = context_cases
         self._rationales = rationales
         self._merge_words = merge_words
+        self._remarks: Mapping[str, str] = {}
 
     @property
     def model(self) -> str:
@@ -112,6 +113,16 @@ class MetaRewardModel:
         """The same model behind another chat (a meter, a budget)."""
         other = copy.copy(self)
         other._chat = chat
+        return other
+
+    def remarking(self, remarks: Mapping[str, str]) -> MetaRewardModel:
+        """The same model, which is shown a remark with some cases.
+
+        Args:
+            remarks: A sentence of ours by rollout id, such as a person's score.
+        """
+        other = copy.copy(self)
+        other._remarks = remarks
         return other
 
     # ------------------------------------------------------------------ the four stages
@@ -452,6 +463,7 @@ class MetaRewardModel:
                 self._fenced,
                 reference=self._task.reference(case.rollout.columns),
                 rationales=self._rationales,
+                remark=self._remarks.get(case.rollout.id, ""),
             )
 
         return render_cases(cases, show)

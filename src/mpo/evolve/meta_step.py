@@ -29,9 +29,12 @@ from .lint import Finding, has_errors, lint, missing_criteria
 from .meta_reward_model import MetaRewardModel
 from .options import Evolve
 
-__all__ = ["MetaStep", "MetaStepResult", "PendingMetaStep"]
+__all__ = ["FAILED", "MetaStep", "MetaStepResult", "PendingMetaStep"]
 
 _log = logging.getLogger(__name__)
+
+FAILED = "the meta step failed: "
+"""Start of the reason of a meta step that ended by an error instead of a judgement."""
 
 SUSPECT = ("grader_directed", "control_string", "url")
 """Warnings that the MRM is asked to fix all the same: words to the grader in a rubric come from a
@@ -145,12 +148,12 @@ class MetaStep:
             raise
         except (ChatError, MetaStepError) as error:
             _log.info("meta step of update %d", snapshot.due, exc_info=True)
-            result.accepted, result.reason = False, f"the meta step failed: {error}"
+            result.accepted, result.reason = False, f"{FAILED}{error}"
         except Exception as error:
             # Training goes on, whatever a model answered and whatever gate or scale is plugged in.
             _log.exception("meta step of update %d: the rubric stays as it is", snapshot.due)
             words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            result.accepted, result.reason = False, f"the meta step failed: {words}"
+            result.accepted, result.reason = False, f"{FAILED}{words}"
         result.usage = meter.usage
         return result
 

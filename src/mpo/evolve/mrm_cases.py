@@ -23,7 +23,13 @@ def render_cases(cases: Sequence[Case], show: Callable[[Case], str]) -> str:
 
 
 def render_case(
-    case: Case, rubric: Rubric, fence: Fence, *, reference: str, rationales: bool
+    case: Case,
+    rubric: Rubric,
+    fence: Fence,
+    *,
+    reference: str,
+    rationales: bool,
+    remark: str = "",
 ) -> str:
     """One case as the MRM reads it. Rationales quote the policy, so they are fenced too.
 
@@ -33,13 +39,14 @@ def render_case(
         fence: Puts bounds around untrusted text.
         reference: Reference solution; empty where the task has none.
         rationales: Show scores and rationales per criterion; else the total only.
+        remark: A sentence of ours about the case; it stands outside every fence.
     """
     judgement = case.judgement
     share = judgement.normalized_reward
     under = "" if judgement.rubric_id == rubric.id else " under an earlier rubric"
     worth = "not scored" if share is None else f"{share:.2f} of 1{under}"
     parts = [
-        f"Step {case.rollout.step}. Reward: {worth}.",
+        f"Step {case.rollout.step}. Reward: {worth}. {remark}".rstrip(),
         fence(case.rollout.prompt, "PROMPT"),
         fence(case.rollout.completion, "RESPONSE"),
     ]

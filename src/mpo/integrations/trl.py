@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..chat.event_loop import run_in_loop, submit
 from ..data import flatten
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..records import Judgement, Mode, Rollout
 from ..reward import EvolvingReward
 from .trainer_rollouts import GoldScorer, make_rollout, score_rollouts
@@ -171,6 +171,7 @@ class TRLReward:
         Raises:
             UnscoredError: More completions stayed unscored than the reward allows.
             StoreError: The store cannot be written.
+            DataError: A prompt or a completion has an image or the like, and no text.
             ConfigError: The caller is not a TRL trainer, or counts unscored completions as 0.
         """
         arguments = {
@@ -229,8 +230,8 @@ class TRLReward:
         first = self._first_index(step, mode, len(prompts), trainer.accelerator)
         return [
             make_rollout(
-                flatten(prompt),
-                flatten(completion),
+                _text(prompt, f"prompt {i} of step {step}"),
+                _text(completion, f"completion {i} of step {step}"),
                 {name: values[i] for name, values in columns.items()},
                 step=step,
                 index=first + i,
@@ -349,6 +350,13 @@ def _wait(scoring: Future[list[Judgement]]) -> list[Judgement]:
     except BaseException:  # Ctrl-C in the waiting thread ends the work as well
         scoring.cancel()
         raise
+
+
+def _text(content: Any, name: str) -> str:
+    try:
+        return flatten(content)
+    except DataError as error:
+        raise DataError(f"{name} {error}") from None
 
 
 def _close(reference: weakref.ref[EvolvingReward]) -> None:

@@ -30,6 +30,8 @@ MIN_FREE_BYTES = 256 * 2**10
 """Least room on the store's disk for new work: a batch's judgements and the log's next pages."""
 _AGAIN_S = 1.0
 """Seconds between two attempts to write a store that has a fault."""
+_SAY_EVERY_S = 60.0
+"""Seconds between two lines of log about a model that does not answer."""
 _AGAIN_MODEL_S = 5.0
 """Seconds between two looks at a model that is down."""
 
@@ -55,6 +57,7 @@ class Health:
         self._looked = dict.fromkeys(self._checks, -_AGAIN_MODEL_S)
         self._fault: StoreFileError | None = None
         self._tried = 0.0
+        self._said = -_SAY_EVERY_S
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ the store
@@ -121,11 +124,12 @@ class Health:
         """See from a new judgement whether the reward model can be reached."""
         if judgement.unscored is not None:
             if judgement.unscored.startswith("unreachable:"):
-                if "rm" not in self._down:
+                if time.monotonic() > self._said + _SAY_EVERY_S:
+                    self._said = time.monotonic()
                     _log.warning("the reward model does not answer: %s", judgement.unscored)
                 self._down["rm"] = judgement.unscored
-        elif judgement.rule is None and self._down.pop("rm", None) is not None:
-            _log.warning("the reward model answers again")
+        elif judgement.rule is None:
+            self._down.pop("rm", None)
 
     def _look_at_models(self) -> None:
         for role in [role for role in self._down if role in self._checks]:

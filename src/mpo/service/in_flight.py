@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = ["InFlight", "Outcome"]
 
 _log = logging.getLogger(__name__)
 
+_LOG_EVERY_S = 10.0
 _CHUNK = 32
 """Largest number of rollouts of one request that are judged in one turn."""
 
@@ -71,6 +73,8 @@ class InFlight:
         self._pending: dict[str, tuple[Rollout, asyncio.Future[Judgement | MPOError]]] = {}
         self._queue = FairQueue(self._judge, capacity)
         self.joined = 0
+        self._failures = 0
+        self._logged = -_LOG_EVERY_S
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -131,7 +135,7 @@ class InFlight:
             # One rollout stopped the batch; others may have been committed all the same.
             known = error if isinstance(error, MPOError) else MPOError(f"failed: {error!r}")
             if known is not error:
-                _log.exception("a batch of %d could not be scored", len(rollouts))
+                self._log_failure(len(rollouts))
             if isinstance(error, StoreFileError):
                 self._health.note_fault(error)
             results = {r.id: self._committed(r) or known for r in rollouts}
@@ -139,6 +143,13 @@ class InFlight:
             # On cancellation too: nobody may wait for a result that never comes.
             for rollout in rollouts:
                 self._resolve(rollout, results.get(rollout.id) or _stopped())
+
+    def _log_failure(self, n: int) -> None:
+        """Log an error that nobody expected, but not for each of a thousand batches."""
+        self._failures += 1
+        if time.monotonic() > self._logged + _LOG_EVERY_S:
+            self._logged = time.monotonic()
+            _log.exception("a batch of %d could not be scored (failure %d)", n, self._failures)
 
     def _resolve(self, rollout: Rollout, result: Judgement | MPOError) -> None:
         if rollout.id not in self._pending:

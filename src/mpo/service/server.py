@@ -31,6 +31,9 @@ _BUSY = (
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 ) % (len(_BUSY_BODY), _BUSY_BODY)
 _WARN_EVERY_S = 60.0
+_FOR_OTHERS = 256
+"""File descriptors that no client gets, at most a quarter of all: connections to models, and the
+store's files."""
 _KEEP_ALIVE_S = 75.0
 """Longer than clients keep idle connections (aiohttp: 15 s): the end that closes first causes an
 error at the other end now and then, and the client can avoid it."""
@@ -135,64 +138,67 @@ def _bind(host: str, port: int) -> Listener:
 
 
 class Listener(socket.socket):
-    """A listening socket that turns clients away when file descriptors run out.
+    """A listening socket that turns clients away before file descriptors run out.
 
     asyncio would try again at once, a thousand times with a traceback each, while the clients
-    wait. Here one descriptor is kept back. It is given up to accept a client, who is told, and
-    taken again.
+    wait. Here the last descriptors are kept for the store and the models: descriptors are given
+    out from the lowest number, so a client with a high one takes one of the last. Where even those
+    are gone, a spare one is given up to accept a client, who is told, and is taken again.
     """
 
     def __init__(self, fileno: int) -> None:
         super().__init__(fileno=fileno)
-        self._kept: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         self._turned_away = 0
         self._warned = -_WARN_EVERY_S
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next client; BlockingIOError if there is none, or it was turned away."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            return super().accept()
+            client, address = super().accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
-            self._turn_away(error)
-            raise BlockingIOError from None
-
-    def close(self) -> None:
-        """Close it, and the descriptor that was kept back."""
-        if self._kept is not None:
-            os.close(self._kept)
-            self._kept = None
-        super().close()
-
-    def _turn_away(self, error: OSError) -> None:
-        if self._kept is not None:
-            os.close(self._kept)
-            self._kept = None
-            try:
-                client, _ = super().accept()
-            except OSError:
-                pass  # it is gone, or another thread was faster
-            else:
-                self._turned_away += 1
-                with client, suppress(OSError):
-                    client.setblocking(False)
-                    client.send(_BUSY)
-        try:
-            self._kept = os.open(os.devnull, os.O_RDONLY)
-        except OSError:
-            time.sleep(0.01)  # until something is closed; a busy loop would not help it
+            self._use_spare()
+        else:
+            if client.fileno() < limit - min(_FOR_OTHERS, limit // 4):
+                return client, address
+            self._turn_away(client)
         if time.monotonic() > self._warned + _WARN_EVERY_S:
             self._warned = time.monotonic()
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             _log.error(
-                "no file descriptor is left for another client (%s; the limit is %d): %d turned "
-                "away so far. Raise the limit (ulimit -n 65536; systemd: LimitNOFILE=65536) and "
-                "start the service again, or let clients keep fewer connections open",
-                error.strerror,
+                "no file descriptor is left for another client (the limit is %d): %d turned away "
+                "so far. Raise the limit (ulimit -n 65536; systemd: LimitNOFILE=65536) and start "
+                "the service again, or let clients keep fewer connections open",
                 limit,
                 self._turned_away,
             )
+        raise BlockingIOError
+
+    def close(self) -> None:
+        """Close it, and its spare descriptor."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        super().close()
+
+    def _use_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+            with suppress(OSError):  # it is gone, or another thread was faster
+                self._turn_away(super().accept()[0])
+        try:
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            time.sleep(0.01)  # until something is closed; a busy loop would not help it
+
+    def _turn_away(self, client: socket.socket) -> None:
+        self._turned_away += 1
+        with client, suppress(OSError):
+            client.setblocking(False)
+            client.send(_BUSY)
 
 
 class _Timer:

@@ -86,7 +86,10 @@ def _explain(path: Path, error: Exception) -> StoreError:
         elif not path.exists():
             remedy = "there is no such file, or the folder cannot be written; check the path"
         else:
-            remedy = "check that the file and its folder can be read and written"
+            remedy = (
+                "check that the file and its folder can be read and written, and that the process "
+                "may open more files (ulimit -n)"
+            )
     else:
         remedy = _REMEDIES.get(code & 0xFF, "this should not happen; please report it")
     name = error.sqlite_errorname  # type: ignore[attr-defined]

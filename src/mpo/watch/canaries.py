@@ -31,6 +31,7 @@ from . import thresholds
 
 __all__ = [
     "CANARIES_PER_RUBRIC",
+    "HALVES",
     "Canaries",
     "Canary",
     "CanaryFailure",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 HALVES = 2
+"""Steps after a switch at which canaries are read, each time others."""
 GOOD = 4
 """Good texts per half."""
 CANARIES_PER_RUBRIC = HALVES * (3 * GOOD + 3)

@@ -3,6 +3,8 @@
 options.py   the options that both commands have
 rows.py      the rows of the file
 session.py   the file with its reward and store, and the cost of scoring it
+held_out.py  rows with a person's score, kept from the MRM to compare rubrics on
+stages.py    a line for each finished stage
 """
 
 from .options import (

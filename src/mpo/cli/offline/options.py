@@ -18,6 +18,7 @@ __all__ = [
     "CHAT",
     "COLUMNS",
     "CONCURRENCY",
+    "DEFAULT_KEY_ENV",
     "LIMIT",
     "MODEL",
     "RUBRIC",
@@ -47,7 +48,8 @@ SPLIT: Any = typer.Option("train", "--split", help="Split of a saved data set, o
 RUBRIC: Any = typer.Option(None, "--rubric", help="Rubric file; the task's own if left out.")
 CHAT: Any = typer.Option(..., "--chat", help="http://host:port/v1, or a plugin such as sandbox.")
 MODEL: Any = typer.Option("", "--model", help="Name of the model at that endpoint.")
-API_KEY_ENV: Any = typer.Option("OPENAI_API_KEY", help="Variable with the API key.")
+DEFAULT_KEY_ENV = "OPENAI_API_KEY"
+API_KEY_ENV: Any = typer.Option(DEFAULT_KEY_ENV, help="Variable with the API key.")
 CONCURRENCY: Any = typer.Option(32, min=1, help="Largest number of requests in flight.")
 PRICE: Any = typer.Option(
     "", "--price", help="US dollars per million tokens: prompt,completion[,cached]."

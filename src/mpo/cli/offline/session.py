@@ -13,12 +13,13 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 
 from ...chat import Chat, Price, WindowedChat, estimate_tokens, identity_of
 from ...config import Chats, Config, compose, read_rubric_file
-from ...config.plugins import is_simulated
+from ...config.plugins import find_plugin, is_simulated
 from ...config.schema import BudgetConfig
-from ...errors import ChatTransportError
+from ...errors import ChatTransportError, ConfigError
 from ...evaluation.simulated import keep_simulated
 from ...evolve.options import Evolve
 from ...judge import judge_identity
@@ -26,17 +27,18 @@ from ...judge.options import Scoring
 from ...judge.scorer import Scorer
 from ...records import Case, Judgement, Rollout, Usage, content_hash, to_json
 from ...reward import EvolvingReward
-from ...rubric import Rubric
+from ...rubric import Rubric, first_fault
 from ...task import PROTOCOL_PROMPTS, PromptFile, Task, load_task
 from ..board import short
 from ..endpoints import endpoint, read_price
 from ..evaluate_common import progress_bar
 from ..plan import make_plan
 from ..runs import RUNS, create_store
-from .options import OfflineOptions
+from .options import DEFAULT_KEY_ENV, OfflineOptions
 from .rows import FROM_FILE, FileRow, FileRows, file_judgements, read_file_rows
 
 __all__ = [
+    "MetaOptions",
     "OfflineSession",
     "estimate_cost",
     "open_session",
@@ -62,7 +64,10 @@ class OfflineSession:
     chats: Chats
     file: FileRows
     price: list[float] | None
-    """US dollars per million prompt, completion and cached tokens; None if it is not known."""
+    """US dollars per million prompt, completion and cached tokens of the RM; None if it is not
+    known."""
+    meta_price: list[float] | None
+    """The same of the MRM."""
     sandbox: bool
 
     @property
@@ -89,23 +94,23 @@ class OfflineSession:
         mine = (FROM_FILE, judge_identity(self.reward.reward_model))
         return {c.rollout.id: c.judgement for c in cases if c.judgement.answered_by in mine}
 
-    def use_file_scores(self) -> None:
-        """Store the file's own scores for rows that have no judgement yet."""
+    def use_file_scores(self, rows: Sequence[FileRow]) -> None:
+        """Store the file's own scores of rows that have no judgement yet."""
         known = self.judgements()
-        rollouts = {row.rollout.id: row.rollout for row in self.rows}
+        rollouts = {row.rollout.id: row.rollout for row in rows}
         self.reward.store.append(
             [
                 Case(rollout=rollouts[judgement.rollout_id], judgement=judgement)
                 for judgement in file_judgements(self.rows, self.reward.seed_rubric)
-                if judgement.rollout_id not in known
+                if judgement.rollout_id in rollouts and judgement.rollout_id not in known
             ]
         )
 
-    def unscored(self) -> list[Rollout]:
-        """The rollouts without a score, from the file or the reward model."""
+    def unscored(self, rows: Sequence[FileRow]) -> list[Rollout]:
+        """The rollouts of rows without a score, from the file or the reward model."""
         known = self.judgements()
         done = {id for id, judgement in known.items() if judgement.reward is not None}
-        return [row.rollout for row in self.rows if row.rollout.id not in done]
+        return [row.rollout for row in rows if row.rollout.id not in done]
 
     def scorer(self) -> Scorer:
         """A scorer under any rubric, into the same store."""
@@ -122,13 +127,32 @@ class OfflineSession:
         )
 
 
-def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -> OfflineSession:
-    """Read the file, find task, rubric and model, and open the store.
+@dataclass(frozen=True)
+class MetaOptions:
+    """The meta step of a command, and the model that it asks."""
+
+    samples: int = 16
+    """Rollouts that it looks at."""
+    seed: int = 0
+    """Random seed for the choice of them, and for a simulated model."""
+    gates: Sequence[str] = ("always",)
+    chat: str = ""
+    """As `OfflineOptions.chat`; the RM's if empty."""
+    model: str = ""
+    """The RM's if chat and model are both empty."""
+    api_key_env: str = ""
+    """The RM's if empty and the endpoint is the RM's."""
+    chat_option: Sequence[str] = ()
+    price: str = ""
+    """The RM's if empty and the model is the RM's."""
+
+
+def open_session(options: OfflineOptions, meta: MetaOptions = MetaOptions()) -> OfflineSession:
+    """Read the file, find task, rubric and models, and open the store.
 
     Args:
         options: Options of the command.
-        samples: Rollouts that a meta step looks at.
-        seed: Random seed for the choice of them, and for a simulated model.
+        meta: The meta step, where the command has one.
 
     Raises:
         MPOError: One of them cannot be used; no model was called.
@@ -139,14 +163,16 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         typer.echo(f"{options.file}: {file.remark}", err=True)
     rubric = read_rubric_file(options.rubric) if options.rubric is not None else task.rubric
     price = read_price("--price", options.price)
+    evolve = _evolve(meta)
     client = endpoint(
         options.chat,
         options.model,
         options.api_key_env,
         options.concurrency,
-        seed,
+        meta.seed,
         options.chat_option,
     )
+    meta_client, meta_price = _meta_chat(options, meta, client, price)
     _say_what_is_too_long(client, file, task, rubric)
     path = options.store
     if path is None:
@@ -159,12 +185,13 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
             rubric.id,
             [prompt.hash for prompt in _rm_prompts(task)],
             identity_of(client),
-            seed,
+            meta.seed,
         ]
         path = RUNS / f"offline-{content_hash(key, 12)}" / "mpo.db"
     store = create_store(path)
-    budget = BudgetConfig(prices={} if price is None else {client.name: price})
-    chats = compose(client, client, budget, store, cache=True)
+    known = {meta_client.name: meta_price, client.name: price}
+    budget = BudgetConfig(prices={name: p for name, p in known.items() if p is not None})
+    chats = compose(client, meta_client, budget, store, cache=True)
     reward = EvolvingReward(
         task,
         chats.rm,
@@ -173,13 +200,48 @@ def open_session(options: OfflineOptions, *, samples: int = 16, seed: int = 0) -
         rubric=rubric,
         # A file is scored to its end; the result says what is missing.
         scoring=Scoring(max_unscored=1.0, deadline_s=None),
-        # There is no start of the run to compare with.
-        evolve=Evolve(every=1, samples=samples, baseline_cases=0, gate="always", delay=0),
-        seed=seed,
+        evolve=evolve,
+        seed=meta.seed,
     )
     sandbox = is_simulated(options.chat, options.model)
     keep_simulated(store, {"judge": sandbox})
-    return OfflineSession(options, reward, chats, file, [0.0, 0.0] if sandbox else price, sandbox)
+    simulated = is_simulated(meta.chat or options.chat, meta.model or options.model)
+    return OfflineSession(
+        options,
+        reward,
+        chats,
+        file,
+        [0.0, 0.0] if sandbox else price,
+        [0.0, 0.0] if simulated else meta_price,
+        sandbox,
+    )
+
+
+def _evolve(meta: MetaOptions) -> Evolve:
+    try:
+        # There is no start of the run to compare with.
+        return Evolve(
+            every=1, samples=meta.samples, baseline_cases=0, gate=tuple(meta.gates), delay=0
+        )
+    except ValidationError as error:
+        raise ConfigError(f"--gate: {first_fault(error)}") from error
+
+
+def _meta_chat(
+    options: OfflineOptions, meta: MetaOptions, client: Chat, price: list[float] | None
+) -> tuple[Chat, list[float] | None]:
+    """The MRM, and its price."""
+    own = read_price("--meta-price", meta.price)
+    if not (meta.chat or meta.model):
+        return client, own or price
+    chat = meta.chat or options.chat
+    if not meta.model and find_plugin(chat) is None:
+        raise ConfigError(f"--meta-model is missing: name the model to call at {chat}")
+    # Another model at the same endpoint takes its key and settings; no other endpoint gets them.
+    key = meta.api_key_env or (DEFAULT_KEY_ENV if meta.chat else options.api_key_env)
+    settings = [*([] if meta.chat else options.chat_option), *meta.chat_option]
+    other = endpoint(chat, meta.model, key, options.concurrency, meta.seed, settings)
+    return other, own or (price if identity_of(other) == identity_of(client) else None)
 
 
 def _rm_prompts(task: Task) -> list[PromptFile]:
@@ -200,7 +262,8 @@ def _say_what_is_too_long(client: Chat, file: FileRows, task: Task, rubric: Rubr
     if too_long:
         typer.echo(
             f"{too_long} of {len(file.rows)} completions do not fit into window_tokens="
-            f"{client.tokens}: they stay unscored, and the meta-reward model sees them clipped",
+            f"{client.tokens}: the reward model does not score them, and the meta-reward model "
+            "reads them clipped where the file has their score",
             err=True,
         )
 
@@ -252,12 +315,12 @@ def estimate_cost(session: OfflineSession, judgements: int, samples: int = 0) ->
 
     Args:
         session: The file and its reward.
-        judgements: Number of judgements that are needed.
+        judgements: Number of judgements that are needed, those of gate and canaries included.
         samples: Rollouts that the meta step looks at; 0 for no meta step.
 
     Returns:
-        JSON values: `judgements`, `calls`, `prompt_tokens`, `completion_tokens`, and `usd`, None
-        without a price.
+        JSON values: `judgements`, `calls`, `meta_calls` (those of the MRM), `prompt_tokens`,
+        `completion_tokens`, and `usd`, None where a model has no price.
     """
     options = session.options
     config = Config.model_validate(
@@ -275,13 +338,16 @@ def estimate_cost(session: OfflineSession, judgements: int, samples: int = 0) ->
         prompt_words=_mean_words(row.rollout.prompt for row in session.rows),
         response_words=_mean_words(row.rollout.completion for row in session.rows),
     )
-    usage = _usage(plan["rm"], judgements / plan["judgements"])
-    if samples:
-        usage = usage + _usage(plan["mrm"], 1.0)
-    usd = None if session.price is None else round(Price(*session.price).of(usage), 6)
+    judging = _usage(plan["rm"], judgements / plan["judgements"])
+    rewriting = _usage(plan["mrm"], 1.0) if samples else Usage()
+    usage = judging + rewriting
+    parts = [(session.price, judging), *([(session.meta_price, rewriting)] if samples else [])]
+    costs = [None if price is None else Price(*price).of(spent) for price, spent in parts]
+    usd = None if None in costs else round(sum(cost or 0.0 for cost in costs), 6)
     return {
         "judgements": judgements,
         "calls": usage.calls,
+        "meta_calls": rewriting.calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "usd": usd,

@@ -1,0 +1,45 @@
+"""Progress of work in stages: a line on stderr for each finished one, on a terminal or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import typer
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """Stages of a command.
+
+    Args:
+        planned: Estimated calls by stage, in order; a stage without calls is no stage.
+    """
+
+    def __init__(self, planned: Mapping[str, float]) -> None:
+        self._left = {name: calls for name, calls in planned.items() if calls > 0}
+        self._made = 0.0
+        self._started = self._last = time.monotonic()
+
+    def done(self, name: str, what: str = "") -> None:
+        """Say that a stage is finished, and when all will be, if calls take as long as so far.
+
+        Args:
+            name: Name of the stage; one that is not planned says nothing.
+            what: Its outcome, in a few words.
+        """
+        calls = self._left.pop(name, 0)
+        if not calls:
+            return
+        now = time.monotonic()
+        self._made += calls
+        left = sum(self._left.values()) / self._made * (now - self._started)
+        rest = f"about {_clock(left)} left" if self._left else "last stage"
+        outcome = f" ({what})" if what else ""
+        typer.echo(f"{name}: done{outcome} in {_clock(now - self._last)}; {rest}", err=True)
+        self._last = now
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
