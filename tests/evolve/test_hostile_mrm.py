@@ -159,7 +159,7 @@ def test_an_odd_rubric_takes_effect_and_can_be_scored_with(answer: str, tmp_path
 
 @pytest.mark.parametrize("lint", [True, False])
 def test_the_checks_meet_the_same_answers(lint: bool, tmp_path: Path) -> None:
-    for number, answer in enumerate(TAKEN.values()):
+    for number, answer in enumerate(list(TAKEN.values())[::3]):
         decision = meta_step(tmp_path / f"{number}.db", answer, gate="probes", lint=lint)
         assert not decision.reason.startswith("the meta step failed")
 
