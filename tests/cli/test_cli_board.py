@@ -98,11 +98,12 @@ def test_a_terminal_has_a_table_in_80_columns(tmp_path: Path) -> None:
 
 
 def test_a_pipe_has_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
-    with open_board("auto", ["mpo-0"], "mpo train") as board:
+    with open_board("auto", ["mpo-0"], "mpo train (sandbox policy)") as board:
         board.take("mpo-0", {"kind": "meta", "due": [20]})
         board.take("mpo-0", {**STEP, "step": 40})
         board.take("mpo-0", {"kind": "meta", "due": []})
-    meta, alarm, step = capfd.readouterr().err.splitlines()
+    title, meta, alarm, step = capfd.readouterr().err.splitlines()
+    assert title == "mpo train (sandbox policy)"
     assert alarm == "mpo-0  step 40: alarm: length: texts have 212 words"
     assert meta == "mpo-0  meta step of update 20 under way"
     assert step == (

@@ -20,7 +20,7 @@ from mpo.cli.rubric import app as rubric_app
 from mpo.cli.rubric_choice import choose_cohort, choose_rubric
 from mpo.cli.runs import expand, find_place, find_run, open_store
 from mpo.cli.tables import in_brackets, print_table, table
-from mpo.errors import ConfigError, MPOError
+from mpo.errors import ConfigError, MPOError, RubricError
 from mpo.records import Decision
 from mpo.rubric import Rubric
 from mpo.store import Store
@@ -254,6 +254,8 @@ def test_diff_and_rollback_take_numbers(run: Path) -> None:
     with pytest.raises(ConfigError, match="in effect already"):
         CliRunner().invoke(rubric_app, ["rollback", "a", "head"], catch_exceptions=False)
     Path("r.md").write_text(SEED.to_markdown())
+    with pytest.raises(RubricError, match="is a run: write its rubric to a file"):
+        CliRunner().invoke(rubric_app, ["lint", "runs/a"], catch_exceptions=False)
     with pytest.raises(ConfigError, match="name a second one"):
         CliRunner().invoke(rubric_app, ["diff", "r.md"], catch_exceptions=False)
     with pytest.raises(ConfigError, match="it has no rubric '1'"):

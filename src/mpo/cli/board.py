@@ -179,11 +179,16 @@ class _JsonBoard(Board):
 
 
 class _PlainBoard(Board):
-    """A line for each tenth of a run, each change of rubric, each start and end."""
+    """A line for the title, each tenth of a run, each change of rubric, each start and end."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], title: str) -> None:
+        self._title = title
         self.views = {label: RunView(label) for label in labels}
         self._shown: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        typer.echo(self._title, err=True)
+        return self
 
     def take(self, label: str, event: Event) -> None:
         view = self.views[label]
@@ -329,4 +334,4 @@ def open_board(kind: str, labels: Sequence[str], title: str) -> Board:
     console = Console(stderr=True)
     if kind == "live" or (kind == "auto" and console.is_terminal):
         return _LiveBoard(labels, title, console)
-    return _PlainBoard(labels)
+    return _PlainBoard(labels, title)

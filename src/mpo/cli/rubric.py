@@ -89,6 +89,8 @@ def lint(
 
     Example: mpo rubric lint proposed.md --task essay --parent current.md
     """
+    if file.is_dir() or is_store(file):
+        raise RubricError(f"{file} is a run: write its rubric to a file, mpo rubric show {file}")
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
@@ -38,6 +38,9 @@ def choose_rubric(store: Store, which: str, cohort: str = "") -> Rubric:
     before, mark, digits = (part.strip() for part in text.rpartition("#"))
     cohort = before or cohort
     numbers = number_rubrics(store.lineage())
+    by_number = bool(mark) or (digits.isdecimal() and len(digits) < _SHORT)
+    if not by_number and text not in ("head", "seed") and not cohort:
+        return _by_id(store, text, store.rubrics(), numbers)
     cohorts = _cohorts(store, numbers, cohort)
     numbers = {key: n for key, n in numbers.items() if key[0] in cohorts}
     if text == "head":
@@ -45,15 +48,15 @@ def choose_rubric(store: Store, which: str, cohort: str = "") -> Rubric:
         fitting = [key for key in numbers if heads.get(key[0]) == key[1]]
     elif text == "seed":
         fitting = [key for key, n in numbers.items() if n == 0]
-    elif mark or (digits.isdecimal() and len(digits) < _SHORT):
-        fitting = [key for key, n in numbers.items() if digits.isdecimal() and n == int(digits[:9])]
-        if not fitting:
-            raise ConfigError(
-                f"there is no rubric {which!r}: the run has rubrics 0 (the seed) to "
-                f"{max(numbers.values())}"
-            )
+    elif not by_number:
+        return _by_id(store, text, dict.fromkeys(id for _, id in numbers), numbers)
     else:
-        return _by_id(store, text, cohort, numbers)
+        fitting = [key for key, n in numbers.items() if digits.isdecimal() and n == int(digits[:9])]
+    if not fitting:
+        raise ConfigError(
+            f"there is no rubric {which!r}: the run has rubrics 0 (the seed) to "
+            f"{max(numbers.values())}"
+        )
     ids = dict.fromkeys(id for _, id in fitting)
     if len(ids) > 1:
         listed = ", ".join(f"{name} ({id})" for name, id in fitting)
@@ -84,15 +87,20 @@ def _cohorts(store: Store, numbers: Mapping[tuple[str, str], int], cohort: str) 
     return [cohort] if cohort else cohorts
 
 
-def _by_id(store: Store, start: str, cohort: str, numbers: Mapping[tuple[str, str], int]) -> Rubric:
-    known = {id for _, id in numbers} if cohort else store.rubrics()
-    fitting = [id for id in known if start and id.startswith(start.lower())]
+def _by_id(
+    store: Store, start: str, known: Iterable[str], numbers: Mapping[tuple[str, str], int]
+) -> Rubric:
+    ids = list(known)
+    fitting = [id for id in ids if start and id.startswith(start.lower())]
     if len(fitting) == 1:
         return store.rubric(fitting[0])
     if fitting:
         listed = ", ".join(_named(id, numbers) for id in sorted(fitting)[:8])
         raise ConfigError(f"rubric {start!r} fits {listed}: give more digits")
-    listed = ", ".join(_named(id, numbers) for _, id in list(numbers)[-4:])
+    if not ids:
+        raise ConfigError(f"{store.path} has no rubric yet")
+    last = [id for _, id in numbers] or ids
+    listed = ", ".join(_named(id, numbers) for id in last[-4:])
     raise ConfigError(f"there is no rubric {start!r}: name {WHICH}; the last are {listed}")
 
 
