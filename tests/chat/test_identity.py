@@ -24,6 +24,7 @@ from mpo.chat import (
     same_model,
 )
 from mpo.chat.identity import endpoint_identity
+from mpo.config import Config, RunFolder, build_served
 from mpo.errors import ConfigError
 from mpo.records import Judgement, Rollout
 
@@ -196,3 +197,37 @@ def test_a_key_that_the_server_repeats_is_in_no_file(
     assert files
     assert not any(key.encode() in path.read_bytes() for path in files)
     assert os.environ["OPENAI_API_KEY"] == key
+
+
+def test_a_run_that_goes_on_at_another_address_keeps_its_judgements(
+    tmp_path: Path, endpoint: Any, other: Any, faults: Any
+) -> None:
+    endpoint.default = other.default = judge(faults)
+
+    def run(url: str, rollouts: list[Rollout]) -> list[Judgement]:
+        settings = {
+            "model": "none",
+            "chat": {"base_url": url, "model": "any", "structured_output": "json_schema"},
+            "meta": {"every": None, "gate": "always", "canaries": False},
+        }
+        config = Config.model_validate(settings)
+        ignore = ("model", "data", "trainer")
+        with RunFolder(tmp_path / "run", config, ignore=ignore, started_by=0) as folder:
+            reward = build_served(config, folder.path).reward
+
+            async def score() -> list[Judgement]:
+                try:
+                    return await reward.score(rollouts)
+                finally:
+                    await reward.aclose()
+                    reward.store.close()
+
+            return asyncio.run(score())
+
+    first = run(endpoint.url, ROLLOUTS)
+    new = Rollout(
+        prompt="Write about rain.", completion="Rain again, all day long. It fell.", step=1
+    )
+    moved = run(other.url, [*ROLLOUTS, new])
+    assert [j.key for j in moved[:3]] == [j.key for j in first]
+    assert (len(endpoint.requests), len(other.requests)) == (3, 1)

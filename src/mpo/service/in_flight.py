@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import BudgetError, MPOError, StoreError, StoreFileError
+from ..judge import judge_identity
 from ..records import Judgement, Rollout
 from ..reward import EvolvingReward
 from .health import Health
@@ -161,11 +162,13 @@ class InFlight:
             future.set_result(result)
 
     def _committed(self, rollout: Rollout) -> Judgement | None:
-        """The last judgement in the store that gives a reward, else the last one."""
+        """This judge's last judgement in the store that gives a reward, else its last one."""
         try:
-            stored = self._reward.store.judgements_of(rollout.id)
+            every = self._reward.store.judgements_of(rollout.id)
         except StoreError:
             return None
+        mine = judge_identity(self._reward.reward_model)
+        stored = [judgement for judgement in every if judgement.answered_by == mine]
         scored = [judgement for judgement in stored if judgement.reward is not None]
         return scored[-1] if scored else stored[-1] if stored else None
 
