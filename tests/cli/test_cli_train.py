@@ -29,8 +29,8 @@ BAD = {
     "missing rubric": (["rubric=gone.md"], "rubric 'gone.md': no such file"),
     "empty rubric": (["rubric=empty.md"], "rubric 'empty.md': no criterion found"),
     "missing data": (["data.path=gone.jsonl"], "gone.jsonl: no such file"),
-    "empty data": (["data.path=empty.jsonl"], "'empty.jsonl' is empty"),
-    "missing column": (["data.path=other.jsonl"], "column 'prompt' is missing"),
+    "empty data": (["data.path=empty.jsonl"], "empty.jsonl is empty"),
+    "missing column": (["data.path=other.jsonl"], "other.jsonl:1: 'prompt' is missing"),
     "endpoint down": (
         ["chat.base_url=http://127.0.0.1:9/v1", "chat.model=m"],
         "nobody answers at http://127.0.0.1:9/v1",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpo.errors import ConfigError
+from mpo.errors import BudgetError, ConfigError
 from mpo.store import Store
 from mpo.training.untrained_arms import blind_rubric
 from training.tiny import ROWS, SETTINGS, answer, history, tiny_reward
@@ -41,15 +41,12 @@ def test_each_round_has_fresh_completions_and_a_decision(model: str, tmp_path: P
 def test_it_is_repeatable_and_continues(model: str, tmp_path: Path) -> None:
     _, whole = run(tmp_path / "a", model)
 
-    class Stop(Exception):
-        pass
-
     def stops(messages, schema, seed):
         if schema["title"] == "analysis" and seed >= 3000:  # the third round's
-            raise Stop
+            raise BudgetError("budget.calls is used up")
         return answer(messages, schema, seed)
 
-    with pytest.raises(Stop):
+    with pytest.raises(BudgetError):
         run(tmp_path / "b", model, stops)
     _, continued = run(tmp_path / "b", model)
     assert history(continued.store) == history(whole.store)

@@ -51,8 +51,12 @@ T = TypeVar("T")
 
 GENERIC = "generic"
 """The task of files of which nobody says what they are: responses to prompts."""
-CHUNK = 32
-"""Rollouts per update of the progress bar; they are scored at once."""
+CHUNK = 16
+"""Rollouts per update of the progress bar."""
+AT_ONCE = 512
+"""Rollouts under way at once; how many requests that makes is the chat's to limit."""
+DEAD = 32
+"""Rollouts after which an endpoint that has scored none of them counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -293,18 +297,31 @@ async def score_in_chunks(
         ChatTransportError: No rollout at all could be scored.
         StoreError: The store cannot be written.
     """
-    judgements: list[Judgement] = []
-    with progress_bar(label) as progress:
-        for start in range(0, len(rollouts), CHUNK):
-            judgements += await score(rollouts[start : start + CHUNK])
-            progress(len(judgements), len(rollouts))
-            if all(j.reward is None for j in judgements):
-                # Going on would ask a dead endpoint for every row, with all its retries.
-                raise ChatTransportError(
-                    f"none of the first {len(judgements)} completions could be scored; reason of "
-                    f"the first: {judgements[0].unscored}"
-                )
-    return judgements
+    places = asyncio.Semaphore(AT_ONCE // CHUNK)
+
+    async def one(start: int) -> list[Judgement]:
+        async with places:
+            return list(await score(rollouts[start : start + CHUNK]))
+
+    tasks = [asyncio.create_task(one(start)) for start in range(0, len(rollouts), CHUNK)]
+    done, any_scored = 0, False
+    try:
+        with progress_bar(label) as progress:
+            for next_one in asyncio.as_completed(tasks):
+                judgements = await next_one
+                done += len(judgements)
+                progress(done, len(rollouts))
+                any_scored |= any(j.reward is not None for j in judgements)
+                if not any_scored and done >= min(DEAD, len(rollouts)):
+                    # Going on would ask a dead endpoint for every row, with all its retries.
+                    raise ChatTransportError(
+                        f"none of the first {done} completions could be scored; reason of one: "
+                        f"{judgements[0].unscored}"
+                    )
+    finally:
+        for task in tasks:
+            task.cancel()
+    return [judgement for task in tasks for judgement in task.result()]
 
 
 # ---------------------------------------------------------------------- cost
