@@ -436,7 +436,7 @@ class OpenAIChat:
         """True for an answer with the key in it. A key that is a word, as those for servers that
         need none often are, may be a word of the answer."""
         key = self._key()
-        return len(key) >= LEAST and any(map(str.isdigit, key)) and key.encode() in raw
+        return len(key) >= LEAST and key.encode() in raw and any(map(str.isdigit, key))
 
     def _error_text(self, error: Exception) -> str:
         return clip(redact(str(error))) or type(error).__name__
