@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
+import subprocess
+import sys
 import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
@@ -120,3 +123,13 @@ def test_a_docstring_says_the_noun(path: Path) -> None:
         if FRAGMENT.search(entry)
     ]
     assert faults == []
+
+
+def test_the_way_through_stays_short() -> None:
+    """One scored rollout, from `score` to the store, by the counter of `benchmarks/path.py`."""
+    counter = [sys.executable, str(ROOT / "benchmarks" / "path.py"), "--json"]
+    figures = json.loads(subprocess.run(counter, capture_output=True, check=True).stdout)
+    assert figures["functions"] <= 120
+    assert figures["files"] <= 20
+    assert figures["connections"] <= 4
+    assert figures["cleans"] == 1

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -66,21 +67,16 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
         TypeError: It holds something else.
     """
     separators = (",", ":") if indent is None else None
-
-    def encode(plain: Any, ascii: bool) -> str:
-        return json.dumps(
-            plain, indent=indent, separators=separators, ensure_ascii=ascii, allow_nan=False
-        )
-
+    encode = partial(json.dumps, indent=indent, separators=separators, allow_nan=False)
     try:
-        text = encode(value, ascii=False)
+        text = encode(value, ensure_ascii=False)
     except ValueError:
         value = without_nan(value)
-        text = encode(value, ascii=False)
+        text = encode(value, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return encode(value, ascii=True)
+        return encode(value, ensure_ascii=True)
     return text
 
 

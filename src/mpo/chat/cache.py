@@ -22,7 +22,16 @@ from typing import Any, Protocol
 
 from ..errors import ChatError
 from ..records import Usage
-from .base import Chat, ChatRequest, ChatWrapper, Completion, Message, Schema, schema_json
+from .base import (
+    Chat,
+    ChatRequest,
+    ChatWrapper,
+    Completion,
+    Message,
+    Schema,
+    identity_of,
+    schema_json,
+)
 from .structured import conforms
 
 __all__ = [
@@ -178,6 +187,7 @@ class CachedChat(ChatWrapper):
 
     def __init__(self, inner: Chat, cache: Cache | None = None) -> None:
         super().__init__(inner)
+        self._identity = identity_of(inner)  # asked for once, and not for every key
         self.cache = cache
         self.hits = 0
         self.saved = Usage()
@@ -195,7 +205,7 @@ class CachedChat(ChatWrapper):
     async def complete(self, request: ChatRequest) -> Completion:
         if request.temperature > 0 and request.seed is None:
             return await self.inner.complete(request)
-        key = call_key(request, self.identity)
+        key = call_key(request, self._identity)
         if self.cache is not None:
             value = self.cache.get(key)
             known = _usable(value, request.schema) if value is not None else None

@@ -113,7 +113,9 @@ def parse_json(text: str) -> dict[str, Any]:
     Raises:
         ChatReplyError: The text is not one JSON object.
     """
-    body = unwrap(text.strip().lstrip("\ufeff"))
+    body = text.strip().lstrip("\ufeff")
+    if not body.startswith("{"):
+        body = unwrap(body)
     try:
         value = json.loads(
             body, strict=False, object_pairs_hook=_unique, parse_constant=_refuse_constant

@@ -89,9 +89,8 @@ def seeded_random(seed: int, *names: object) -> random.Random:
 
 @lru_cache(maxsize=64)  # the completions of a group follow each other, with one prompt
 def _fenced_prompt(
-    text: str, secret: bytes, label: str, control: ControlStrings, strings: tuple[str, ...]
+    text: str, label: str, secret: bytes, control: ControlStrings, strings: tuple[str, ...]
 ) -> str:
-    # The strings are a part of the cache's key: more of them may become known.
     return fence(clean(text, control).text, secret=secret, label=label)
 
 
@@ -191,18 +190,17 @@ class Grader:
 
     def _fill(self, rollout: Rollout, response: str) -> dict[str, str]:
         """Values of the placeholders that all prompts may have."""
+        # The strings are a part of the cache's key: more of them may become known.
+        control = (self._control, self._control.strings)
         values = {
             **self._values,
-            "prompt": self._fenced(rollout.prompt, "PROMPT"),
+            "prompt": _fenced_prompt(rollout.prompt, "PROMPT", self._secret, *control),
             "response": fence(response, secret=self._secret, label="RESPONSE"),
         }
         if self._task.spec.dataset.reference_column is not None:
             reference = self._task.reference(rollout.columns)
-            values["reference"] = self._fenced(reference, "REFERENCE")
+            values["reference"] = _fenced_prompt(reference, "REFERENCE", self._secret, *control)
         return values
-
-    def _fenced(self, text: str, label: str) -> str:
-        return _fenced_prompt(text, self._secret, label, self._control, self._control.strings)
 
     def _filled(self, kind: str, values: Mapping[str, str]) -> list[Message]:
         return cast(list[Message], self._task.prompts[kind].messages(values))

@@ -8,7 +8,7 @@ commit      what comes in together is committed together
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -99,7 +99,8 @@ class Scorer:
         self.seed = seed
         self.deadline_s = deadline_s
         self.control = control
-        self.earlier_judges = tuple(earlier_judges)
+        self._identity = judge_identity(reward_model)
+        self.earlier_judges = tuple(j for j in earlier_judges if j != self._identity)
         # Paid for, and kept out of the store by a full disk; by the judgement's key.
         self._unwritten: dict[str, Case] = {}
         # An id is the hash of its rubric's content, so this can never be out of date.
@@ -108,8 +109,11 @@ class Scorer:
     async def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
         """Score rollouts under the heads of their cohorts; see `EvolvingReward.score`."""
         judgements = await self._score(self._assigned(rollouts)) if rollouts else []
-        unscored = dict.fromkeys((j.mode, j.step) for j in judgements if j.reward is None)
-        for mode, step in unscored:
+        steps: dict[tuple[Mode, int], None] = {}
+        for judgement in judgements:
+            if judgement.reward is None:
+                steps[judgement.mode, judgement.step] = None
+        for mode, step in steps:
             # The step is not over: it will have at least as many rollouts as the one before.
             self.check_unscored(mode, step, expected=self._count(mode, step - 1))
         return judgements
@@ -138,7 +142,9 @@ class Scorer:
 
     def _append(self, cases: Sequence[Case]) -> None:
         """Store cases, after those that wait. If it fails they wait too: they were paid for."""
-        waiting = self._unwritten | {case.judgement.key: case for case in cases}
+        waiting = self._unwritten.copy()
+        for case in cases:
+            waiting[case.judgement.key] = case
         try:
             self.store.append(list(waiting.values()))
         except StoreFileError:
@@ -197,13 +203,11 @@ class Scorer:
         scale_map: ScaleMap | None,
         earlier_judges: Sequence[str] = (),
     ) -> _Assignment:
-        identity = judge_identity(self.reward_model)
-        own = self._key(rollout, rubric, identity)
+        own = self._key(rollout, rubric, self._identity)
         attempts = view.attempts(own)
         known = list(attempts)
         for judge in earlier_judges:
-            if judge != identity:
-                known += view.attempts(self._key(rollout, rubric, judge))
+            known += view.attempts(self._key(rollout, rubric, judge))
         for judgement in known:
             if judgement.reward is not None:
                 return _Assignment(rollout, rubric, scale_map, judgement.key, judgement)
@@ -233,13 +237,13 @@ class Scorer:
         faults: list[StoreFileError] = []
 
         def commit(cases: Sequence[Case | None]) -> None:
-            made = [case for case in cases if case is not None]
+            made = list(filter(None, cases))
+            for case in made:
+                judgements[case.rollout.id] = case.judgement
             try:
                 self._append(made)
             except StoreFileError as error:
                 faults.append(error)
-            for case in made:
-                judgements[case.rollout.id] = case.judgement
 
         async def judge(one: _Assignment) -> Case | None:
             if faults:
@@ -287,7 +291,7 @@ class Scorer:
         else:
             result = await self._ask(rollout, rubric, cleaned, ends)
             if result.unscored is None:
-                reward, share = self._rewards(one, result.scores, hostile(flags))
+                reward, share = self._rewards(one, result.scores, flags)
         judgement = Judgement(
             key=one.key,
             rollout_id=rollout.id,
@@ -303,7 +307,7 @@ class Scorer:
             protocol=result.protocol or model.protocol,
             template_hash=model.template_hash,
             model=model.model,
-            identity=identity if (identity := judge_identity(model)) != model.model else "",
+            identity=self._identity if self._identity != model.model else "",
             usage=result.usage,
             injection_flags=flags,
         )
@@ -324,13 +328,13 @@ class Scorer:
         )
 
     def _rewards(
-        self, one: _Assignment, scores: Sequence[CriterionScore], is_hostile: bool
+        self, one: _Assignment, scores: Sequence[CriterionScore], flags: Mapping[str, int]
     ) -> tuple[float, float]:
         """Reward in the scale of the run, and normalized reward."""
         rubric, scale_map = one.rubric, one.scale_map
         reward = self.scale.reward(rubric, scores, scale_map)
         share = normalized(rubric, scores)
-        if self.on_injection != "penalize" or not is_hostile:
+        if self.on_injection != "penalize" or not hostile(flags):
             return reward, share
         best = [
             CriterionScore(criterion=key, score=criterion.scores[-1])

@@ -79,7 +79,11 @@ class SingleCall(Grader):
                 for start in range(0, len(criteria), size)
             ]
         )
-        return {score.criterion: score for answer in answers for score in answer}
+        scores: dict[str, CriterionScore] = {}
+        for answer in answers:
+            for score in answer:
+                scores[score.criterion] = score
+        return scores
 
     async def _part(
         self, chat: Chat, rubric: Rubric, criteria: Keyed, values: Mapping[str, str]

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
+from operator import attrgetter
 from typing import Annotated
 
 from pydantic import (
@@ -172,9 +173,11 @@ class Criterion(_Frozen):
 
     def to_markdown(self) -> str:
         """The criterion's part of the rubric file, without a final newline."""
-        implied = tuple([level.score for level in self.levels]) or DEFAULT_SCORES
+        implied = tuple(map(attrgetter("score"), self.levels)) or DEFAULT_SCORES
         scores = "" if implied == self.scores else f", scores {_print_scores(self.scores)}"
-        lines = [f"## {self.name}  (weight {_print_weight(self.weight)}{scores})"]
+        short = f"{self.weight:g}"  # 1 and 0.5; a third needs all its digits to be read back
+        weight = short if float(short) == self.weight else repr(self.weight)
+        lines = [f"## {self.name}  (weight {weight}{scores})"]
         if self.text:
             lines += map(_escape, self.text.split("\n"))
         for level in self.levels:
@@ -217,12 +220,6 @@ def _print_scores(scores: tuple[int, ...]) -> str:
     if len(scores) > 2 and scores == tuple(range(scores[0], scores[-1] + 1)):
         return f"{scores[0]}..{scores[-1]}"
     return ", ".join(str(score) for score in scores)
-
-
-def _print_weight(weight: float) -> str:
-    """The shortest form that reads as the same number: 1, 0.5, 0.3333333333333333."""
-    short = f"{weight:g}"
-    return short if float(short) == weight else repr(weight)
 
 
 def _escape(line: str) -> str:

@@ -41,14 +41,8 @@ class Account:
 
     def __init__(self) -> None:
         # Single operations only: no lock that a fork could leave taken.
-        self._waiting: deque[Amount] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, role: str, usage: Usage, usd: float) -> None:
-        """Let an amount wait."""
-        self._waiting.append(Amount(role, usage, usd, os.getpid()))
+        self.waiting: deque[Amount] = deque()
+        """Amounts in the order in which they came; append to add one."""
 
     def write(self, connection: sqlite3.Connection) -> list[Amount]:
         """Enter all amounts that wait, in the transaction of the caller.
@@ -57,18 +51,19 @@ class Account:
             The amounts; for `give_back` if the transaction fails.
         """
         taken: list[Amount] = []
-        while self._waiting:
-            taken.append(self._waiting.popleft())
-        rows = [
-            (role, u.calls, u.prompt_tokens, u.cached_tokens, u.completion_tokens, usd)
-            for role, (u, usd) in _sums(taken).items()
-        ]
+        rows: list[tuple[object, ...]] = []
+        while self.waiting:
+            taken.append(one := self.waiting.popleft())
+            used = one.usage
+            if one.process == os.getpid():
+                tokens = (used.prompt_tokens, used.cached_tokens, used.completion_tokens)
+                rows.append((one.role, used.calls, *tokens, one.usd))
         connection.executemany(_ADD, rows)
         return taken
 
     def give_back(self, taken: Iterable[Amount]) -> None:
         """Let amounts wait again: their transaction failed."""
-        self._waiting.extendleft(reversed(list(taken)))
+        self.waiting.extendleft(reversed(list(taken)))
 
     def read(self, connection: sqlite3.Connection) -> dict[str, tuple[Usage, float]]:
         """Usage and US dollars by role, those that wait included."""
@@ -83,7 +78,7 @@ class Account:
                 completion_tokens=completion,
             )
             stored.append(Amount(role, usage, usd, os.getpid()))
-        return _sums([*stored, *self._waiting])
+        return _sums([*stored, *self.waiting])
 
 
 def _sums(amounts: Iterable[Amount]) -> dict[str, tuple[Usage, float]]:

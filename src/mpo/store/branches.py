@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -390,7 +391,7 @@ class Branches:
             usage: Usage of the call.
             usd: US dollars; 0 without a price.
         """
-        self._account.add(role, usage, usd)
+        self._account.waiting.append(Amount(role, usage, usd, os.getpid()))
         with suppress(StoreError):  # the call has its answer; the next commit raises the same
             self._commit_soon()
 
@@ -413,7 +414,9 @@ class Branches:
             except RuntimeError:  # no loop runs: nothing would come back to commit it
                 self.flush()
         # The timer died with its loop, or has much to do.
-        elif now > self._due + _MOMENT_S or len(self._waiting) + len(self._account) >= _CROWD:
+        elif (
+            now > self._due + _MOMENT_S or len(self._waiting) + len(self._account.waiting) >= _CROWD
+        ):
             self.flush()
 
     def flush(self) -> None:
@@ -422,7 +425,7 @@ class Branches:
         Raises:
             StoreError: The file cannot be written; they go on waiting.
         """
-        if self._waiting or self._account:
+        if self._waiting or self._account.waiting:
             with self.writing():  # takes them along
                 pass
 

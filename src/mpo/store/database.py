@@ -62,15 +62,14 @@ class _Connection(sqlite3.Connection):
 
 def _files(path: Path) -> tuple[tuple[int, int] | None, ...]:
     """Device and inode of the file, its log and the log's index; None for one that is missing."""
-    return tuple(_inode(f"{path}{suffix}") for suffix in ("", "-wal", "-shm"))
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    files: list[tuple[int, int] | None] = []
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            status = os.stat(f"{path}{suffix}")
+            files.append((status.st_dev, status.st_ino))
+        except OSError:
+            files.append(None)
+    return tuple(files)
 
 
 def _explain(path: Path, error: Exception) -> StoreError:
@@ -255,7 +254,8 @@ class Database:
         Raises:
             StoreFileError: The file or its log is gone, cut short, or another one.
         """
-        self._check_paths(connection)
+        if _files(self.path) != connection.files:
+            raise self._moved(connection)
         try:
             status = os.stat(self.path)
         except OSError as error:
@@ -268,14 +268,11 @@ class Database:
             self._discard(self._open(create=False))
         self._size, self._changed_ns = status.st_size, status.st_mtime_ns
 
-    def _check_paths(self, connection: _Connection) -> None:
-        """Raises an error where a file that the connection has open is no longer at its path."""
-        there = _files(self.path)
-        if there == connection.files:
-            return
-        if there[0] != connection.files[0]:
-            raise self._lost("was deleted, moved or replaced while it was in use")
-        raise self._lost("lost its log (the -wal or -shm file beside it) while it was in use")
+    def _moved(self, connection: _Connection) -> StoreFileError:
+        """For a file that the connection has open and that is no longer at its path."""
+        if _files(self.path)[0] != connection.files[0]:
+            return self._lost("was deleted, moved or replaced while it was in use")
+        return self._lost("lost its log (the -wal or -shm file beside it) while it was in use")
 
     def _lost(self, what: str) -> StoreFileError:
         return StoreFileError(
@@ -319,7 +316,8 @@ class Database:
         if self.identity and not self.path.exists():
             raise self._lost("is gone: there is no such file")
         for other in list(self._open_now):
-            self._check_paths(other)  # a second log beside the first would be the end of both
+            if _files(self.path) != other.files:
+                raise self._moved(other)  # a second log beside the first would be the end of both
         while True:
             connection: _Connection | None = None
             try:
