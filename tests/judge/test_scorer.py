@@ -15,6 +15,7 @@ from mpo.errors import ChatReplyError, ChatTransportError, UnscoredError
 from mpo.records import Rollout
 from mpo.reward import EvolvingReward
 from mpo.store import Store
+from mpo.task import load_task
 
 
 def failing(*marks: str, error: Exception | None = None) -> ScriptedChat:
@@ -149,3 +150,12 @@ def test_a_step_ends_by_its_deadline(tmp_path: Path) -> None:
         assert judgements[2].unscored == "deadline: no answer within the 0.3 s that a step may take"
         assert store.count(scored=None) == 6
         assert store.unscored() == {"deadline": 2}
+
+
+def test_a_judgement_at_another_temperature_is_another(tmp_path: Path) -> None:
+    chat = failing()
+    rollouts = numbered(0, range(3))
+    task = load_task("essay")
+    for temperature, asked in ((0.0, 3), (0.7, 6), (0.7, 6), (0.0, 6)):
+        score(make_reward(task.with_rm(temperature=temperature), chat, tmp_path / "a.db"), rollouts)
+        assert len(chat.calls) == asked

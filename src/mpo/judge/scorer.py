@@ -221,6 +221,8 @@ class Scorer:
         parts = [rollout.id, rubric.id, model.template_hash, model.protocol, identity, self.seed]
         if self.on_injection != "observe":
             parts.append(_KEY_WORDS[self.on_injection])
+        if self.task.spec.rm.temperature:  # not for 0: stores hold keys without it
+            parts.append(self.task.spec.rm.temperature)
         return content_hash(parts)
 
     # ------------------------------------------------------------------ judge
