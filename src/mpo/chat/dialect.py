@@ -22,9 +22,10 @@ _log = logging.getLogger(__name__)
 _LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 _LEAST_WORDS = 100
 """Words of a prompt that is long enough to be compared with the tokens that a server reports."""
-_TOKENS_PER_WORD = 0.6
-"""Fewer tokens than this are no honest count. Tokenizers that split at blanks need at least 1; the
-few that join words need 0.7."""
+_TOKENS_PER_WORD = 0.75
+"""Fewer tokens than this are no honest count. Tokenizers that split at blanks need at least 1, and
+about 1.4 for the words, signs and numbers of a prompt; the few that join words need 0.7 for plain
+prose and more here. Half of a prompt is 0.7."""
 _LONGEST_WORD = 6
 """Characters per token above which the words are counted: counting takes time."""
 
