@@ -144,15 +144,16 @@ def warnings(
 def test_a_prompt_that_was_cut_is_a_warning_once(
     endpoint: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (message,) = warnings(endpoint, caplog, {"prompt_tokens": 256}, LONG, LONG + "Again.")
-    assert "256 prompt tokens for a prompt of 700 words" in message
+    # A prompt of 1.7 tokens a word, and a context of half of it.
+    (message,) = warnings(endpoint, caplog, {"prompt_tokens": 595}, LONG, LONG + "Again.")
+    assert "595 prompt tokens for a prompt of 700 words" in message
     assert endpoint.url in message
 
 
 @pytest.mark.parametrize(
     ("usage", "prompt"),
     [
-        ({"prompt_tokens": 500}, LONG),  # a tokenizer that joins words: 0.7 a word
+        ({"prompt_tokens": 700}, LONG),  # a token a word: no tokenizer that splits needs less
         ({"prompt_tokens": 900}, LONG),
         ({"prompt_tokens": 20, "prompt_tokens_details": {"cached_tokens": 800}}, LONG),
         ({"prompt_tokens": 20, "cache_read_input_tokens": 800}, LONG),
