@@ -26,7 +26,7 @@ _TOKENS_PER_WORD = 0.9
 """Fewer tokens than this are no whole prompt. Tokenizers that split at blanks need at least 1;
 Qwen2.5's needs 1.66 to 1.77 for the prompts of the built-in tasks, so half of one is at most 0.89.
 The few that join words can come near it with plain prose: a warning too many, once."""
-_LONGEST_WORD = 6
+_LONGEST_WORD = 5
 """Characters per token above which the words are counted: counting takes time."""
 
 
