@@ -66,7 +66,7 @@ def answer(text: str) -> bytes:
                     "message": {"role": "assistant", "content": text},
                 }
             ],
-            "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
+            "usage": {"prompt_tokens": 1637, "completion_tokens": 100, "total_tokens": 1737},
         }
     ).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
