@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from cli.conftest import Mpo
 from mpo.chat import Chat, ChatRequest, Message, RecordedChat, Schema, ScriptedChat
+from mpo.cli.offline.stages import Stages
 from mpo.errors import MPOError
 from mpo.sanitize import find_fences
 from shared_data import shared_data
@@ -261,3 +263,23 @@ def test_gate_and_canaries_check_the_proposal(run: Mpo) -> None:
         assert "unknown gate 'nobody'" in unknown.stderr
         # The same store, asked for otherwise: the proposal is known, and counts unchecked.
         assert json.loads(run.ok(*SMALL, *model, "--gate", "always"))["accepted"]
+
+
+def test_long_work_says_how_many_calls_it_has_made(capsys: pytest.CaptureFixture[str]) -> None:
+    made = 3
+
+    stages = Stages({"proposal": 5}, every_s=0.02)
+    seen: list[str] = []
+
+    async def listening() -> str:
+        nonlocal made
+        made = 8
+        for _ in range(500):
+            seen.append(capsys.readouterr().err)
+            if "at work" in seen[-1]:
+                break
+            await asyncio.sleep(0.01)
+        return "done"
+
+    assert asyncio.run(stages.watch(listening(), lambda: made)) == "done"
+    assert "at work: 5 calls made, 0:00 so far" in "".join(seen)

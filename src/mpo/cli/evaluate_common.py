@@ -32,6 +32,7 @@ from .tables import print_table
 
 __all__ = [
     "AS_JSON",
+    "LINE_EVERY_S",
     "MODE",
     "SEED",
     "SOURCE",

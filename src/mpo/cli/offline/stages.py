@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import typer
 
+from ..evaluate_common import LINE_EVERY_S
+
 __all__ = ["Stages"]
+
+T = TypeVar("T")
 
 
 class Stages:
@@ -15,9 +21,11 @@ class Stages:
 
     Args:
         planned: Estimated calls by stage, in order; a stage without calls is no stage.
+        every_s: Seconds between two lines of `watch`.
     """
 
-    def __init__(self, planned: Mapping[str, float]) -> None:
+    def __init__(self, planned: Mapping[str, float], every_s: float = LINE_EVERY_S) -> None:
+        self._every_s = every_s
         self._left = {name: calls for name, calls in planned.items() if calls > 0}
         self._made = 0.0
         self._started = self._last = time.monotonic()
@@ -39,6 +47,22 @@ class Stages:
         outcome = f" ({what})" if what else ""
         typer.echo(f"{name}: done{outcome} in {_clock(now - self._last)}; {rest}", err=True)
         self._last = now
+
+    async def watch(self, work: Coroutine[Any, Any, T], calls: Callable[[], int]) -> T:
+        """Result of work of many calls; meanwhile a line now and then with the calls made so far.
+
+        Args:
+            work: The work of the stages to come.
+            calls: Number of calls that were made, by the command or before it.
+        """
+        task, before = asyncio.create_task(work), calls()
+        try:
+            while not (await asyncio.wait([task], timeout=self._every_s))[0]:
+                taken = _clock(time.monotonic() - self._last)
+                typer.echo(f"at work: {calls() - before} calls made, {taken} so far", err=True)
+            return task.result()
+        finally:
+            task.cancel()
 
 
 def _clock(seconds: float) -> str:
