@@ -171,6 +171,9 @@ def test_switches_and_rubrics(store: Store) -> None:
 
 def test_memory_does_not_grow_with_the_run(store: Store) -> None:
     def peak() -> int:
+        return min(traced() for _ in range(3))  # another thread of the process may allocate too
+
+    def traced() -> int:
         tracemalloc.start()
         try:
             arm_seed_summary(store)
