@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import random
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -371,13 +370,6 @@ def test_a_loss_by_chance_does_not_count() -> None:
     assert not found.lost(0.05, 0.9)
     assert compare([], "none") is None
     assert compare([[], []], "none") is None
-
-
-def test_the_bootstrap_takes_less_than_50_ms() -> None:
-    clusters = [[(1.0, 0.5)] * 6 for _ in range(64)]
-    start = time.process_time()
-    compare(clusters, "speed")
-    assert time.process_time() - start < 0.05
 
 
 def test_tolerances_are_the_callers() -> None:

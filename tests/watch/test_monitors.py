@@ -444,12 +444,3 @@ def test_the_onset_of_cherrl_is_found_step_by_step() -> None:
     assert first is not None
     # Ten steps for the smoothing that looks back, one for the baseline.
     assert abs(first - data["canonical_CO"]) <= 11
-
-
-def test_a_step_of_the_recorded_run_is_fast(recorded: dict[int, list[Case]]) -> None:
-    import time
-
-    state, _ = observe(MonitorState(), 0, recorded[10])
-    start = time.process_time()
-    observe(state, 1, recorded[90])
-    assert time.process_time() - start < 1.0
