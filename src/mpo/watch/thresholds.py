@@ -52,7 +52,8 @@ UNSCORED = 0.2
 RULED = 0.3
 """Share of rollouts that a task rule decided (empty, too short, no verdict)."""
 FLAGGED = 0.1
-"""Share of rollouts in which control strings or invisible characters were neutralized."""
+"""Share of rollouts that raise an injection flag: control strings and invisible characters that
+were neutralized, and phrases that speak to the grader."""
 
 NGRAM_SHARE = 0.6
 """Share of the top-scored texts (by group) that have the phrase. In the recorded run fashions
