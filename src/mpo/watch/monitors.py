@@ -211,8 +211,8 @@ def _always(view: _View) -> Iterator[_Finding]:
     if figures["flagged"] >= thresholds.FLAGGED:
         yield _Finding(
             "flagged",
-            f"{figures['flagged']:.0%} of the rollouts have control strings or hidden characters, or "
-            "speak to their grader (self-praise, demands)",
+            f"{figures['flagged']:.0%} of the rollouts have control strings or hidden characters, "
+            "or speak to their grader (self-praise, demands)",
             ("flagged",),
             lambda case: float(sum(case.judgement.injection_flags.values())),
         )
