@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from typer.testing import CliRunner
 
 import mpo
+from mpo.cli.group import app
 from mpo_sandbox.server import make_app
 
 SOURCE = str(Path(mpo.__file__).parents[1])
@@ -139,3 +141,42 @@ def endpoint() -> Iterator[Endpoint]:
     served.start()
     yield served
     served.stop()
+
+
+class Here:
+    """Commands in this process, which is faster; the folder of the test is the working folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._runner = CliRunner()
+
+    def _run(self, arguments: tuple[object, ...]) -> Any:
+        return self._runner.invoke(app, ["evaluate", *map(str, arguments)], prog_name="mpo")
+
+    def ok(self, *arguments: object) -> str:
+        done = self._run(arguments)
+        assert done.exit_code == 0, done.output
+        self.stderr = done.stderr
+        return str(done.stdout)
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self.ok(*arguments, "--json"))
+
+    def refused(self, *arguments: object) -> str:
+        done = self._run(arguments)
+        assert done.exit_code == 1, (done.exit_code, done.output)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, done.stderr
+        return str(lines[0])
+
+    def write(self, name: str, rows: list[dict[str, Any]]) -> Path:
+        path = self.folder / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    return Here(tmp_path)

@@ -14,55 +14,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from typer.testing import CliRunner
 
-from cli.conftest import Mpo
+from cli.conftest import Here, Mpo
 from mpo.cli.evaluate import COMMANDS
-from mpo.cli.group import app
 from mpo.records import Case, CriterionScore, Judgement, Rollout
 from mpo.rubric import parse_rubric
 from mpo.sanitize import find_fences
 from mpo.store import Store
 from shared_data import shared_data
-
-
-class Here:
-    """Commands in this process, which is faster; the folder of the test is the working folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._runner = CliRunner()
-
-    def _run(self, arguments: tuple[object, ...]) -> Any:
-        return self._runner.invoke(app, ["evaluate", *map(str, arguments)], prog_name="mpo")
-
-    def ok(self, *arguments: object) -> str:
-        done = self._run(arguments)
-        assert done.exit_code == 0, done.output
-        self.stderr = done.stderr
-        return str(done.stdout)
-
-    def json(self, *arguments: object) -> Any:
-        return json.loads(self.ok(*arguments, "--json"))
-
-    def refused(self, *arguments: object) -> str:
-        done = self._run(arguments)
-        assert done.exit_code == 1, (done.exit_code, done.output)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, done.stderr
-        return str(lines[0])
-
-    def write(self, name: str, rows: list[dict[str, Any]]) -> Path:
-        path = self.folder / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-    return Here(tmp_path)
 
 
 class Judge:
@@ -486,26 +445,3 @@ def test_generate_and_go_on(here: Here) -> None:
     wrapped = here.json("generate", rows, folder, "--task", "essay", "--max-tokens", "4")
     (row, *_) = (here.folder / wrapped["policy"]["file"]).read_text().splitlines()
     assert "Instruction: tea and rain" in json.loads(row)["prompt"]
-
-
-def test_the_published_accuracies_of_llmbar(here: Here) -> None:
-    folder = shared_data("llmbar")
-    source, pairs = folder / "recorded.jsonl.gz", folder / "pairs.jsonl.gz"
-    body = here.json("recorded", source, "--pairs", pairs, "--panel", "GPT-4,ChatGPT")
-    both = {(j["judge"], j["protocol"]): j["accuracy_both"] for j in body["judges"]}
-    assert both["GPT-4", "Vanilla"] == pytest.approx(84.5, abs=0.05)
-    assert both["GPT-4", "Metrics_Reference"] == pytest.approx(87.2, abs=0.05)
-    assert both["ChatGPT", "Metrics_Reference"] == pytest.approx(48.8, abs=0.05)
-    assert both["LLaMA2", "Vanilla"] == pytest.approx(44.3, abs=0.05)
-    assert {p["protocol"] for p in body["panels"]} == {p for j, p in both if j == "ChatGPT"}
-
-
-def test_ratings_name_a_winner_and_odd_labels_are_refused(here: Here) -> None:
-    log, pairs = here.folder / "log.csv", here.folder / "pairs.csv"
-    log.write_text("judge,id,score_1,score_2\na,x,5,3\na,y,2,2\na,z,1,4\n")
-    pairs.write_text("id,label\nx,1\ny,1\nz,1\n")
-    [judge] = here.json("recorded", log, "--pairs", pairs)["judges"]
-    assert judge["accuracy_one_order"] == pytest.approx(50)
-    assert judge["consistency"] is None
-    pairs.write_text("id,label\nx,better\n")
-    assert "must be 1 or 2" in here.refused("recorded", log, "--pairs", pairs)

@@ -1,4 +1,4 @@
-"""Recorded verdicts, by hand on six pairs. A published log is in tests/cli/test_cli_evaluate.py."""
+"""Recorded verdicts, by hand on six pairs. A published log is in tests/cli/test_cli_recorded.py."""
 
 from __future__ import annotations
 

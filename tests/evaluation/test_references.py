@@ -12,12 +12,13 @@ from sklearn.metrics import balanced_accuracy_score
 
 from mpo.data import read_rows
 from mpo.errors import DataError, StoreError
-from mpo.evaluation.references import math_accuracy, read_verdict, rouge, verdict_accuracy
+from mpo.evaluation.references import math_accuracy, rouge, verdict_accuracy
 from mpo.evaluation.rows import rows_of_run
 from mpo.records import Case, Decision, Judgement, Rollout
 from mpo.rubric import parse_rubric
 from mpo.store import Store
 from mpo.task.answers import BoxedAnswers, final_answer
+from mpo.task.verdicts import read_verdict
 from shared_data import shared_data
 
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..records import to_json
-from .tables import EMPTY, number
+from .tables import EMPTY, clock, number
 
 __all__ = ["Board", "Event", "RunView", "Spending", "open_board", "short"]
 
@@ -152,8 +152,7 @@ class RunView:
         """Time left at the pace of the last steps."""
         if self.state == "done" or not self.pace:
             return ""
-        seconds = (self.steps - self.step) * sum(self.pace) / len(self.pace)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        return clock((self.steps - self.step) * sum(self.pace) / len(self.pace))
 
 
 class Board:
@@ -260,9 +259,8 @@ class _LiveBoard(Board):
         self.views[label].take(event)
 
     def _table(self) -> Group:
-        elapsed = int(time.monotonic() - self._started)
         table = Table(
-            title=f"{self._title}  ({elapsed // 60}:{elapsed % 60:02d})",
+            title=f"{self._title}  ({clock(time.monotonic() - self._started)})",
             title_justify="left",
             box=None,
             pad_edge=False,

@@ -28,7 +28,7 @@ from ..evaluation.rows import Row, rows_of_run
 from ..records import to_json
 from ..store import STORE
 from .runs import RUNS, is_store, open_store
-from .tables import print_table
+from .tables import clock, print_table
 
 __all__ = [
     "AS_JSON",
@@ -154,8 +154,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
             now = time.monotonic()
             if not console.is_terminal and 0 < done < total and now - said > LINE_EVERY_S:
                 said, left = now, (now - started) / done * (total - done)
-                clock = f"{int(left) // 60}:{int(left) % 60:02d}"
-                typer.echo(f"{label}: {done:,} of {total:,}, about {clock} left", err=True)
+                typer.echo(f"{label}: {done:,} of {total:,}, about {clock(left)} left", err=True)
 
         yield update
 

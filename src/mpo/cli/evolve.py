@@ -190,7 +190,8 @@ class _Trial:
             if self.held is not None:
                 gates.append(_Announced(self.held, stages, "held-out rows"))
             reward.gate = AllOf(gates)
-            decision = await stages.watch(reward.step(1), self._calls)
+            budget = self.session.chats.budget
+            decision = await stages.watch(reward.step(1), lambda: budget.spent.usage.calls)
             stages.done("proposal")
         assert decision is not None  # a meta step is due after every update
         if not _decided(decision):
@@ -203,10 +204,6 @@ class _Trial:
         if self.held is not None and decision.refinement is not None and COLUMN in decision.figures:
             human = await self.held.compare(reward.seed_rubric, decision.refinement.rubric)
         return decision, refusal, human
-
-    def _calls(self) -> int:
-        spending = self.session.reward.store.spending()
-        return sum(usage.calls for usage, _ in spending.values())
 
     async def _refusal(self, decision: Decision) -> str:
         """The reason of a refusal by lint, a gate or the canaries; empty if all accept."""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..evaluation.simulated import sandbox_mark
 
-__all__ = ["EMPTY", "in_brackets", "number", "print_table", "table"]
+__all__ = ["EMPTY", "clock", "in_brackets", "number", "print_table", "table"]
 
 MISSING = "–"
 """Sign for what is not known. Never 0 (law 3 in docs/design.md)."""
@@ -26,6 +26,11 @@ _WHOLE = 100_000
 def number(value: float | None, digits: int = 2) -> str:
     """A number for a table, or the sign for an unknown one."""
     return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, `3:07`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def in_brackets(simulated: Mapping[str, bool]) -> str:

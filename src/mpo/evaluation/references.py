@@ -6,12 +6,12 @@ and returns figures with 95 % intervals over prompts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataError
+from ..task.verdicts import read_verdict
 from .intervals import Interval, mean_interval, require
 from .rows import Row, completed_rows
 
@@ -21,7 +21,6 @@ __all__ = [
     "MathAccuracy",
     "VerdictAccuracy",
     "math_accuracy",
-    "read_verdict",
     "reference_answer",
     "reference_text",
     "rouge",
@@ -43,7 +42,6 @@ LABELS = ("RIGHT", "WRONG")
 LABEL = ("binarized_label", "label")
 """Columns of the label. The first is that of the Scruples data, whose `label` means something
 else."""
-_VERDICT = re.compile(r"<verdict>\s*(RIGHT|WRONG)\s*</verdict>", re.IGNORECASE)
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 REFERENCE = ("reference", "summary", "clean_summary")
@@ -182,12 +180,6 @@ class VerdictAccuracy(Accuracy):
     """Accuracy among the rows with each label (recall)."""
 
 
-def read_verdict(text: str) -> str | None:
-    """The last `<verdict>` of a text, RIGHT or WRONG; None where there is none."""
-    matches = _VERDICT.findall(text)
-    return str(matches[-1]).upper() if matches else None
-
-
 def verdict_accuracy(
     rows: Sequence[Row], where: str, *, label: str | None = None
 ) -> VerdictAccuracy:
@@ -203,7 +195,7 @@ def verdict_accuracy(
     """
     rows = completed_rows(rows, where)
     labels = [verdict_label(row, f"{where}, row {n}", label) for n, row in enumerate(rows, start=1)]
-    verdicts = [read_verdict(row["completion"]) for row in rows]
+    verdicts: list[str | None] = [read_verdict(row["completion"]) for row in rows]
     right = [verdict == wanted for verdict, wanted in zip(verdicts, labels, strict=True)]
     prompts = [str(row.get("prompt", n)) for n, row in enumerate(rows)]
     by_label = {

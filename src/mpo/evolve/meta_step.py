@@ -266,15 +266,12 @@ class MetaStep:
         if new is None:
             return
         # The jump that training sees is the jump of what the policy writes now.
-        start = min(text.step for text in texts) if texts else 0
-        pairs = [
-            (b, a)
-            for text, b, a in zip(texts, before, after, strict=True)
-            if text.step > start or texts[-1].step == start
-        ]
+        start = min((text.step for text in texts), default=0)
+        late = [n for n, text in enumerate(texts) if text.step > start] or range(len(texts))
+        was, now = [before[n] for n in late], [after[n] for n in late]
         result.figures |= jump(
-            [None if reward is None else old(reward) for reward, _ in pairs],
-            [None if reward is None else new(reward) for _, reward in pairs],
+            [None if reward is None else old(reward) for reward in was],
+            [None if reward is None else new(reward) for reward in now],
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import typer
 
 from ..evaluate_common import LINE_EVERY_S
+from ..tables import clock
 
 __all__ = ["Stages"]
 
@@ -43,9 +44,9 @@ class Stages:
         now = time.monotonic()
         self._made += calls
         left = sum(self._left.values()) / self._made * (now - self._started)
-        rest = f"about {_clock(left)} left" if self._left else "last stage"
+        rest = f"about {clock(left)} left" if self._left else "last stage"
         outcome = f" ({what})" if what else ""
-        typer.echo(f"{name}: done{outcome} in {_clock(now - self._last)}; {rest}", err=True)
+        typer.echo(f"{name}: done{outcome} in {clock(now - self._last)}; {rest}", err=True)
         self._last = now
 
     async def watch(self, work: Coroutine[Any, Any, T], calls: Callable[[], int]) -> T:
@@ -58,12 +59,8 @@ class Stages:
         task, before = asyncio.create_task(work), calls()
         try:
             while not (await asyncio.wait([task], timeout=self._every_s))[0]:
-                taken = _clock(time.monotonic() - self._last)
+                taken = clock(time.monotonic() - self._last)
                 typer.echo(f"at work: {calls() - before} calls made, {taken} so far", err=True)
             return task.result()
         finally:
             task.cancel()
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
